@@ -1,0 +1,201 @@
+"""The one configuration: frozen, typed, unknown keys rejected at file:line.
+
+Precedence: the defaults here < the YAML file < `--set section.key=value`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from observer.errors import ObserverError, raise_all
+from observer.files import read_text
+from observer.paths import TRAIN_JSONL, VAL_JSONL, RunPaths
+from observer.schema import describe_fault
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunConfig(_Section):
+    name: str = Field(
+        default="qwen3-observer",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Folder below output_dir, and stem of the GGUF files.",
+    )
+    output_dir: Path = Field(default=Path("outputs"), description="Where runs are kept; git-ignored.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`cuda` refuses to start without a GPU.")
+    seed: int = Field(default=42, description="The one seed: data order, LoRA initialisation, dropout.")
+
+
+class ModelConfig(_Section):
+    base: str = Field(default="Qwen/Qwen3-0.6B", description="Hub id, or a folder in Hugging Face format.")
+    revision: str | None = Field(default=None, description="Hub commit or tag to pin; ignored for a folder.")
+    backend: Literal["auto", "unsloth", "transformers"] = Field(
+        default="auto", description="auto: unsloth on CUDA where it is installed, plain transformers elsewhere."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Weights' precision; auto: bfloat16 where the device has it, else float32."
+    )
+    load_in_4bit: bool = Field(default=False, description="QLoRA: NF4 base weights through bitsandbytes.")
+
+
+class DataConfig(_Section):
+    train: Path = Field(default=TRAIN_JSONL, description="TRL prompt-completion rows.")
+    val: Path = Field(default=VAL_JSONL, description="The same for validation; shares no family with train.")
+    max_length: int = Field(
+        default=1024, gt=0, description="Tokens of prompt and completion; a longer row is an error."
+    )
+
+
+class LoraConfig(_Section):
+    r: int = Field(default=16, gt=0, description="Rank.")
+    lora_alpha: int = Field(default=32, gt=0, description="Scale: alpha / r.")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="0 keeps Unsloth's fastest path.")
+    target_modules: tuple[str, ...] = Field(
+        default=ATTENTION_PROJECTIONS + MLP_PROJECTIONS, description="Projections that get an adapter."
+    )
+    use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(r) instead.")
+
+
+class TrainingConfig(_Section):
+    num_train_epochs: float = Field(default=2.0, gt=0, description="Passes over the train rows.")
+    max_steps: int = Field(default=-1, description="Optimizer steps instead of epochs when positive.")
+    per_device_train_batch_size: int = Field(default=8, gt=0, description="Rows a step and device.")
+    per_device_eval_batch_size: int = Field(default=16, gt=0, description="Rows a batch of the eval loss.")
+    gradient_accumulation_steps: int = Field(default=1, gt=0, description="Batches an optimizer step.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak; LoRA wants about ten times full fine-tuning's.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: int = Field(default=20, ge=0, description="Steps from 0 to the peak rate.")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    optim: str = Field(
+        default="adamw_torch", description="TRL's name of the optimizer; adamw_8bit saves memory on CUDA."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Less memory for about a third more time.")
+    logging_steps: int = Field(default=10, gt=0)
+    eval_steps: int = Field(default=100, gt=0, description="Steps between two eval losses and checkpoints.")
+    save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept.")
+
+
+class ExportConfig(_Section):
+    quantizations: tuple[str, ...] = Field(
+        default=("f16", "q8_0", "q4_k_m"), description="GGUF types to ship; f16 is always made first."
+    )
+    num_ctx: int = Field(default=2048, gt=0, description="Context of the Modelfiles, in tokens.")
+    num_predict: int = Field(default=512, gt=0, description="Longest answer of the Modelfiles, in tokens.")
+
+
+class EvaluationConfig(_Section):
+    limit: int | None = Field(default=None, gt=0, description="Rows a task at the end of training; empty: all of val.")
+
+
+class Config(_Section):
+    """A whole run. Paths are relative to the folder you run from."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    export: ExportConfig = ExportConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.run.output_dir / self.run.name, self.run.name)
+
+    def to_yaml(self) -> str:
+        """The resolved values, readable by `load_config`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config and apply `section.key=value` overrides.
+
+    Raises ObserverError listing every fault with its line (or its `--set`) and the nearest valid name.
+    """
+    text = read_text(path)
+    try:
+        values = yaml.safe_load(text) or {}
+        tree = yaml.compose(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ObserverError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(values, dict):
+        raise ObserverError(f"{path}:1: sections such as `model:` are expected, found a {type(values).__name__}")
+    raise_all([f"{path}:{line}: key {key!r} is given twice; keep one" for key, line in _repeated_keys(tree)])
+    values = {name: {} if section is None else section for name, section in values.items()}
+    places = {key: f"{path}:{line}" for key, line in _lines_of_keys(tree).items()}
+    for override in overrides:
+        keys = _apply_override(values, override)
+        places |= {keys: f"--set {override}", keys[:1]: places.get(keys[:1], f"--set {override}")}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise_all([_explain(fault, places, str(path)) for fault in error.errors()])
+        raise
+
+
+def _apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
+    name, equals, text = override.partition("=")
+    keys = tuple(name.strip().split("."))
+    if not equals or len(keys) != 2 or not all(keys):
+        raise ObserverError(f"--set {override}: `section.key=value` is expected, such as training.learning_rate=1e-4")
+    section = values.setdefault(keys[0], {})
+    if not isinstance(section, dict):
+        raise ObserverError(f"--set {override}: {keys[0]} is no section")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ObserverError(f"--set {override}: the value is not valid YAML") from error
+    section[keys[1]] = value
+    return keys
+
+
+def _lines_of_keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    lines: dict[tuple[str, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            lines[path] = key.start_mark.line + 1
+            lines |= _lines_of_keys(value, path)
+    return lines
+
+
+def _repeated_keys(node: yaml.Node | None, prefix: str = "") -> list[tuple[str, int]]:
+    """Keys that YAML would overwrite in silence, with the line of the later one."""
+    found: list[tuple[str, int]] = []
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{prefix}{key.value}"
+        if name in seen:
+            found.append((name, key.start_mark.line + 1))
+        seen.add(name)
+        found += _repeated_keys(value, f"{name}.")
+    return found
+
+
+def _explain(fault: Any, places: dict[tuple[str, ...], str], default_place: str) -> str:
+    loc = tuple(str(part) for part in fault["loc"])
+    place = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), default_place)
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {describe_fault(fault)}"
+    key, fields = loc[-1], Config.model_fields
+    if len(loc) > 1:
+        fields = type(getattr(Config(), loc[0])).model_fields
+    near = difflib.get_close_matches(key, list(fields), n=1)
+    if not near and len(loc) == 1:
+        near = [f"{name}.{loc[0]}" for name in fields if loc[0] in type(getattr(Config(), name)).model_fields][:1]
+    hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(fields)}"
+    return f"{place}: unknown key {'.'.join(loc)!r}; {hint}"

@@ -1,0 +1,154 @@
+"""Reading and writing files: atomic writes, JSONL, hashes, and clear errors for what a disk can do wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from observer.errors import ObserverError, raise_all
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a sibling temporary path; on success fsync it and move it to `path`, else delete it.
+
+    Works for a file or a folder. Raises ObserverError when the folder is read-only or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        if temporary.is_file():
+            _fsync(temporary)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+    finally:
+        _remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, without a byte-order mark. Raises ObserverError when missing, unreadable or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ObserverError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+
+
+def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return (line number, object) pairs, blank lines left out.
+
+    Raises ObserverError naming every malformed line of the file.
+    """
+    rows, faults = scan_jsonl(path)
+    raise_all(faults)
+    return rows
+
+
+def scan_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
+    """The readable (line number, object) pairs and a fault for every malformed line."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    faults: list[str] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            faults.append(f"{path}:{number}: not JSON ({what}); one object a line is expected")
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            faults.append(f"{path}:{number}: found a {type(row).__name__}; one JSON object a line is expected")
+    return rows, faults
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, or of a folder's files by name and content (sorted)."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for child in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{child.relative_to(path).as_posix()}\0{sha256_file(child)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_writable(folder: Path, needed_bytes: int = 0) -> None:
+    """Raise ObserverError unless files of `needed_bytes` in all can be written below `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-probe.{os.getpid()}"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, folder)) from error
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise ObserverError(
+            f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; "
+            "free some space or name another folder with --set run.output_dir=DIR"
+        )
+
+
+def explain_os_error(error: OSError, path: Path) -> str:
+    """One line for the errors a disk gives: place, what was found, what to do."""
+    what, mend = error.strerror or str(error), "check the path"
+    if isinstance(error, FileNotFoundError):
+        what, mend = "no such file", "check the path, relative to the folder you run from"
+    elif error.errno in (28, 122):  # ENOSPC, EDQUOT
+        what, mend = "the disk is full", "free some space and run the same command again"
+    elif error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+        what, mend = "cannot be written or read here", "mend its permissions, or name another folder"
+    elif isinstance(error, (NotADirectoryError, FileExistsError)):
+        what, mend = "a file is in the way of a folder", "move it away"
+    return f"{path}: {what}; {mend}"
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # nothing there, or a file where its folder should be
+            path.unlink()

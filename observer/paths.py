@@ -1,0 +1,70 @@
+"""Every artefact's name, spelled once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+GRADING_JSONL = Path("data/utility_grading.jsonl")
+EXTRACTION_JSONL = Path("data/entity_extraction.jsonl")
+TRAIN_JSONL = Path("data/train.jsonl")
+VAL_JSONL = Path("data/val.jsonl")
+NANO_BASE = Path("data/nano-base")
+MODELFILES = Path("modelfiles")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run below `outputs/<run>/`."""
+
+    root: Path
+    name: str
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "training.log"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.root / "loss.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.root / "adapter"
+
+    @property
+    def merged(self) -> Path:
+        return self.root / "merged"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def gguf(self, quantization: str) -> Path:
+        """The GGUF of one type, such as `gguf/qwen3-observer-q4_k_m.gguf`."""
+        return self.root / "gguf" / f"{self.name}-{quantization}.gguf"
+
+    def modelfile(self, variant: str = "") -> Path:
+        """`Modelfile`, or `Modelfile-grade` and the like."""
+        return self.root / (f"Modelfile-{variant}" if variant else "Modelfile")
+
+    def report(self, stem: str, suffix: str) -> Path:
+        return self.reports / f"{stem}.{suffix}"

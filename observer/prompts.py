@@ -1,0 +1,119 @@
+"""Every word the model sees around a turn, rendered one way for training, evaluation, client and Modelfile.
+
+ChatML without a think block. Text that looks like a control token is neutralised here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from observer.schema import GradingRow, RawRow, Turn
+
+IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+
+class Task(StrEnum):
+    GRADE = "grade"
+    EXTRACT = "extract"
+
+
+SYSTEM_PROMPTS: dict[Task, str] = {
+    Task.GRADE: (
+        "Grade the last exchange for long-term memory. Answer with one word. "
+        "DISCARD: nothing durable. STORE: tastes, habits, interests, trips. "
+        "IMPORTANT: identity, people, work, study, home, health, belongings."
+    ),
+    Task.EXTRACT: (
+        "Extract what the last exchange states about the user and people in their life, as compact JSON: "
+        "entities (name, type, attributes) and relationships (subject, predicate, object, temporal, when). "
+        "The speaker is User. Copy names from the text. temporal is ongoing, completed or future; "
+        "a change is two relationships. Nothing stated: empty lists."
+    ),
+}
+"""The short instruction of each task: at most 60 and 120 Qwen tokens."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""Our minimal chat template, without tools or thinking; a completion ends exactly at `<|im_end|>`."""
+
+OLLAMA_TEMPLATE = (
+    "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+)
+"""The same rendering as a Go template, for the Modelfile."""
+
+_CONTROL_TOKEN = re.compile(r"<(?=\||/?(?:think|tool_call|tool_response)\b)|\|(?=>)", re.IGNORECASE)
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1b\x1f\x7f]")
+
+
+def clean(text: str) -> str:
+    """NFC text in which nothing tokenizes as a control token; line breaks become `\\n`.
+
+    llama.cpp does not normalize and servers parse special tokens in user text, so both are settled here.
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
+    text = unicodedata.normalize("NFC", _CONTROL_CHARACTER.sub("", text))  # removal may bring an accent to its letter
+    text = _LINE_BREAK.sub("\n", text)
+    return _CONTROL_TOKEN.sub(lambda match: match.group() + " ", text)
+
+
+def render_turn(role: str, content: str) -> str:
+    """`USER: …` or `ASSISTANT: …`; continuation lines are indented, so no message can forge a role marker."""
+    return f"{role.upper()}: " + clean(content).strip().replace("\n", "\n  ")
+
+
+def render_exchange(user_message: str, assistant_message: str, context: Sequence[Turn] = ()) -> str:
+    """The user message of our prompt: earlier turns, then the exchange; an empty reply is left out."""
+    turns = [render_turn(turn.role, turn.content) for turn in context]
+    turns.append(render_turn("user", user_message))
+    if assistant_message.strip():
+        turns.append(render_turn("assistant", assistant_message))
+    return "\n".join(turns)
+
+
+def prompt_messages(task: Task, exchange: str) -> list[dict[str, str]]:
+    """System and user message of one task."""
+    return [{"role": "system", "content": SYSTEM_PROMPTS[task]}, {"role": "user", "content": exchange}]
+
+
+def render_chatml(messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """What CHAT_TEMPLATE renders, without jinja."""
+    text = "\n".join(f"{IM_START}{m['role']}\n{m['content']}{IM_END}" for m in messages)
+    return text + (f"\n{IM_START}assistant\n" if add_generation_prompt else "")
+
+
+def render_prompt(task: Task, exchange: str) -> str:
+    """The whole prompt text of one exchange, up to where the answer begins."""
+    return render_chatml(prompt_messages(task, exchange))
+
+
+def row_task(row: RawRow) -> Task:
+    return Task.GRADE if isinstance(row, GradingRow) else Task.EXTRACT
+
+
+def row_exchange(row: RawRow) -> str:
+    return render_exchange(row.user_message, row.assistant_message, row.context)
+
+
+def row_completion(row: RawRow) -> str:
+    """The answer the model is to give: the label, or compact JSON."""
+    return str(row.label) if isinstance(row, GradingRow) else clean(row.extraction.to_compact_json())
+
+
+def training_row(row: RawRow) -> dict[str, Any]:
+    """A TRL prompt-completion row in conversational form, with its provenance."""
+    return {
+        "prompt": prompt_messages(row_task(row), row_exchange(row)),
+        "completion": [{"role": "assistant", "content": row_completion(row)}],
+        "task": str(row_task(row)),
+        "id": row.id,
+        "family": row.family,
+        "slices": row.slices,
+    }
