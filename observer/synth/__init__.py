@@ -1,0 +1,1 @@
+"""Synthetic conversations whose gold follows from a simulated world, never from the text."""

@@ -1,0 +1,140 @@
+"""What slots are filled with: the lists of `pools/*.txt`, split so that no name of the base appears in the rows.
+
+Of every list 40 % serve the nano base, 50 % train and val, 10 % val alone ("unseen names").
+The base also gets made-up words, so that it has to learn to copy instead of to remember.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from observer.schema import EntityType
+
+POOLS = Path(__file__).parent / "pools"
+Names = Literal["base", "shared", "unseen"]
+_NAMES_CYCLE: tuple[Names, ...] = (
+    *("shared", "base", "shared", "base", "shared"),
+    *("unseen", "base", "shared", "base", "shared"),
+)
+
+SLOT_TYPES: dict[str, EntityType] = {
+    "name": EntityType.PERSON,
+    "person": EntityType.PERSON,
+    "boss": EntityType.PERSON,
+    "who": EntityType.PERSON,
+    "pet": EntityType.ANIMAL,
+    "org": EntityType.ORGANIZATION,
+    "school": EntityType.ORGANIZATION,
+    "club": EntityType.ORGANIZATION,
+    "city": EntityType.PLACE,
+    "country": EntityType.PLACE,
+    "place": EntityType.PLACE,
+    "product": EntityType.PRODUCT,
+    "medication": EntityType.PRODUCT,
+    "tech": EntityType.TECHNOLOGY,
+    "event": EntityType.EVENT,
+}
+"""Slots not named here hold concepts."""
+
+_WHOLE = {"species"}  # kinds, not names
+_MADE_UP_TITLE = {"org", "school", "club", "city", "country", "place", "pet", "product", "tech", "event", "project"}
+_MADE_UP_LOWER = {
+    *("like", "dislike", "topic", "activity", "condition", "allergen", "medication", "role", "subject", "diet", "pref"),
+}
+_ONSETS = "b br c ch cl d dr f fl g gr h j k kl l m n p pr qu r s sh sk sl st t tr v w y z".split()
+_NUCLEI = "a e i o u a e i o ai ea ou ie".split()
+_CODAS = "l m n r s t x nd rk ll ss th".split() + [""] * 12
+_SUFFIXES = {
+    "org": ["", "", " Systems", " Logistics", " Labs", " & Sons", " Foods", " Group"],
+    "school": [" University", " College", " Institute"],
+    "club": [" Club", " Choir", " Society", " Union"],
+    "place": ["", " Bay", " Valley", " Island"],
+    "product": [" X2", " 500", " Pro", "", " Mini"],
+    "event": ["", " Festival", "Con", " Summit"],
+    "project": ["", " rewrite", " migration"],
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws slot values for one split; the same generator state gives the same values."""
+
+    rng: random.Random
+    names: Names
+
+    def value(self, slot: str) -> str:
+        """A bare value of the slot, such as `Siemens` for `org`."""
+        if slot in ("person", "boss", "name"):
+            return self.person()[0]
+        if slot == "age":
+            return str(self.rng.randint(18, 79))
+        if slot == "date":
+            return f"{self.rng.choice(MONTHS)} {self.rng.randint(1, 28)}"
+        return self.of_same_kind(slot, 1)[0]
+
+    def of_same_kind(self, slot: str, count: int) -> list[str]:
+        """`count` different values that may replace one another: two phones, two editors, tea and coffee."""
+        groups = _groups(slot, self.names)
+        large_enough = [group for group in groups if len(group) >= count] or [_values(slot, self.names)]
+        drawn = self.rng.sample(self.rng.choice(large_enough), count)
+        return [self._made_up(slot) or value for value in drawn]
+
+    def person(self, gender: str | None = None) -> tuple[str, str]:
+        """(name, gender); about a third with a last name."""
+        gender = gender or self.rng.choice(["female", "male"])
+        first = self.rng.choice(_values(f"first_{gender}", self.names))
+        last = self.rng.choice(_values("last", self.names))
+        if self.names == "base" and self.rng.random() < 0.6:
+            first = self._word().capitalize()
+            last = self._word().capitalize()
+        return (f"{first} {last}" if self.rng.random() < 0.3 else first), gender
+
+    def _made_up(self, slot: str) -> str | None:
+        if self.names != "base":
+            return None
+        if slot in _MADE_UP_TITLE and self.rng.random() < 0.6:
+            words = [self._word().capitalize() for _ in range(self.rng.choice([1, 1, 2]))]
+            return " ".join(words) + self.rng.choice(_SUFFIXES.get(slot, [""]))
+        if slot in _MADE_UP_LOWER and self.rng.random() < 0.35:
+            return " ".join(self._word() for _ in range(self.rng.choice([1, 1, 2])))
+        return None
+
+    def _word(self) -> str:
+        syllables = self.rng.choice([1, 2, 2, 2, 3])
+        return "".join(self.rng.choice(_ONSETS) + self.rng.choice(_NUCLEI) + self.rng.choice(_CODAS)
+                       for _ in range(syllables))  # fmt: skip
+
+
+MONTHS = "January February March April May June July August September October November December".split()
+
+
+@functools.cache
+def _lines(slot: str) -> list[str]:
+    return (POOLS / f"{slot}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+@functools.cache
+def _values(slot: str, names: Names) -> list[str]:
+    return [value for group in _groups(slot, names) for value in group]
+
+
+@functools.cache
+def _groups(slot: str, names: Names) -> list[list[str]]:
+    """Values grouped by what may replace what; a `kind<TAB>value` list by kind, pairs as pairs."""
+    kinds: dict[str, list[str]] = {}
+    pairs = slot == "pref"
+    for k, line in enumerate(_lines(slot)):
+        if slot not in _WHOLE and _NAMES_CYCLE[k % 10] != names:
+            continue
+        left, _, right = line.partition("\t")
+        if pairs:
+            kinds[str(k)] = [left, right]
+        elif slot in ("product", "tech"):
+            kinds.setdefault(left, []).append(right)
+        else:
+            kinds.setdefault("", []).append(left)
+    return list(kinds.values())
