@@ -294,6 +294,6 @@ def extraction_grammar() -> str:
         "predicate": choice(Predicate),
         "temporal": choice(Temporal),
         "string": r'"\"" char+ "\""',
-        "char": r'[^"\\\x00-\x1F] | "\\" (["\\bfnrt/] | "u" [0-9a-fA-F]{4})',
+        "char": r'[^"\\\x00-\x1F] | "\\" (["\\bfnrt/] | "u00" [01] [0-9a-fA-F])',
     }
     return "\n".join(f"{name} ::= {rule}" for name, rule in quoted.items())
