@@ -1,0 +1,66 @@
+# make train   set up everything, then the whole pipeline on the nano base
+# make test    set up everything, then the tests
+# Set-up happens once, in .venv. Another Python: make train PYTHON=python3.12
+
+PYTHON ?= python3
+CONFIG ?= configs/nano.yaml
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
+
+# Only the library is built: neither llama.cpp's command-line tools and server nor image input.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
+
+.PHONY: help setup train test lint data clean distclean
+
+help:
+	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
+	@echo "make test       the tests"
+	@echo "make lint       ruff and pyright"
+	@echo "make data       write the rows in data/ again (the same bytes)"
+	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
+
+setup: $(STAMP)
+
+train: $(STAMP)
+	$(SAY) "train_sft.py --config $(CONFIG)"
+	@$(BIN)/python train_sft.py --config $(CONFIG)
+
+test: $(STAMP)
+	$(SAY) "pytest"
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(SAY) "ruff and pyright"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+data: $(STAMP)
+	@$(BIN)/observer data generate
+
+clean:
+	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON): Python 3.11 or later is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(SAY) "set-up 1/5: virtual environment in $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "error: $(PYTHON) -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(SAY) "set-up 2/5: torch (0.2 GB for CPU wheels, 3 GB with CUDA)"
+	@$(PIP) torch
+	$(SAY) "set-up 3/5: llama-cpp-python, compiled here: about 6 minutes on 2 cores, then kept in pip's cache"
+	@$(PIP) llama-cpp-python
+	$(SAY) "set-up 4/5: everything else (1 to 2 minutes)"
+	@$(PIP) --editable '.[dev,label]' bitsandbytes
+	$(SAY) "set-up 5/5: unsloth, without the packages that we do not use"
+	@$(PIP) --no-deps unsloth unsloth_zoo
+	@touch $@
+	$(SAY) "set-up done"
