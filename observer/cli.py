@@ -1,0 +1,76 @@
+"""The `observer` command. Only the parser lives here; what a subcommand needs is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from observer import __version__
+from observer.errors import run_cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0 done, 1 failed. Wrong usage leaves through SystemExit 2, as argparse does."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    return run_cli(lambda: args.run(args), debug=args.debug)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="observer",
+        description="Grade conversations for long-term memory and extract what they state.",
+        epilog="Training is a script of its own: python train_sft.py --config configs/nano.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"observer {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_data(commands)
+    doctor = commands.add_parser("doctor", help="tell what this machine has, and how to get what it lacks")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    data = commands.add_parser("data", help="make or check the rows to train on")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+
+    generate = actions.add_parser("generate", help="write the shipped rows; the same seed gives the same bytes")
+    generate.add_argument(
+        "--out", type=Path, default=Path(), metavar="DIR", help="where the folder data/ is written (default: here)"
+    )
+    generate.add_argument("--seed", type=int, help="another world (default: the seed of the shipped rows)")
+    generate.set_defaults(run=_generate)
+
+    check = actions.add_parser("check", help="check raw rows or split rows; every fault with file and line")
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL, such as data/utility_grading.jsonl")
+    check.set_defaults(run=_check)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from observer.synth.generate import SEED, write_shipped_data
+
+    write_shipped_data(args.out, SEED if args.seed is None else args.seed)
+    print(f"wrote {args.out / 'data'}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from observer.validate import check_files
+
+    for line in check_files(args.files):
+        print(line)
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from observer.doctor import examine, render
+
+    findings = examine()
+    print(render(findings))
+    return int(any(finding.is_fatal for finding in findings))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""Fixtures shared by the tests: a real tokenizer and a tiny real Qwen3 model, made once a session."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TEXTS = [
+    '{"entities":[{"name":"User","type":"Person"}],"relationships":[{"subject":"User","predicate":"WORKS_AT"}]}',
+    "I just moved to Lisbon and work at Siemens with my sister Ana. USER: hello ASSISTANT: nice to meet you",
+    "DISCARD STORE IMPORTANT ongoing completed future Café naïve 東京 🙂 def f(x): return x",
+] * 4
+
+
+def make_tiny_model(folder: Path, *, tie_word_embeddings: bool = True) -> Path:
+    """Save a random 2-layer Qwen3 with hidden and ffn sizes divisible by 256, and its tokenizer."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from observer.prompts import END_OF_TEXT, IM_END
+    from observer.training.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(TEXTS, 512)
+    ids = tokenizer.get_vocab()
+    config = Qwen3Config(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tie_word_embeddings,
+        eos_token_id=ids[IM_END],
+        pad_token_id=ids[END_OF_TEXT],
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+def hostile_texts() -> list[str]:
+    """The messages of `hostile.txt`: parted by lines of `%%`, with `⟦U+0000⟧` for what an editor would not show."""
+    page = (Path(__file__).parent / "hostile.txt").read_text(encoding="utf-8")
+    page = re.sub("⟦U\\+([0-9A-F]+)⟧", lambda match: chr(int(match.group(1), 16)), page)
+    return page.removesuffix("\n").split("\n%%\n")
