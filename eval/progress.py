@@ -1,0 +1,30 @@
+"""Progress on stderr: a bar on a terminal, otherwise a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+SECONDS_BETWEEN_LINES = 15
+
+
+@contextlib.contextmanager
+def show_progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function to call with what is done and the total."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, leave=False) as bar:
+            yield lambda done, _total: (bar.update(done - bar.n), None)[1]
+        return
+    shown_at = time.monotonic()
+
+    def show(done: int, of: int) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at > SECONDS_BETWEEN_LINES:
+            shown_at = time.monotonic()
+            print(f"{label}: {done:,} of {of:,}", file=sys.stderr, flush=True)
+
+    yield show
