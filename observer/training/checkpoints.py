@@ -1,0 +1,130 @@
+"""Where a cut training goes on: the last whole checkpoint, and what inputs it belongs to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from observer.errors import ObserverError
+from observer.files import explain_os_error, read_text, write_json
+from observer.paths import RunPaths
+
+CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+_RECORD = "inputs.json"
+_DISK_FAULT = re.compile(r"PytorchStreamWriter|No space left|os error (28|30|122)|Disk quota")
+
+
+def find_checkpoint(paths: RunPaths, inputs: str, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from, or None to start anew.
+
+    An unfinished training with the same inputs goes on by itself; `resume` goes on although they changed.
+    Raises ObserverError when they changed and `resume` was not asked, or when it was and there is nothing.
+    """
+    checkpoint = last_whole_checkpoint(paths.checkpoints)
+    if checkpoint is None:
+        if resume:
+            raise ObserverError(f"{paths.checkpoints}: no checkpoint to resume from; run without --resume")
+        return None
+    record = _read_record(paths.checkpoints)
+    if not resume and record.get("inputs") != inputs:
+        if record.get("is_finished"):
+            return None
+        raise ObserverError(
+            f"{paths.checkpoints}: an unfinished training with another config or other data is here; "
+            f"give this one its own --run-name, go on with the old weights by --resume, or delete {paths.checkpoints}"
+        )
+    return checkpoint
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that a kill did not cut: trainer_state.json is written last."""
+    if not folder.is_dir():
+        return None
+    found = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return next((path for path in sorted(found, key=checkpoint_step, reverse=True) if _is_whole(path)), None)
+
+
+def start_checkpoints(paths: RunPaths, inputs: str, checkpoint: Path | None) -> None:
+    """Record what the checkpoints belong to; without one to go on from, clear the folder first."""
+    if checkpoint is None:
+        shutil.rmtree(paths.checkpoints, ignore_errors=True)
+    write_json(paths.checkpoints / _RECORD, {"inputs": inputs, "is_finished": False})
+
+
+def finish_checkpoints(paths: RunPaths, inputs: str) -> None:
+    """Record that nothing is left to go on with, so that the next training may take the folder."""
+    write_json(paths.checkpoints / _RECORD, {"inputs": inputs, "is_finished": True})
+
+
+def checkpoint_step(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+class StopCallback(TrainerCallback):
+    """Ends a training after the current step, with a checkpoint, when a signal asked for it."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.signal is not None:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as the wish to stop; a second one stops at once."""
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.signal(kind, self._take) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@contextmanager
+def disk_errors_explained(path: Path) -> Iterator[None]:
+    """Turn what torch, safetensors and Python raise on a full or read-only disk into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+    except (SafetensorError, RuntimeError) as error:
+        if not _DISK_FAULT.search(str(error)):
+            raise
+        raise ObserverError(f"{path}: the disk is full; free some space and run the same command again") from error
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
+        return False
+    try:
+        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    try:
+        record = json.loads(read_text(path)) if path.exists() else {}
+    except json.JSONDecodeError:
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,120 @@
+"""Which device, backend and precision a run uses, and why: every choice comes with its reason."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from observer.config import Config
+from observer.errors import ObserverError
+
+Device = Literal["cpu", "cuda"]
+Backend = Literal["unsloth", "transformers"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a run computes with. `reasons` has one line for each choice."""
+
+    device: Device
+    backend: Backend
+    dtype: Precision
+    reasons: tuple[str, ...]
+
+
+def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
+    """Settle device, backend and precision.
+
+    Raises ObserverError for `device: cuda` without CUDA (a dry run plans it all the same) and for a
+    backend that is not installed.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU: SFTTrainer refuses DataParallel
+    device, device_reason = _choose_device(config, dry_run)
+    backend, backend_reason = _choose_backend(config, device)
+    dtype, dtype_reason = _choose_dtype(config, device)
+    return Runtime(device, backend, dtype, (device_reason, backend_reason, dtype_reason))
+
+
+def prepare_backend(runtime: Runtime, *, dry_run: bool = False) -> None:
+    """Import what has to come before trl, transformers and peft, with its environment settled first."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel is missing, always
+    if dry_run or runtime.backend != "unsloth":
+        return
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_folder() / "unsloth_compiled"))
+    if runtime.device == "cpu":
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    try:
+        importlib.import_module("unsloth")
+    except Exception as error:  # its import checks drivers and versions and raises what it likes
+        raise ObserverError(
+            f"model.backend: unsloth does not start here ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+            "set model.backend=transformers"
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where regenerable files go: `$XDG_CACHE_HOME/qwen3-observer`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen3-observer"
+
+
+def _choose_device(config: Config, dry_run: bool) -> tuple[Device, str]:
+    import torch
+
+    if config.run.device == "cpu":
+        return "cpu", "device cpu: run.device says so"
+    if torch.cuda.is_available():
+        return "cuda", f"device cuda: {torch.cuda.get_device_name(0)}"
+    if config.run.device == "auto":
+        return "cpu", "device cpu: no CUDA GPU found"
+    if dry_run:
+        return "cuda", "device cuda: run.device asks for it; this machine has none, so a real run stops here"
+    raise ObserverError(
+        f"run.device: cuda, but no CUDA GPU is found here; run {config.run.name!r} on a machine with one, "
+        "or train on this one with --config configs/nano.yaml"
+    )
+
+
+def _choose_backend(config: Config, device: Device) -> tuple[Backend, str]:
+    wanted = config.model.backend
+    installed = importlib.util.find_spec("unsloth") is not None
+    if wanted == "transformers":
+        return "transformers", "backend transformers: model.backend says so"
+    if wanted == "unsloth":
+        if not installed:
+            raise ObserverError("model.backend: unsloth is not installed; install it, or take transformers")
+        return "unsloth", "backend unsloth: model.backend says so"
+    if device == "cpu":
+        return "transformers", "backend transformers: plain TRL and PEFT on CPU"
+    if installed:
+        return "unsloth", "backend unsloth: installed, and its kernels want CUDA"
+    return "transformers", "backend transformers: unsloth is not installed"
+
+
+def _choose_dtype(config: Config, device: Device) -> tuple[Precision, str]:
+    wanted = config.model.dtype
+    if device == "cpu":
+        if wanted == "float16":
+            return "float32", "dtype float32: float16 does not train on CPU"
+        if wanted == "auto":
+            return "float32", "dtype float32: the safe choice on CPU"
+        return wanted, f"dtype {wanted}: model.dtype says so"
+    has_bfloat16 = _has_bfloat16()
+    if wanted == "auto" and has_bfloat16:
+        return "bfloat16", "dtype bfloat16: the GPU has it"
+    if wanted == "auto" or (wanted == "bfloat16" and not has_bfloat16):
+        return "float16", "dtype float16: this GPU has no bfloat16"
+    return wanted, f"dtype {wanted}: model.dtype says so"
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,149 @@
+"""Loading a base model for either backend, and attaching LoRA to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.config import Config
+from observer.errors import ObserverError
+from observer.training.device import Runtime
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def load_base(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
+    """The base model on its device, in the runtime's precision or in NF4."""
+    with _no_loading_bars():
+        load = _load_with_unsloth if runtime.backend == "unsloth" else _load_with_transformers
+        model = load(config, runtime, folder)
+    model.config.use_cache = False
+    if runtime.device == "cpu":
+        _keep_4bit_weights_trainable(model)
+    return model
+
+
+def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> PeftModel:
+    """Freeze the base and add the adapter, initialised from the run's seed and kept in float32."""
+    import torch
+
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    unknown = [module for module in config.lora.target_modules if module not in names]
+    if unknown:
+        raise ObserverError(
+            f"lora.target_modules: the model has no {', '.join(unknown)}; it has e.g. q_proj, down_proj"
+        )
+    torch.manual_seed(config.run.seed)
+    attach = _attach_with_unsloth if runtime.backend == "unsloth" else _attach_with_peft
+    return attach(model, config)
+
+
+def trainable_line(model: PeftModel) -> str:
+    """`trainable: 4,587,520 of 600,637,440 parameters (0.76 %)`."""
+    trainable, total = model.get_nb_trainable_parameters()
+    return f"trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
+
+
+def lora_settings(config: Config) -> dict[str, Any]:
+    """The settings both backends take."""
+    return {
+        "r": config.lora.r,
+        "lora_alpha": config.lora.lora_alpha,
+        "lora_dropout": config.lora.lora_dropout,
+        "target_modules": list(config.lora.target_modules),
+        "use_rslora": config.lora.use_rslora,
+        "bias": "none",
+    }
+
+
+def _load_with_transformers(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=runtime.dtype,
+        quantization_config=_nf4(runtime) if config.model.load_in_4bit else None,
+        device_map={"": 0} if runtime.device == "cuda" else None,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+
+
+def _load_with_unsloth(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
+    import torch
+    from unsloth import FastLanguageModel
+
+    model, _ = FastLanguageModel.from_pretrained(
+        str(folder),
+        max_seq_length=config.data.max_length,
+        dtype=getattr(torch, runtime.dtype),
+        load_in_4bit=config.model.load_in_4bit,
+        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing else False,
+        use_exact_model_name=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    return model
+
+
+def _nf4(runtime: Runtime) -> Any:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ObserverError("model.load_in_4bit: bitsandbytes is not installed; install it, or load in 16-bit")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, runtime.dtype),
+    )
+
+
+def _attach_with_peft(model: PreTrainedModel, config: Config) -> PeftModel:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    if config.model.load_in_4bit:
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.training.gradient_checkpointing
+        )
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora_settings(config)))  # type: ignore[return-value]
+
+
+def _attach_with_unsloth(model: PreTrainedModel, config: Config) -> PeftModel:
+    from unsloth import FastLanguageModel
+
+    return FastLanguageModel.get_peft_model(
+        model,
+        random_state=config.run.seed,
+        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing else False,
+        **lora_settings(config),
+    )
+
+
+def _keep_4bit_weights_trainable(model: PreTrainedModel) -> None:
+    """bitsandbytes 0.50 repacks 4-bit weights at the first inference on CPU; gradients are wrong afterwards."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,133 @@
+"""What a person and a program see of a training: training.log, metrics.jsonl, a bar or a line now and then."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from observer.files import scan_jsonl, write_jsonl, write_text
+
+LINE_EVERY_S = 10.0
+"""Seconds between two progress lines where no terminal shows the bar."""
+
+
+class RunLog:
+    """training.log: a time and a sentence a line; shown on stderr as well."""
+
+    def __init__(self, path: Path, *, append: bool) -> None:
+        self.path = path
+        if not append:
+            write_text(path, "")
+
+    def write(self, text: str, *, show: bool = True) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n" for line in text.splitlines())
+        if show:
+            tqdm.write(text, file=sys.stderr)
+
+
+class ProgressCallback(TrainerCallback):
+    """Writes one metrics record a step and a log line every `logging_steps` steps."""
+
+    def __init__(self, log: RunLog, metrics: Path, logging_steps: int, *, resumed_step: int = 0) -> None:
+        self.log, self.metrics, self.logging_steps, self.resumed_step = log, metrics, logging_steps, resumed_step
+        kept = [record for record in read_metrics(metrics) if record["step"] <= resumed_step] if resumed_step else []
+        write_jsonl(metrics, kept)
+        self.losses: list[float] = []
+        self.started = self.shown = time.monotonic()
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started = self.shown = time.monotonic()
+        hidden = not sys.stderr.isatty()
+        self.bar = tqdm(total=state.max_steps, initial=self.resumed_step, unit="step", file=sys.stderr, disable=hidden)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
+        if "loss" in logs:
+            self._step(state, logs)
+        elif "eval_loss" in logs:
+            self._evaluation(state, logs)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.log.write(f"step {state.global_step:>5}  checkpoint saved", show=False)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _step(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        elapsed_s = time.monotonic() - self.started
+        names = ("loss", "learning_rate", "grad_norm", "epoch")
+        self._record({"step": state.global_step} | {n: logs[n] for n in names if n in logs} | {"elapsed_s": elapsed_s})
+        self.losses.append(logs["loss"])
+        if self.bar is not None:
+            self.bar.update(1)
+        if state.global_step % self.logging_steps and state.global_step != state.max_steps:
+            return
+        done = state.global_step - self.resumed_step
+        left_s = elapsed_s / done * (state.max_steps - state.global_step)
+        line = (
+            f"step {state.global_step:>5}/{state.max_steps}  epoch {logs['epoch']:.2f}  "
+            f"loss {sum(self.losses) / len(self.losses):.4f}  learning rate {logs['learning_rate']:.1e}  "
+            f"{done / elapsed_s:.2f} steps/s  {left_s // 60:.0f}:{left_s % 60:02.0f} left"
+        )
+        self.losses.clear()
+        show = not sys.stderr.isatty() and time.monotonic() - self.shown > LINE_EVERY_S
+        self.log.write(line, show=show)
+        self.shown = time.monotonic() if show else self.shown
+
+    def _evaluation(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        losses = {name: value for name, value in logs.items() if name.startswith("eval_") and name.endswith("loss")}
+        self._record({"step": state.global_step} | losses)
+        by_task = {name.split("_")[1]: value for name, value in losses.items() if name != "eval_loss"}
+        parts = ", ".join(f"{task} {value:.4f}" for task, value in by_task.items())
+        self.log.write(f"step {state.global_step:>5}/{state.max_steps}  eval loss {logs['eval_loss']:.4f}  ({parts})")
+
+    def _record(self, values: dict[str, Any]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl; a last line cut by a kill is left out."""
+    if not path.exists():
+        return []
+    return [record for _, record in scan_jsonl(path)[0]]
+
+
+def plot_losses(metrics: Path, picture: Path) -> None:
+    """Draw loss and eval loss over steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from observer.files import atomic_path
+
+    records = read_metrics(metrics)
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    train = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    axes.plot(*zip(*train, strict=True), color="#b9c4d0", linewidth=0.8, label="train, each step")
+    axes.plot(*zip(*_smoothed(train), strict=True), color="#1f4e79", linewidth=1.6, label="train, mean of 20 steps")
+    for name, color in (("eval_loss", "#c0392b"), ("eval_grade_loss", "#d68910"), ("eval_extract_loss", "#117a65")):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=name.replace("_", " "))
+    axes.set(xlabel="optimizer step", ylabel="nats a completion token", ylim=(0, None))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary, format="png")
+    pyplot.close(figure)
+
+
+def _smoothed(points: list[tuple[int, float]], width: int = 20) -> list[tuple[int, float]]:
+    windows = [points[max(0, end - width) : end] for end in range(1, len(points) + 1)]
+    return [(window[-1][0], sum(loss for _, loss in window) / len(window)) for window in windows]

@@ -1,0 +1,124 @@
+"""Split rows as token ids: the prompt masked, the completion trained, and nothing cut off in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.config import Config
+from observer.dataset import scan_split
+from observer.errors import ObserverError, raise_all
+from observer.prompts import IM_END, render_chatml
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Encode = Callable[[list[str]], list[list[int]]]
+"""Texts to token ids, control tokens parsed, nothing added."""
+
+CHARACTERS_PER_TOKEN = 4.4
+"""Of Qwen's tokenizer on our rows, for planning without a tokenizer."""
+IGNORED = -100
+"""The label of a token that is not trained."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One row: `input_ids` is prompt then completion, which ends with `<|im_end|>`."""
+
+    input_ids: list[int]
+    prompt_length: int
+    task: str
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * self.prompt_length + self.input_ids[self.prompt_length :]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a run."""
+
+    train: list[TokenRow]
+    val: list[TokenRow]
+
+
+def load_splits(config: Config, encode: Encode, *, check_lengths: bool = True) -> Splits:
+    """Read, check and tokenize both files. Raises ObserverError naming every fault of both."""
+    faults: list[str] = []
+    splits = []
+    for path in (config.data.train, config.data.val):
+        numbered, found = scan_split(path)
+        rows = tokenize_rows([row for _, row in numbered], encode)
+        places = [f"{path}:{number}" for number, _ in numbered]
+        if check_lengths:
+            found += length_faults(rows, places, config.data.max_length)
+        faults += sorted(found, key=_line_number)
+        splits.append(rows)
+    raise_all(faults)
+    return Splits(*splits)
+
+
+def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenRow]:
+    """Prompt and completion are tokenized apart, as by a server that sees the prompt alone."""
+    if not rows:
+        return []
+    prompts = encode([prompt_text(row) for row in rows])
+    completions = encode([completion_text(row) for row in rows])
+    return [
+        TokenRow(prompt + completion, len(prompt), row["task"])
+        for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+    ]
+
+
+def encode_with(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Encode as transformers does."""
+    return lambda texts: tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[return-value]
+
+
+def encode_with_gguf(path: Path) -> Encode:
+    """Encode with the vocabulary of a GGUF, which may hold no weights. Raises ObserverError when it is none."""
+    from llama_cpp import Llama
+
+    from observer.llama import silence_log
+
+    silence_log()
+    try:
+        vocabulary = Llama(str(path), vocab_only=True, verbose=False)
+    except (OSError, ValueError) as error:
+        raise ObserverError(f"{path}: llama.cpp cannot read a vocabulary from it; give a GGUF file") from error
+    return lambda texts: [vocabulary.tokenize(text.encode(), add_bos=False, special=True) for text in texts]
+
+
+def encode_by_length(texts: list[str]) -> list[list[int]]:
+    """Ids that mean nothing, about as many as Qwen's tokenizer would give."""
+    return [[0] * math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
+
+
+def prompt_text(row: dict[str, Any]) -> str:
+    return render_chatml(row["prompt"])
+
+
+def completion_text(row: dict[str, Any]) -> str:
+    return row["completion"][0]["content"] + IM_END
+
+
+def length_faults(rows: Sequence[TokenRow], places: Sequence[str], max_length: int) -> list[str]:
+    """A row is never truncated: its end is the answer."""
+    return [
+        f"{place}: {len(row)} tokens, more than data.max_length {max_length}; shorten it or raise data.max_length"
+        for row, place in zip(rows, places, strict=True)
+        if len(row) > max_length
+    ]
+
+
+def _line_number(fault: str) -> tuple[str, int]:
+    path, _, rest = fault.partition(".jsonl:")
+    number = rest.partition(":")[0]
+    return path, int(number) if number.isdigit() else 0
