@@ -101,6 +101,8 @@ ALIASES: dict[str, tuple[str, Temporal]] = {
 
 ATTRIBUTE_KEYS = ("role", "age", "relation", "birthday", "team", "detail")
 MAX_NAME_WORDS = 5
+MAX_ITEMS, MAX_TEXT_CHARACTERS = 16, 80
+"""Bounds of the grammar alone, far above what a turn holds: a model that repeats itself comes to an end."""
 USER = "User"
 
 
@@ -278,8 +280,8 @@ def extraction_grammar() -> str:
 
     rules = {
         "root": r"""'{"entities":[' entities? '],"relationships":[' relations? ']}'""",
-        "entities": "entity (',' entity)*",
-        "relations": "relation (',' relation)*",
+        "entities": f"entity (',' entity){{0,{MAX_ITEMS - 1}}}",
+        "relations": f"relation (',' relation){{0,{MAX_ITEMS - 1}}}",
         "entity": r"""'{"name":' string ',"type":"' type '"' attributes? '}'""",
         "attributes": r"""',"attributes":{' pair (',' pair)* '}'""",
         "pair": r"""'"' key '":' string""",
@@ -293,7 +295,7 @@ def extraction_grammar() -> str:
         "key": choice(ATTRIBUTE_KEYS),
         "predicate": choice(Predicate),
         "temporal": choice(Temporal),
-        "string": r'"\"" char+ "\""',
+        "string": rf'"\"" char{{1,{MAX_TEXT_CHARACTERS}}} "\""',
         "char": r'[^"\\\x00-\x1F] | "\\" (["\\bfnrt/] | "u00" [01] [0-9a-fA-F])',
     }
     return "\n".join(f"{name} ::= {rule}" for name, rule in quoted.items())

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import hostile_texts, make_tiny_model
+from tests.conftest import hostile_texts, make_tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import hostile_texts
+from tests.conftest import hostile_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
