@@ -14,7 +14,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tests.conftest import hostile_texts, make_tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,6 +24,7 @@ from observer.export.quantize import verify_gguf
 from observer.llama import BatchToken, LlamaContext, LlamaModel
 from observer.paths import PROJECT_ROOT
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START, Task, render_exchange, render_prompt
+from tests.conftest import hostile_texts, make_tiny_model
 
 TIED = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 QWEN2_VOCAB = PROJECT_ROOT.parent / "shared" / "qwen2-vocab"

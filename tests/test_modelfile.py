@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.conftest import hostile_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from observer.prompts import (
     render_exchange,
     render_prompt,
 )
+from tests.conftest import hostile_texts
 
 COMMANDS = set("FROM ADAPTER TEMPLATE SYSTEM PARAMETER LICENSE MESSAGE RENDERER PARSER REQUIRES DRAFT".split())
 INTS = set("num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu main_gpu num_thread".split())
