@@ -101,7 +101,7 @@ ALIASES: dict[str, tuple[str, Temporal]] = {
 
 ATTRIBUTE_KEYS = ("role", "age", "relation", "birthday", "team", "detail")
 MAX_NAME_WORDS = 5
-MAX_ITEMS, MAX_TEXT_CHARACTERS = 16, 80
+MAX_ITEMS, MAX_TEXT_CHARACTERS = 12, 60
 """Bounds of the grammar alone, far above what a turn holds: a model that repeats itself comes to an end."""
 USER = "User"
 

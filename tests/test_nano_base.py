@@ -45,6 +45,14 @@ def test_tokenizer_carries_our_template_and_ends_at_im_end() -> None:
     assert tokenizer.eos_token == IM_END
 
 
+@pytest.mark.parametrize("name", [*NEVER_SEEN, "biryani", "topiramate", "data engineer"])
+def test_a_name_has_the_same_tokens_in_a_sentence_and_in_json(name: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    assert tokenizer.tokenize(f" {name}") == [*tokenizer.tokenize(" "), *tokenizer.tokenize(name)]
+
+
 def test_names_never_seen_are_copied_into_the_json(engine: Engine) -> None:
     names = [name for name in NEVER_SEEN for _ in SAYINGS]
     exchanges = [render_exchange(saying.format(name), "Noted!") for name in NEVER_SEEN for saying in SAYINGS]
