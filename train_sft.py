@@ -61,6 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage = Stages(Manifest(paths.manifest))
     base, base_hash = prepared.base, sha256_file(prepared.base)
 
+    # Rows of your own are split, and written beside what is trained on them.
+    if own_data := prepared.own_data:
+        files = own_data.files(paths.data)
+        stage("data", {path.name: rows for path, rows in files.items()}, [*files], lambda: own_data.write(paths.data))
+        config = config.with_split_files(paths.data.train, paths.data.val)
+
     # Train: base, LoRA, TRL. What the result depends on goes into the fingerprint.
     train_inputs = prepared.training_inputs(config, runtime, base_hash)
 

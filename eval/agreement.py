@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.evaluate import SPLITS, answer_of, exchange_of, of_task, take
-from eval.progress import show_progress
-from observer.dataset import read_split
+from eval.evaluate import SPLITS, answer_of, exchange_of, of_task, rows_of_split, take
+from observer.dataset import read_rows
 from observer.errors import ObserverError, run_cli
 from observer.files import read_text, write_json
 from observer.paths import PROJECT_ROOT, RunPaths
+from observer.progress import show_progress
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Agreement:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
-    rows = take(read_split(SPLITS.get(args.split, Path(args.split))), args.limit)
+    rows = take(rows_of_split(args.split), args.limit)
     paths = RunPaths(args.run_dir, args.run_dir.resolve().name)
     result = compare(paths, rows, split=args.split, n_threads=args.threads, max_new_tokens=args.max_new_tokens)
     write_json(paths.report("agreement", "json"), asdict(result))
@@ -218,9 +218,9 @@ def _row_text(row: dict[str, Any]) -> str:
 
 
 def _split_texts() -> list[str]:
-    """Prompt and answer of every row of train and val, where these are."""
-    present = [path for path in SPLITS.values() if path.exists()]
-    return [_row_text(row) for path in present for row in read_split(path)]
+    """Prompt and answer of every row of every named split, where these are."""
+    present = [path for paths in SPLITS.values() for path in paths if path.exists()]
+    return [_row_text(row) for path in present for row in read_rows(path)]
 
 
 def _hostile_texts() -> list[str]:

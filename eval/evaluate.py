@@ -12,20 +12,20 @@ import datetime
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.progress import show_progress
-from eval.report import STAND_IN_NOTE, ModelInfo, Report, SliceScores, summary_table, this_machine, write_report
-from observer.dataset import read_split
+from eval.report import STAND_IN_NOTE, GroupScores, ModelInfo, Report, summary_table, this_machine, write_report
+from observer.dataset import read_rows, read_split
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.files import check_writable
 from observer.manifest import environment
-from observer.paths import TRAIN_JSONL, VAL_JSONL
+from observer.paths import CHALLENGE_JSONL, TRAIN_JSONL, VAL_JSONL
+from observer.progress import show_progress
 from observer.prompts import Task
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from observer.schema import Extraction
 
 Row = dict[str, Any]
-SPLITS = {"val": VAL_JSONL, "train": TRAIN_JSONL}
+SPLITS = {"val": (VAL_JSONL,), "train": (TRAIN_JSONL,), "challenge": CHALLENGE_JSONL}
 UNCONSTRAINED_SAMPLE = 64
 
 __all__ = ["Report", "evaluate", "main", "summary_table", "take", "write_report"]
@@ -43,7 +43,7 @@ __all__ = ["Report", "evaluate", "main", "summary_table", "take", "write_report"
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
-    rows = take(read_split(SPLITS.get(args.split, Path(args.split))), args.limit)
+    rows = take(rows_of_split(args.split), args.limit)
     train_rows = _train_rows(args.train)
     folders = [args.out or default_reports_folder(model) for model in args.model]
     check_before_running(args.model, folders)
@@ -99,7 +99,8 @@ def evaluate(
         unconstrained_json_validity=_mean([is_json_object(c.text) for c in unconstrained]),
         n_unconstrained=len(unconstrained),
         examples_per_s={str(task): n / seconds for task, (n, seconds) in rates.items() if n},
-        slices=_slices(grade_rows, grades, extract_rows, answers),
+        slices=_groups(_slice_names, grade_rows, grades, extract_rows, answers),
+        unseen=_groups(_unseen, grade_rows, grades, extract_rows, answers),
     )
 
 
@@ -116,6 +117,11 @@ def baselines(rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, Gradi
         "majority": score_grading(gold, majority_class(train_labels, len(gold))),
         "tfidf": score_grading(gold, tfidf_probe(train_texts, tuple(train_labels), texts)),
     }
+
+
+def rows_of_split(split: str) -> list[Row]:
+    """The rows of a named split, or of a file of raw or split rows."""
+    return [row for path in SPLITS.get(split, (Path(split),)) for row in read_rows(path)]
 
 
 def of_task(rows: Sequence[Row], task: Task) -> list[Row]:
@@ -201,24 +207,39 @@ def _describe(engine: Engine) -> ModelInfo:
     return ModelInfo(str(path), name, file_type, path.stat().st_size, "nano" in name.casefold())
 
 
-def _slices(
-    grade_rows: Sequence[Row], grades: Sequence[Grade], extract_rows: Sequence[Row], answers: Sequence[str]
-) -> dict[str, SliceScores]:
-    from eval.metrics import score_extraction
+def _groups(
+    names_of: Callable[[Row], Sequence[str]],
+    grade_rows: Sequence[Row],
+    grades: Sequence[Grade],
+    extract_rows: Sequence[Row],
+    answers: Sequence[str],
+) -> dict[str, GroupScores]:
+    """Scores of the rows of each name; a row may have several names or none."""
+    from eval.metrics import score_extraction, score_grading
 
-    names = sorted({name for row in (*grade_rows, *extract_rows) for name in _slice_names(row)})
-    slices = {}
-    for name in names:
-        hits = [answer_of(r) == g.label for r, g in zip(grade_rows, grades, strict=True) if name in _slice_names(r)]
-        pairs = [(extraction_of(r), a) for r, a in zip(extract_rows, answers, strict=True) if name in _slice_names(r)]
-        scores = score_extraction([g for g, _ in pairs], [a for _, a in pairs]) if pairs else None
-        f1 = scores.triple_f1_temporal if scores else None
-        slices[name] = SliceScores(len(hits), _mean(hits), len(pairs), f1)
-    return slices
+    groups = {}
+    for name in sorted({name for row in (*grade_rows, *extract_rows) for name in names_of(row)}):
+        labels = [(answer_of(r), g.label) for r, g in zip(grade_rows, grades, strict=True) if name in names_of(r)]
+        pairs = [(extraction_of(r), a) for r, a in zip(extract_rows, answers, strict=True) if name in names_of(r)]
+        grading = score_grading([g for g, _ in labels], [p for _, p in labels]) if labels else None
+        extraction = score_extraction([g for g, _ in pairs], [a for _, a in pairs]) if pairs else None
+        groups[name] = GroupScores(
+            n_grade=len(labels),
+            accuracy=grading.accuracy if grading else None,
+            macro_f1=grading.macro_f1 if grading else None,
+            n_extract=len(pairs),
+            entity_f1=extraction.entity_f1 if extraction else None,
+            triple_f1_temporal=extraction.triple_f1_temporal if extraction else None,
+        )
+    return groups
 
 
 def _slice_names(row: Row) -> Sequence[str]:
     return row.get("slices") or ()
+
+
+def _unseen(row: Row) -> Sequence[str]:
+    return [row["unseen"]] if row.get("unseen") else []
 
 
 def _mean(values: Sequence[bool]) -> float | None:
@@ -228,7 +249,10 @@ def _mean(values: Sequence[bool]) -> float | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", required=True, metavar="FILE.gguf", help="models to score")
-    parser.add_argument("--split", default="val", metavar="val|train|FILE.jsonl", help="rows to score on (val)")
+    parser.add_argument(
+        "--split", default="val", metavar="val|train|challenge|FILE.jsonl",
+        help="rows to score on, raw or split rows (val)",
+    )  # fmt: skip
     parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines")
     parser.add_argument("--limit", type=_positive, metavar="N", help="rows of each task, evenly spread (all)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the reports (the run's reports/)")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,14 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class SliceScores:
-    """One hard case: grading accuracy and triple F1 with temporal over its rows, None without such rows."""
+class GroupScores:
+    """One hard case, or one kind of unseen row: the main scores of each task over its rows, None without rows."""
 
     n_grade: int
     accuracy: float | None
+    macro_f1: float | None
     n_extract: int
+    entity_f1: float | None
     triple_f1_temporal: float | None
 
 
@@ -70,7 +72,8 @@ class Report:
     unconstrained_json_validity: float | None
     n_unconstrained: int
     examples_per_s: dict[str, float]
-    slices: dict[str, SliceScores]
+    slices: dict[str, GroupScores]
+    unseen: dict[str, GroupScores]
 
 
 def this_machine(n_threads: int) -> Machine:
@@ -85,12 +88,18 @@ def this_machine(n_threads: int) -> Machine:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write `evaluation-<type>.json` and `.md` below `folder`; return both paths."""
-    stem = f"evaluation-{report.model.file_type}"
+    """Write `evaluation-<type>.json` and `.md` (on another split than val: `SPLIT-evaluation-…`); return both paths."""
+    stem = f"{split_prefix(report.split)}evaluation-{report.model.file_type}"
     paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
     write_json(paths[0], asdict(report))
     write_text(paths[1], to_markdown(report))
     return paths
+
+
+def split_prefix(split: str) -> str:
+    """Keeps the reports of several splits apart: `challenge-`, `train-`, nothing for val."""
+    name = Path(split).stem
+    return "" if name == "val" else f"{name}-"
 
 
 def summary_table(reports: Sequence[Report]) -> str:
@@ -114,8 +123,10 @@ def to_markdown(report: Report) -> str:
         parts += ["## Grading", _grading_section(report.grading)]
     if report.extraction:
         parts += ["## Extraction", _extraction_section(report)]
+    if report.unseen:
+        parts += ["## By what train never shows", _groups_section("unseen", report.unseen)]
     if report.slices:
-        parts += ["## Hard cases", _slices_section(report)]
+        parts += ["## Hard cases", _groups_section("slice", report.slices)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -169,12 +180,13 @@ def _extraction_section(report: Report) -> str:
     return _table(["measure", "value"], rows)
 
 
-def _slices_section(report: Report) -> str:
+def _groups_section(title: str, groups: Mapping[str, GroupScores]) -> str:
+    header = [title, *(field.name for field in fields(GroupScores))]
     rows = [
-        [name, str(s.n_grade), _share(s.accuracy), str(s.n_extract), _share(s.triple_f1_temporal)]
-        for name, s in report.slices.items()
+        [name, *(str(value) if isinstance(value, int) else _share(value) for value in vars(group).values())]
+        for name, group in groups.items()
     ]
-    return _table(["slice", "n_grade", "accuracy", "n_extract", "triple_f1_temporal"], rows)
+    return _table(header, rows)
 
 
 def _share(value: float | None) -> str:

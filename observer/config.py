@@ -20,6 +20,8 @@ from observer.schema import describe_fault
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+SplitKind = Literal["random", "family", "name", "both"]
+UnknownPredicates = Literal["strict", "quarantine", "related"]
 
 
 class _Section(BaseModel):
@@ -52,6 +54,17 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     train: Path = Field(default=TRAIN_JSONL, description="TRL prompt-completion rows.")
     val: Path = Field(default=VAL_JSONL, description="The same for validation; shares no family with train.")
+    utility: Path | None = Field(
+        default=None, description="Raw rows with labels, of this or the first version; train and val are made of them."
+    )
+    extraction: Path | None = Field(default=None, description="The same with entities and relationships.")
+    split: SplitKind = Field(
+        default="family", description="What val holds that train does not: wording, names, both, or only other rows."
+    )
+    val_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of val in the rows that are kept.")
+    unknown_predicates: UnknownPredicates = Field(
+        default="strict", description="strict stops, quarantine sets the row aside, related makes RELATED_TO of it."
+    )
     max_length: int = Field(
         default=1024, gt=0, description="Tokens of prompt and completion; a longer row is an error."
     )
@@ -113,6 +126,11 @@ class Config(_Section):
     @property
     def paths(self) -> RunPaths:
         return RunPaths(self.run.output_dir / self.run.name, self.run.name)
+
+    def with_split_files(self, train: Path, val: Path) -> Config:
+        """The same run over these split files, made of its raw rows."""
+        data = self.data.model_copy(update={"train": train, "val": val, "utility": None, "extraction": None})
+        return self.model_copy(update={"data": data})
 
     def to_yaml(self) -> str:
         """The resolved values, readable by `load_config`."""

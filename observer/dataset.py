@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
 from observer.files import scan_jsonl
-from observer.prompts import SYSTEM_PROMPTS, Task, clean
-from observer.schema import Extraction, Label, describe_fault
+from observer.prompts import SYSTEM_PROMPTS, Task, clean, training_row
+from observer.schema import Extraction, Label, describe_fault, parse_row
 
 REQUIRED_KEYS = frozenset({"prompt", "completion", "task"})
-PROVENANCE_KEYS = frozenset({"id", "family", "slices"})
+PROVENANCE_KEYS = frozenset({"id", "family", "slices", "unseen"})
 
 
 def read_split(path: Path) -> list[dict[str, Any]]:
@@ -25,6 +25,16 @@ def read_split(path: Path) -> list[dict[str, Any]]:
     rows, faults = scan_split(path)
     raise_all(faults)
     return [row for _, row in rows]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a split file, or raw rows turned into them. Raises ObserverError naming every faulty line."""
+    numbered, faults = scan_jsonl(path)
+    if any("prompt" in row or "completion" in row for _, row in numbered) or not numbered:
+        return read_split(path)
+    parsed = [(number, *parse_row(value)) for number, value in numbered]
+    raise_all(faults + [f"{path}:{number}: {fault}" for number, _, found in parsed for fault in found])
+    return [training_row(row) for _, row, _ in parsed if row is not None]
 
 
 def scan_split(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:

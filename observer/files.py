@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from observer.errors import ObserverError, raise_all
 
@@ -50,7 +50,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            write_row(stream, row)
+
+
+def write_row(stream: TextIO, row: dict[str, Any]) -> None:
+    """One JSON object and a line break."""
+    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_text(path: Path) -> str:

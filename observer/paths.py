@@ -11,8 +11,34 @@ GRADING_JSONL = Path("data/utility_grading.jsonl")
 EXTRACTION_JSONL = Path("data/entity_extraction.jsonl")
 TRAIN_JSONL = Path("data/train.jsonl")
 VAL_JSONL = Path("data/val.jsonl")
+CHALLENGE_JSONL = (Path("eval/challenge/grading.jsonl"), Path("eval/challenge/extraction.jsonl"))
 NANO_BASE = Path("data/nano-base")
 MODELFILES = Path("modelfiles")
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """The files that are made of raw rows, in one folder."""
+
+    root: Path
+
+    @property
+    def train(self) -> Path:
+        return self.root / "train.jsonl"
+
+    @property
+    def val(self) -> Path:
+        return self.root / "val.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        """Lines that could not be read as rows, each with its place and reasons."""
+        return self.root / "quarantine.jsonl"
+
+    @property
+    def set_aside(self) -> Path:
+        """Sound raw rows that the split can use in neither part."""
+        return self.root / "set-aside.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,10 @@ class RunPaths:
     @property
     def manifest(self) -> Path:
         return self.root / "manifest.json"
+
+    @property
+    def data(self) -> DataPaths:
+        return DataPaths(self.root / "data")
 
     @property
     def log(self) -> Path:

@@ -116,4 +116,4 @@ def training_row(row: RawRow) -> dict[str, Any]:
         "id": row.id,
         "family": row.family,
         "slices": row.slices,
-    }
+    } | ({"unseen": row.unseen} if row.unseen else {})

@@ -74,31 +74,6 @@ SYMMETRIC_PREDICATES = frozenset(
 INVERSE_PREDICATES = {"CHILD_OF": "PARENT_OF"}
 """predicate -> the predicate that says the same with subject and object exchanged."""
 
-ALIASES: dict[str, tuple[str, Temporal]] = {
-    # predicates of older data -> (predicate, temporal)
-    "RESIGNED_FROM": ("WORKS_AT", Temporal.COMPLETED),
-    "PROMOTED_TO": ("HAS_ROLE", Temporal.ONGOING),
-    "LIVED_IN": ("LIVES_IN", Temporal.COMPLETED),
-    "MOVED_TO": ("LIVES_IN", Temporal.ONGOING),
-    "MOVING_TO": ("LIVES_IN", Temporal.FUTURE),
-    "VISITING": ("VISITS", Temporal.ONGOING),
-    "BROKE_UP_WITH": ("DATING", Temporal.COMPLETED),
-    "BOUGHT": ("OWNS", Temporal.ONGOING),
-    "PURCHASED": ("OWNS", Temporal.ONGOING),
-    "UPGRADED_TO": ("OWNS", Temporal.ONGOING),
-    "UPGRADED_FROM": ("OWNS", Temporal.COMPLETED),
-    "ENJOYS": ("LIKES", Temporal.ONGOING),
-    "FAVORITE": ("LIKES", Temporal.ONGOING),
-    "DISFAVORS": ("DISLIKES", Temporal.ONGOING),
-    "LEARNING_ABOUT": ("INTERESTED_IN", Temporal.ONGOING),
-    "HAS_SIBLING": ("SIBLING_OF", Temporal.ONGOING),
-    "IS_CLOSE_TO": ("FRIEND_OF", Temporal.ONGOING),
-    "CLOSE_TO": ("FRIEND_OF", Temporal.ONGOING),
-    "HAS_SCHEDULED": ("ATTENDS", Temporal.FUTURE),
-    "PART_OF": ("MEMBER_OF", Temporal.ONGOING),
-    "LIVES_AT": ("LIVES_IN", Temporal.ONGOING),
-}
-
 ATTRIBUTE_KEYS = ("role", "age", "relation", "birthday", "team", "detail")
 MAX_NAME_WORDS = 5
 MAX_ITEMS, MAX_TEXT_CHARACTERS = 12, 60
@@ -172,8 +147,12 @@ class Extraction(_Row):
         return found
 
 
+Unseen = Literal["none", "family", "name", "family+name"]
+"""What of a validation row train never shows: its wording, at least one of its names, or both."""
+
+
 class _Provenance(_Row):
-    """What both kinds of raw row share."""
+    """What both kinds of raw row share. `names` are the values of its text that a split may hold out."""
 
     user_message: str = Field(min_length=1)
     assistant_message: str
@@ -184,6 +163,8 @@ class _Provenance(_Row):
     frame: str | None = None
     seed: int | None = None
     slices: list[str] = []
+    names: list[str] = []
+    unseen: Unseen | None = None
 
 
 class GradingRow(_Provenance):
@@ -199,6 +180,7 @@ class ExtractionRow(_Provenance):
 
     entities: list[Entity]
     relationships: list[Relationship]
+    confidence: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def extraction(self) -> Extraction:

@@ -10,6 +10,7 @@ from typing import Any
 from observer.dataset import scan_split
 from observer.errors import ObserverError, raise_all
 from observer.files import scan_jsonl
+from observer.repairs import repair_row
 from observer.schema import GradingRow, RawRow, parse_row
 
 MAX_FAULTS_SHOWN = 1_000
@@ -40,11 +41,18 @@ def check_file(path: Path) -> tuple[str, list[str]]:
     if not rows and not faults:
         return "", [f"{path}: no rows; one JSON object a line is expected"]
     kinds: list[str] = []
+    n_importable = 0
     for number, value in rows:
         row, found = parse_row(value)
         faults += [f"{path}:{number}: {fault}" for fault in found]
+        n_importable += bool(found) and repair_row(value).row is not None
         if row:
             kinds.append(_kind(row))
+    if n_importable:
+        faults.append(
+            f"{path}: {n_importable:,} of these rows are of an older form that can be imported: run "
+            f"`observer data split {path} --out DIR`, or name the file as data.utility or data.extraction in a config"
+        )
     return _summarize(kinds), faults
 
 

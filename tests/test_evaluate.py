@@ -70,7 +70,7 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     assert [line.split("|")[1].strip() for line in table[2:]] == ["f16", "majority", "tfidf"]
     assert STAND_IN_NOTE in printed.err
 
-    report = json.loads(run.report("evaluation-f16", "json").read_text())
+    report = json.loads(run.report("rows-evaluation-f16", "json").read_text())
     assert report["grading"]["n"] == 3
     assert report["extraction"]["n"] == report["n_unconstrained"] == 2
     assert report["extraction"]["n_empty"] == 1
@@ -80,7 +80,7 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     assert report["slices"]["noise"]["n_grade"] == report["slices"]["noise"]["n_extract"] == 1
     assert report["machine"]["n_threads"] == 1
 
-    markdown = run.report("evaluation-f16", "md").read_text()
+    markdown = run.report("rows-evaluation-f16", "md").read_text()
     for part in (STAND_IN_NOTE, str(split), "eval/evaluate.py", "## Grading", "## Extraction", "triple_f1_temporal"):
         assert part in markdown
 

@@ -14,14 +14,14 @@ from observer.paths import PROJECT_ROOT
 
 LAYERS = [
     {"__init__"},
-    {"errors"},
-    {"files", "paths", "schema"},
-    {"config", "prompts"},
-    {"synth", "dataset", "labeling", "manifest"},
-    {"stages"},
+    {"errors", "progress"},
+    {"files", "paths", "schema", "aliases"},
+    {"config", "prompts", "repairs", "traits"},
+    {"synth", "dataset", "importing", "splits", "labeling", "manifest"},
+    {"own_data", "stages"},
     {"llama", "training", "export", "engine"},
     {"client"},
-    {"validate", "doctor"},
+    {"validate", "doctor", "splits_command", "audit"},
     {"cli"},
 ]
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}

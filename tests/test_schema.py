@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from observer.aliases import ALIASES
 from observer.schema import (
-    ALIASES,
     ATTRIBUTE_KEYS,
     INVERSE_PREDICATES,
     PREDICATES_BY_GROUP,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from observer.config import Config
 from observer.errors import ObserverError
 from observer.export.checkpoint import Qwen3Shape, read_shape
 from observer.export.quantize import check_quantizations
+from observer.own_data import OwnData, own_data_of
 from observer.training.base import base_folder, load_tokenizer, looks_local
 from observer.training.device import Runtime
 from observer.training.plan import QWEN3_0_6B, Plan, make_plan
@@ -24,12 +25,13 @@ WITHOUT_EFFECT = {"per_device_eval_batch_size", "logging_steps", "save_total_lim
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` found; `base` and `tokenizer` are those of the run."""
+    """What `prepare` found; `base` and `tokenizer` are those of the run, `own_data` is still to be written."""
 
     base: Path
     tokenizer: PreTrainedTokenizerBase
     splits: Splits
     plan: Plan
+    own_data: OwnData | None
 
     def training_inputs(self, config: Config, runtime: Runtime, base_hash: str) -> dict[str, Any]:
         """All that the adapter depends on, for the manifest."""
@@ -59,9 +61,10 @@ def prepare(config: Config, runtime: Runtime) -> Prepared:
     check_settings(config, runtime)
     folder = base_folder(config)
     tokenizer = load_tokenizer(folder)
-    splits = load_splits(config, encode_with(tokenizer))
-    plan = make_plan(config, runtime, splits, read_shape(folder), counted_with="the base's tokenizer")
-    return Prepared(folder, tokenizer, splits, plan)
+    own_data = own_data_of(config)
+    splits = load_splits(config, encode_with(tokenizer), own_data=own_data)
+    plan = plan_run(config, runtime, splits, read_shape(folder), "the base's tokenizer", own_data)
+    return Prepared(folder, tokenizer, splits, plan, own_data)
 
 
 def prepare_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None) -> Planned:
@@ -69,14 +72,27 @@ def prepare_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None
     check_settings(config, runtime)
     folder = cached_base(config)
     shape = read_shape(folder) if folder else known_shape(config)
+    own_data = own_data_of(config)
     if vocabulary is not None:
-        splits, counted_with = load_splits(config, encode_with_gguf(vocabulary)), f"the vocabulary of {vocabulary}"
+        encode, counted_with = encode_with_gguf(vocabulary), f"the vocabulary of {vocabulary}"
     elif folder is not None:
-        splits, counted_with = load_splits(config, encode_with(load_tokenizer(folder))), "the base's tokenizer"
+        encode, counted_with = encode_with(load_tokenizer(folder)), "the base's tokenizer"
     else:
-        splits = load_splits(config, encode_by_length, check_lengths=False)
+        encode = encode_by_length
         counted_with = "an estimate from characters: the base is not here (see --vocab)"
-    return Planned(splits, make_plan(config, runtime, splits, shape, counted_with=counted_with))
+    splits = load_splits(config, encode, check_lengths=encode is not encode_by_length, own_data=own_data)
+    return Planned(splits, plan_run(config, runtime, splits, shape, counted_with, own_data))
+
+
+def plan_run(
+    config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, counted_with: str, own_data: OwnData | None
+) -> Plan:
+    """The plan; for rows of one's own it names the files they will be in, after what was read and how it is split."""
+    if own_data is None:
+        return make_plan(config, runtime, splits, shape, counted_with=counted_with)
+    config = config.with_split_files(config.paths.data.train, config.paths.data.val)
+    plan = make_plan(config, runtime, splits, shape, counted_with=counted_with)
+    return replace(plan, text=f"{own_data.summary}\n{plan.text}")
 
 
 def cached_base(config: Config) -> Path | None:

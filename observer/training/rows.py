@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from observer.config import Config
 from observer.dataset import scan_split
 from observer.errors import ObserverError, raise_all
+from observer.own_data import OwnData, PlacedLines
 from observer.prompts import IM_END, render_chatml
 
 if TYPE_CHECKING:
@@ -49,20 +50,29 @@ class Splits:
     val: list[TokenRow]
 
 
-def load_splits(config: Config, encode: Encode, *, check_lengths: bool = True) -> Splits:
-    """Read, check and tokenize both files. Raises ObserverError naming every fault of both."""
+def load_splits(
+    config: Config, encode: Encode, *, check_lengths: bool = True, own_data: OwnData | None = None
+) -> Splits:
+    """Check and tokenize both files, or the rows made of the user's own. Raises ObserverError naming every fault."""
     faults: list[str] = []
     splits = []
-    for path in (config.data.train, config.data.val):
-        numbered, found = scan_split(path)
-        rows = tokenize_rows([row for _, row in numbered], encode)
-        places = [f"{path}:{number}" for number, _ in numbered]
+    for placed, found in ((own_data.train, []), (own_data.val, [])) if own_data else read_split_files(config):
+        rows = tokenize_rows([row for _, row in placed], encode)
         if check_lengths:
-            found += length_faults(rows, places, config.data.max_length)
+            found += length_faults(rows, [place for place, _ in placed], config.data.max_length)
         faults += sorted(found, key=_line_number)
         splits.append(rows)
     raise_all(faults)
     return Splits(*splits)
+
+
+def read_split_files(config: Config) -> list[tuple[PlacedLines, list[str]]]:
+    """The sound rows of train and val with their places, and the faults of the others."""
+    files = []
+    for path in (config.data.train, config.data.val):
+        numbered, faults = scan_split(path)
+        files.append(([(f"{path}:{number}", row) for number, row in numbered], faults))
+    return files
 
 
 def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenRow]:

@@ -19,12 +19,13 @@ def show_progress(label: str, total: int) -> Iterator[Callable[[int, int], None]
         with tqdm(total=total, desc=label, leave=False) as bar:
             yield lambda done, _total: (bar.update(done - bar.n), None)[1]
         return
-    shown_at = time.monotonic()
+    start = shown_at = time.monotonic()
 
     def show(done: int, of: int) -> None:
         nonlocal shown_at
         if time.monotonic() - shown_at > SECONDS_BETWEEN_LINES:
             shown_at = time.monotonic()
-            print(f"{label}: {done:,} of {of:,}", file=sys.stderr, flush=True)
+            left_s = (shown_at - start) / max(done, 1) * (of - done)
+            print(f"{label}: {done:,} of {of:,}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
 
     yield show
