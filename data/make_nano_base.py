@@ -30,7 +30,7 @@ from observer.files import atomic_path
 from observer.paths import NANO_BASE
 from observer.prompts import SYSTEM_PROMPTS, Task, render_prompt, row_completion, row_exchange
 from observer.synth.generate import base_rows
-from observer.synth.pools import POOLS, Draw, _values
+from observer.synth.pools import POOLS, Draw, values
 from observer.synth.surface import SLOT, load_sections
 
 WORK = Path("outputs/nano-base-work")
@@ -71,8 +71,8 @@ def tokenizer_texts() -> Iterator[str]:
     yield from (" ".join(["USER:", "ASSISTANT:", *SYSTEM_PROMPTS.values()]) + " ").split() * 300
     draw = Draw(random.Random(0), "base")
     for path in sorted(POOLS.glob("*.txt")):
-        yield from " ".join(_values(path.stem, "base")).split()
-    yield from (draw._word().capitalize() for _ in range(2000))
+        yield from " ".join(values(path.stem, "base")).split()
+    yield from (draw.word().capitalize() for _ in range(2000))
 
 
 def make_model(tokenizer):
@@ -88,7 +88,9 @@ def make_model(tokenizer):
         **SHAPE,
     )
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(config).float()
+    model = Qwen3ForCausalLM(config).float()
+    model.set_attn_implementation("eager")  # shows the attention weights; on CPU an eighth faster than sdpa here
+    return model
 
 
 def copy_batches(batch_size: int) -> Iterator[dict]:
@@ -212,7 +214,6 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
     recent: dict[str, list[float]] = {}
     tokens, start = 0, time.monotonic()
     for step in range(first, steps):
-        model.set_attn_implementation("sdpa" if can_copy else "eager")  # eager shows the attention weights
         batch = next(tasks if can_copy else copies)
         with torch.autocast("cpu", torch.bfloat16):
             loss, answer_loss = task_loss(model, batch) if can_copy else copy_loss(model, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,12 +37,19 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     data = commands.add_parser("data", help="make or check the rows to train on")
     actions = data.add_subparsers(required=True, metavar="ACTION")
 
-    generate = actions.add_parser("generate", help="write the shipped rows; the same seed gives the same bytes")
+    generate = actions.add_parser(
+        "generate",
+        help="write rows; the same number and seed give the same bytes",
+        description="Write DIR/data/: raw rows of both tasks, and train and val made from them. Without --rows and "
+        "--seed these are the shipped rows. Rows are streamed: a million need no more memory than a thousand.",
+    )
     generate.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="where the folder data/ is written (default: here)"
     )
+    generate.add_argument("--rows", type=_positive, metavar="N", help="rows of both tasks together (default: 3300)")
     generate.add_argument("--seed", type=int, help="another world (default: the seed of the shipped rows)")
     generate.set_defaults(run=_generate)
+
 
     check = actions.add_parser("check", help="check raw rows or split rows; every fault with file and line")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL, such as data/utility_grading.jsonl")
@@ -49,10 +57,14 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from observer.synth.generate import SEED, write_shipped_data
+    from observer.progress import show_progress
+    from observer.synth.generate import SEED, SHIPPED_ROWS, write_data
 
-    write_shipped_data(args.out, SEED if args.seed is None else args.seed)
-    print(f"wrote {args.out / 'data'}")
+    n_rows, start = args.rows or SHIPPED_ROWS, time.monotonic()
+    with show_progress("generating", n_rows) as progress:
+        write_data(args.out, n_rows, SEED if args.seed is None else args.seed, progress)
+    seconds = time.monotonic() - start
+    print(f"wrote {n_rows:,} rows to {args.out / 'data'} ({n_rows / seconds:,.0f} rows/s)")
     return 0
 
 
@@ -70,6 +82,13 @@ def _doctor(_: argparse.Namespace) -> int:
     findings = examine()
     print(render(findings))
     return int(any(finding.is_fatal for finding in findings))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
+    return value
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import datetime as dt
 import itertools
 import json
 import random
+import re
+import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +20,12 @@ from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_
 from observer.prompts import SYSTEM_PROMPTS, row_exchange, training_row
 from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
 from observer.synth.clauses import NAMED_SLICES, fill
-from observer.synth.generate import base_rows, write_shipped_data
-from observer.synth.pools import _values
+from observer.synth.generate import base_rows, stream_rows, write_data
+from observer.synth.pools import Draw, values
+from observer.synth.seen import Seen
 from observer.synth.surface import SLOT, SPLIT_CYCLE, expand, load_sections
 from observer.synth.verbalize import Verbalizer
-from observer.synth.world import TODAY, TRACKS, Span, time_expression, views
+from observer.synth.world import LASTING, TODAY, TRACKS, Span, sample_view, time_expression, views
 
 FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
 
@@ -48,13 +53,13 @@ def everything_said(row: RawRow) -> str:
 
 
 def test_regenerating_gives_the_shipped_bytes(tmp_path: Path) -> None:
-    write_shipped_data(tmp_path)
+    write_data(tmp_path)
     for path in FILES:
         assert (tmp_path / path).read_bytes() == (PROJECT_ROOT / path).read_bytes(), path
 
 
 def test_another_seed_gives_other_rows(tmp_path: Path) -> None:
-    write_shipped_data(tmp_path, seed=1)
+    write_data(tmp_path, seed=1)
     assert (tmp_path / VAL_JSONL).read_bytes() != (PROJECT_ROOT / VAL_JSONL).read_bytes()
 
 
@@ -113,11 +118,48 @@ def test_empty_answers_are_between_ten_and_fifteen_percent(rows: list[RawRow]) -
     assert 0.10 <= empty <= 0.15
 
 
-def test_every_named_slice_occurs_in_both_tasks(rows: list[RawRow]) -> None:
+def test_every_named_slice_has_twenty_rows_in_both_tasks(rows: list[RawRow]) -> None:
     for kind in (GradingRow, ExtractionRow):
         slices = Counter(name for row in rows if isinstance(row, kind) for name in row.slices)
-        assert not NAMED_SLICES - set(slices)
-        assert set(slices) <= NAMED_SLICES | {"unseen_name"}
+        assert set(slices) == NAMED_SLICES
+        assert min(slices.values()) >= 20
+
+
+def test_depth_is_as_promised(rows: list[RawRow]) -> None:
+    def share(kind: type, holds: Callable[[Any], bool]) -> float:
+        chosen = [row for row in rows if isinstance(row, kind)]
+        return sum(map(holds, chosen)) / len(chosen)
+
+    for kind in (GradingRow, ExtractionRow):
+        assert share(kind, lambda row: bool(row.context)) >= 0.25
+        assert share(kind, lambda row: "multi_entity" in row.slices) >= 0.30
+    temporals = {row.id: {relation.temporal for relation in row.relationships} for row in extraction_rows(rows)}
+    assert share(ExtractionRow, lambda row: bool(temporals[row.id] - {"ongoing"})) >= 0.35
+    assert share(ExtractionRow, lambda row: "completed" in temporals[row.id]) >= 0.20
+
+
+def test_val_rows_say_what_train_never_shows_and_train_rows_do_not(rows: list[RawRow]) -> None:
+    known = {name for row in rows if row.source == "synth/train" for name in row.names}
+    for row in rows:
+        assert (row.unseen is None) == (row.source == "synth/train")
+        if row.unseen == "family+name":
+            assert set(row.names) - known
+
+
+def test_no_secret_is_in_any_gold(rows: list[RawRow]) -> None:
+    pasted = [row for row in extraction_rows(rows) if "secrets" in row.slices]
+    secret = re.compile(r"\d{4}( \d{4}){3}|\b\d{6}\b|(sk-|api_|ghp_|tok-)\w{20}|\w+[!#_.$-]\w+\d\d")
+    assert any(secret.search(row.user_message) for row in pasted)
+    assert not [row for row in pasted if secret.search(row.extraction.to_compact_json())]
+
+
+def test_a_train_contrast_set_occurs_with_and_without_facts(rows: list[RawRow]) -> None:
+    forms: dict[str, set[bool]] = {}
+    for row in extraction_rows(rows):
+        for family in (row.family or "").split("+"):
+            if family.startswith("contrast.") and row.source == "synth/train":
+                forms.setdefault(family, set()).add(bool(row.relationships))
+    assert sum(len(found) == 2 for found in forms.values()) >= 20
 
 
 def test_no_slot_is_left_unfilled(rows: list[RawRow]) -> None:
@@ -135,7 +177,7 @@ def test_base_rows_share_no_family_and_no_name_with_the_shipped_rows(rows: list[
         families(rows, "train") | families(rows, "val")
     )
     for slot in ("org", "city", "product", "like", "first_female", "last"):
-        pools = [set(_values(slot, names)) for names in ("base", "shared", "unseen")]
+        pools = [set(values(slot, names)) for names in ("base", "shared", "unseen")]
         assert all(pools)
         assert not pools[0] & pools[1] and not pools[0] & pools[2] and not pools[1] & pools[2]
 
@@ -145,7 +187,67 @@ def test_base_rows_are_a_stream_that_repeats_from_its_seed() -> None:
     assert first == again
 
 
+# --- streaming ---
+
+
+def test_a_longer_stream_begins_with_the_shorter_one() -> None:
+    longer = list(itertools.islice(stream_rows(1000), 60))
+    assert longer == list(stream_rows(60))
+    assert Counter(split for split, _ in longer) == {"train": 48, "val": 12}
+
+
+def test_streaming_keeps_no_rows(tmp_path: Path) -> None:
+    load_sections()  # what is loaded once is no growth
+    write_data(tmp_path, 50)
+    peaks = []
+    for n_rows in (300, 900):
+        tracemalloc.start()
+        write_data(tmp_path, n_rows)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0] + 100_000
+
+
+def test_what_was_said_is_seen_again() -> None:
+    seen = Seen()
+    row = GradingRow(user_message="Thanks!", assistant_message="Sure.", label=Label.DISCARD)
+    assert seen.is_new(row, "train")
+    assert not seen.is_new(row, "train")
+    assert not seen.is_new(row.model_copy(update={"user_message": "thanks!", "assistant_message": "Bye."}), "val")
+    assert seen.is_new(row.model_copy(update={"assistant_message": "Bye."}), "train")
+
+
 # --- frames ---
+
+
+def test_a_contrast_set_is_one_family_dealt_out_to_the_sections_of_its_forms() -> None:
+    homes: dict[str, set[str]] = {}
+    for section in load_sections().values():
+        for family in section.families:
+            if family.form:
+                homes.setdefault(family.id, set()).add(section.name)
+    assert len(homes) >= 300
+    assert homes["contrast.job/00"] == {
+        *("job.current", "none.negation", "none.hypothetical", "none.question", "3p.job.current"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "variants", "slices", "replies"),
+    [
+        ("hi {name} => Hello {name}. / Hi [there|]!", ["hi {name}"], (), ("Hello {name}.", "Hi there!", "Hi !")),
+        (r"@code_block a:\n```\n  x\[0\]\n```", ["a:\n```\n  x[0]\n```"], ("code_block",), ()),
+        ("@plan @sarcasm [a|b]  c", ["a c", "b c"], ("plan", "sarcasm"), ()),
+    ],
+)
+def test_a_line_holds_tags_variants_and_replies(
+    tmp_path: Path, line: str, variants: list[str], slices: tuple[str, ...], replies: tuple[str, ...]
+) -> None:
+    (tmp_path / "x.txt").write_text(f"== some.section\n{line}\n> Okay.\n", encoding="utf-8")
+    section = load_sections(tmp_path)["some.section"]
+    (family,) = section.families
+    assert (list(family.variants), family.slices, family.replies) == (variants, slices, replies)
+    assert section.replies == ["Okay."]
 
 
 def test_every_section_serves_every_split_and_uses_known_slots() -> None:
@@ -176,6 +278,8 @@ def test_expand_multiplies_alternatives_and_closes_gaps() -> None:
         ("a {product}, finally", {"product": "Eurorack"}, "a Eurorack, finally"),
         ("A {species} called {pet}", {"species": "owl", "pet": "Ada"}, "An owl called Ada"),
         ("data {role}", {"role": "analyst"}, "data analyst"),
+        ("a {role}", {"role": "HR manager"}, "an HR manager"),
+        ("a {role}", {"role": "UX designer"}, "a UX designer"),
     ],
 )
 def test_fill_chooses_the_article(template: str, values: dict[str, str], expected: str) -> None:
@@ -212,6 +316,21 @@ def test_a_change_needs_two_spans_that_touch() -> None:
     change = next(view for view in views(touching, today) if view.pattern == "change")
     assert change.before is not None
     assert change.before.temporal(today) == "completed" and change.span.temporal(today) == "ongoing"
+
+
+def test_a_change_never_goes_from_one_thing_to_the_same() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        view = sample_view(rng, Draw(rng, "shared"), "school", "change")
+        assert view.before is not None
+        old, new = view.before.values["school"], view.span.values["school"]
+        assert not set(old.casefold().split()) & set(new.casefold().split())
+
+
+def test_nobody_gets_over_what_lasts() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        assert sample_view(rng, Draw(rng, "shared"), "condition", "past").span.values["condition"] not in LASTING
 
 
 def test_time_expressions_point_to_the_right_side_of_today() -> None:

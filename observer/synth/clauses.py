@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from observer.schema import USER, Entity, EntityType, Predicate, Relationship, Temporal
-from observer.synth.pools import SLOT_TYPES, Draw
+from observer.synth.pools import NO_NAMES, SLOT_TYPES, Draw
 from observer.synth.surface import SLOT, Family, Section, Split
 from observer.synth.world import ME, RELATIONS, TODAY, TRACKS, View, sample_view, time_expression
 
@@ -24,6 +25,12 @@ NAMED_SLICES = frozenset(
     "ack_opening_with_fact".split()
 )
 """The hard cases that every report breaks its figures down by."""
+
+RARE_SLICES = frozenset("sarcasm injection code_block negation fiction ack_opening_with_fact".split())
+"""Of these a section has one family among many; they are drawn more often than the others."""
+
+VERBATIM_SLICES = frozenset({"code_block", "secrets", "injection", "non_english"})
+"""Frames in which case, letters and marks count: no typo, no other case, nothing pasted to them."""
 
 
 @dataclass
@@ -44,7 +51,18 @@ class Clause:
 
     @property
     def frame(self) -> str:
-        return f"{self.family.id}.{self.variant}"
+        return f"{self.family.id}.{self.family.form}{self.variant}"
+
+    @property
+    def replies(self) -> Sequence[str]:
+        return self.family.replies or self.section.replies
+
+    @property
+    def names(self) -> list[str]:
+        """The values shown that a split may hold out; a person's first and last name apart."""
+        shown = [(slot, self.values[slot]) for slot in SLOT.findall(self.template) if _kind(slot) not in NO_NAMES]
+        is_person = {slot: SLOT_TYPES.get(_kind(slot)) is EntityType.PERSON for slot, _ in shown}
+        return [part for slot, value in shown for part in (value.split() if is_person[slot] else [value])]
 
 
 class ClauseMaker:
@@ -64,9 +82,11 @@ class ClauseMaker:
     def of_nothing(self, section: Section) -> Clause:
         """A clause that states nothing; its slots are filled with unrelated values."""
         clause = self._pick(section, self._person())
-        for slot in SLOT.findall(" ".join([clause.template, *section.replies])):
+        if clause.family.form:  # a contrast set: the relation is that of its track
+            self._fill_people(clause.values, clause.family.id.partition("/")[0].partition(".")[2])
+        for slot in SLOT.findall(" ".join([clause.template, *clause.replies])):
             if slot not in clause.values:
-                clause.values[slot] = self.draw.value(slot) if slot != "when" else "next week"
+                clause.values[slot] = "next week" if slot == "when" else self._other_value(slot, clause.values)
         kind = section.name.partition(".")[2]
         clause.slices |= {SLICE_OF_NOTHING.get(kind, kind)} & NAMED_SLICES
         return clause
@@ -81,17 +101,27 @@ class ClauseMaker:
         values |= person or (self._person() if prefix == "3p" else {})
         self._fill_people(values, track)
         clause = self._pick(section, values)
-        for slot in SLOT.findall(" ".join([clause.template, *section.replies])):
+        for slot in SLOT.findall(" ".join([clause.template, *clause.replies])):
             if slot not in values:
-                values[slot] = self.draw.value(slot.removeprefix("wrong_"))
+                values[slot] = self._other_value(slot, values)
         clause.slices |= {SLICE_OF_PREFIX.get(prefix, ""), SLICE_OF_PATTERN.get(view.pattern, "")} & NAMED_SLICES
+        shown = {slot: values[slot] for slot in SLOT.findall(clause.template) if slot not in NO_NAMES}
+        if len(set(shown.values())) < len(shown):  # two people of one name: nobody could tell them apart
+            return self.of_view(section, view, track, person)
         self._state(clause, view, track, subject=values["who"] if prefix in ("3p", "coref") else USER)
         return clause
 
     def _pick(self, section: Section, values: dict[str, str]) -> Clause:
-        family = self.rng.choice(section.of(self.split))
+        families = section.of(self.split)
+        family = self.rng.choice(families)
+        if not RARE_SLICES & set(family.slices) and self.rng.random() < 0.25:
+            family = self.rng.choice([f for f in families if RARE_SLICES & set(f.slices)] or families)
         variant = self.rng.randrange(len(family.variants))
         return Clause(section, family, variant, values, slices=set(family.slices))
+
+    def _other_value(self, slot: str, values: dict[str, str]) -> str:
+        """A value that is unlike those of the same kind."""
+        return self.draw.unlike(_kind(slot), [value for name, value in values.items() if _kind(name) == _kind(slot)])
 
     def _person(self) -> dict[str, str]:
         """A third person: `who`, the relation word, its predicate (under a key no slot has), the pronouns."""
@@ -102,10 +132,9 @@ class ClauseMaker:
     def _fill_people(self, values: dict[str, str], track: str) -> None:
         """Give people tracks a relation word whose gender fits the name."""
         predicate = TRACKS[track][0][1]
-        if predicate in RELATIONS and "person" in values:
+        if predicate in RELATIONS:
             values["rel"], gender = self.rng.choice(RELATIONS[predicate])
-            for slot in ("person", "wrong_person"):
-                values[slot] = self.draw.person(gender)[0]
+            values["person"], values["wrong_person"] = (self.draw.person(gender)[0] for _ in range(2))
 
     def _state(self, clause: Clause, view: View, track: str, subject: str) -> None:
         """Write into the clause what its frame states: the facts whose slots it shows, as the log has them."""
@@ -135,7 +164,7 @@ class ClauseMaker:
             attributes = {"relation": clause.values["rel"]}
         if slot == "pet" and "{species}" in clause.template:
             attributes = {"detail": clause.values["species"]}
-        kind = SLOT_TYPES.get(slot.removeprefix("old_"), EntityType.CONCEPT)
+        kind = SLOT_TYPES.get(_kind(slot), EntityType.CONCEPT)
         clause.entities[name] = Entity(name=name, type=kind, attributes=attributes)
         relation = Relationship(
             subject=subject, predicate=Predicate(predicate), object=name, temporal=Temporal(temporal), when=when
@@ -145,6 +174,8 @@ class ClauseMaker:
     def text(self, clause: Clause, style: str = "as_is") -> str:
         """The clause in words. Style and typos touch the frame only, never a value."""
         template = clause.template
+        if VERBATIM_SLICES & clause.slices:
+            return fill(template, clause.values, "non_english" not in clause.slices)
         if style == "lower":
             template = "".join(p if k % 2 else p.lower() for k, p in enumerate(re.split(r"(\{\w+\})", template)))
         if style != "proper" and self.rng.random() < 0.08:
@@ -152,16 +183,29 @@ class ClauseMaker:
         return fill(template, clause.values)
 
 
-def fill(template: str, values: dict[str, str]) -> str:
-    """Put values into slots, turning `a {slot}` into `an` before a vowel and capitalising nothing."""
+def _kind(slot: str) -> str:
+    """The slot that an old or wrong value stands for."""
+    return slot.removeprefix("old_").removeprefix("wrong_")
+
+
+def fill(template: str, values: dict[str, str], english: bool = True) -> str:
+    """Put values into slots; in English `a {slot}` becomes `an` before a vowel's sound."""
 
     def replace(match: re.Match[str]) -> str:
         article, value = match.group(1) or "", values[match.group(2)]
-        if article and value[0].lower() in "aeiou" and not value.lower().startswith(("uni", "eu", "one")):
+        if article and english and _sounds_like_a_vowel(value):
             article = article[0] + "n" + article[1:]
         return article + value
 
     return re.sub(r"(\b[Aa] )?\{(\w+)\}", replace, template)
+
+
+def _sounds_like_a_vowel(value: str) -> bool:
+    if re.match(r"[A-Z]{2,3}\b", value):  # spelled letter by letter: an HR manager, a UX designer
+        return value[0] in "AEFHILMNORSX"
+    if value.startswith("Xbox"):
+        return True
+    return value[0].lower() in "aeiou" and not value.lower().startswith(("uni", "eu", "one"))
 
 
 def _with_typo(rng: random.Random, template: str) -> str:

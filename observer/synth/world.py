@@ -80,6 +80,14 @@ RELATIONS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+LASTING = frozenset(
+    "asthma|type 1 diabetes|type 2 diabetes|celiac disease|irritable bowel syndrome|Crohn's disease|ulcerative colitis|"
+    "hypothyroidism|Hashimoto's|rheumatoid arthritis|osteoarthritis|psoriasis|narcolepsy|epilepsy|multiple sclerosis|"
+    "Parkinson's|fibromyalgia|endometriosis|PCOS|hemophilia|scoliosis|glaucoma|colour blindness|dyslexia|ADHD|autism|"
+    "bipolar disorder|COPD|lupus|Raynaud's".split("|")
+)
+"""Conditions that nobody tells of as overcome."""
+
 REPLACEABLE = {"product", "tech", "pref"}
 """Slots whose successive values are of one kind: a phone follows a phone."""
 
@@ -121,6 +129,8 @@ def sample_log(rng: random.Random, draw: Draw, track: str) -> list[Span]:
         values = {slot: draw.value(slot) for _, _, slot in TRACKS[track]}
         if mains:
             values |= {main: mains[k], "other": mains[1 - k]}
+        elif spans:
+            values[main] = draw.unlike(main, [span.values[main] for span in spans])
         length = dt.timedelta(days=rng.randint(20, 1500))
         last = k == count - 1
         ends = not last or rng.random() < 0.4
@@ -138,7 +148,7 @@ def views(log: list[Span], today: dt.date) -> list[View]:
         if state is Temporal.ONGOING:
             found.append(View("current", span))
             found.append(View("correction", span))
-            if before and before.end == span.start and before.values != span.values:
+            if before and before.end == span.start:
                 found.append(View("change", span, before, span.start))
         elif state is Temporal.COMPLETED:
             found.append(View("past", span, day=span.end))
@@ -151,6 +161,7 @@ def sample_view(rng: random.Random, draw: Draw, track: str, pattern: str) -> Vie
     """Sample logs until one shows the pattern today (a few tries on average)."""
     for _ in range(1000):
         fitting = [view for view in views(sample_log(rng, draw, track), TODAY) if view.pattern == pattern]
+        fitting = [view for view in fitting if pattern != "past" or not LASTING & set(view.span.values.values())]
         if fitting:
             return rng.choice(fitting)
     raise AssertionError(f"no log of track {track} shows the pattern {pattern}")
@@ -179,7 +190,8 @@ def time_expression(rng: random.Random, day: dt.date, today: dt.date = TODAY) ->
         return rng.choice([f"in {month}", f"back in {month}", f"{numbers[days // 30 - 1]} months ago"])
     if days < 700:
         return rng.choice(["last year", f"in {month} {day.year}", f"in {day.year}", "about a year ago"])
-    return rng.choice([f"in {day.year}", f"back in {day.year}", f"{numbers[min(days // 365, 11) - 1]} years ago"])
+    years = min(max(2, round(days / 365)), 11)
+    return rng.choice([f"in {day.year}", f"back in {day.year}", f"{numbers[years - 1]} years ago"])
 
 
 def _season(day: dt.date) -> str:
