@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
+
+from observer.audit.probes import ClassWeight, words_pipeline
 
 _SEED = 42
 _FOLDS = 3
-ClassWeight = Literal["balanced"] | None
 
 
 def majority_class(train_labels: Sequence[str], n: int) -> list[str]:
@@ -32,17 +30,11 @@ def tfidf_probe(train_texts: tuple[str, ...], train_labels: tuple[str, ...], tex
     labels = list(train_labels)
     if len(set(labels)) == 1:
         return majority_class(labels, len(texts))
-    probe = _pipeline("balanced")
+    probe = words_pipeline("balanced")
     if min(Counter(labels).values()) >= _FOLDS:
         candidates: list[ClassWeight] = ["balanced", None]
-        probe = max((_pipeline(weight) for weight in candidates), key=lambda p: _macro_f1(p, train_texts, labels))
+        probe = max((words_pipeline(weight) for weight in candidates), key=lambda p: _macro_f1(p, train_texts, labels))
     return [str(label) for label in probe.fit(train_texts, labels).predict(texts)]
-
-
-def _pipeline(class_weight: ClassWeight) -> Pipeline:
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    # On so many sparse columns newton-cg takes a tenth of lbfgs's time to the same optimum.
-    return make_pipeline(words, LogisticRegression(solver="newton-cg", C=10.0, class_weight=class_weight))
 
 
 def _macro_f1(probe: Pipeline, texts: Sequence[str], labels: Sequence[str]) -> float:
