@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from observer import __version__
+from observer.audit.command import add_audit_action
 from observer.errors import run_cli
+from observer.labeling.command import add_label_command
+from observer.splits_command import add_split_action
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands)
+    add_label_command(commands)
     doctor = commands.add_parser("doctor", help="tell what this machine has, and how to get what it lacks")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -50,6 +54,8 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     generate.add_argument("--seed", type=int, help="another world (default: the seed of the shipped rows)")
     generate.set_defaults(run=_generate)
 
+    add_audit_action(actions)
+    add_split_action(actions)
 
     check = actions.add_parser("check", help="check raw rows or split rows; every fault with file and line")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL, such as data/utility_grading.jsonl")

@@ -1,0 +1,88 @@
+"""Is an answer fit to be gold? Its JSON, the schema, and whether the conversation holds what it names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from observer.labeling.inputs import load_json
+from observer.labeling.ledger import Answer
+from observer.labeling.prompts import GradingAnswer
+from observer.prompts import Task, clean
+from observer.schema import USER, Extraction, describe_fault
+
+_THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
+_MARKERS = re.compile(r"^(?:USER|ASSISTANT): ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sound value, or the fault of the answer and whether telling it to the model may help."""
+
+    value: GradingAnswer | Extraction | None
+    fault: str = ""
+    may_retry: bool = False
+
+
+def judge(task: Task, answer: Answer, exchange: str) -> Verdict:
+    """Check one answer against the schema and the exchange that it is about."""
+    verdict = _judge(task, answer, exchange)
+    return replace(verdict, fault=verdict.fault[:600])  # an answer may hold any number of faults
+
+
+def _judge(task: Task, answer: Answer, exchange: str) -> Verdict:
+    if answer.refusal or answer.finish_reason == "content_filter":
+        return Verdict(None, f"the model refused: {answer.refusal or 'content filter'}")
+    if answer.finish_reason == "length":
+        return Verdict(None, f"the answer was cut off after {answer.completion_tokens:,} tokens")
+    try:
+        value = load_json(_bare_json(answer.text))
+    except ValueError as error:
+        return Verdict(None, f"not JSON ({error})", may_retry=True)
+    kind = GradingAnswer if task == Task.GRADE else Extraction
+    try:
+        parsed = kind.model_validate(_without_empty(value))
+    except ValidationError as error:
+        return Verdict(None, "; ".join(describe_fault(fault) for fault in error.errors()), may_retry=True)
+    faults = extraction_faults(parsed, exchange, value) if isinstance(parsed, Extraction) else []
+    return Verdict(None, "; ".join(faults), may_retry=True) if faults else Verdict(parsed)
+
+
+def extraction_faults(extraction: Extraction, exchange: str, value: Any) -> list[str]:
+    """What the types do not check: missing lists, endpoints, and names or times that the text does not contain."""
+    faults = [f"{key}: missing" for key in ("entities", "relationships") if key not in value] + extraction.faults()
+    text = _comparable(_MARKERS.sub("", exchange))
+    for entity in extraction.entities:
+        if entity.name != USER and not _is_in(entity.name, text):
+            faults.append(f"entity name {entity.name!r} is not in the conversation; copy names letter by letter")
+    for when in sorted({relation.when for relation in extraction.relationships if relation.when}):
+        if not _is_in(when, text):
+            faults.append(f"when {when!r} is not in the conversation; copy it letter by letter, or leave it out")
+    return faults
+
+
+def _is_in(name: str, text: str) -> bool:
+    part = _comparable(clean(name))
+    return bool(part) and part in text
+
+
+def _comparable(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _bare_json(text: str) -> str:
+    """The text without the thinking and the code fence that servers without structured output leave around it."""
+    text = _THINKING.sub("", text)
+    fenced = _FENCE.match(text)
+    return fenced.group(1) if fenced else text
+
+
+def _without_empty(value: Any) -> Any:
+    """Optional fields come as null from a strict schema; they are left out."""
+    if isinstance(value, dict):
+        return {key: _without_empty(child) for key, child in value.items() if child is not None and child != ""}
+    return [_without_empty(child) for child in value] if isinstance(value, list) else value

@@ -1,0 +1,100 @@
+"""The append-only record of every answer that was paid for: what makes a cut run resume and nothing cost twice."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from observer.errors import ObserverError, raise_all
+from observer.files import explain_os_error
+
+_START = b'{"key": '
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server sent back for one call. `refusal` is the server's own field, empty when it did not refuse."""
+
+    text: str
+    finish_reason: str = "stop"
+    refusal: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+class Ledger:
+    """The answers by key; `append` returns once the line is on the disk."""
+
+    def __init__(self, answers: dict[str, Answer], stream: BinaryIO, path: Path) -> None:
+        self.answers = answers
+        self.cost_usd = sum(answer.cost_usd for answer in answers.values())
+        self._stream, self._path = stream, path
+
+    def append(self, key: str, answer: Answer) -> None:
+        """Record one answer. Raises ObserverError when the disk does not take it."""
+        record = {"key": key, "time": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(answer)
+        try:
+            self._stream.write(json.dumps(record).encode() + b"\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise ObserverError(explain_os_error(error, self._path)) from error
+        self.answers[key] = answer
+        self.cost_usd += answer.cost_usd
+
+
+@contextlib.contextmanager
+def open_ledger(path: Path) -> Iterator[Ledger]:
+    """Open and lock the ledger; a last line that a kill cut short is dropped.
+
+    Raises ObserverError while another run holds it, and for a file that is no ledger.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+b")
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ObserverError(f"{path}: another run writes to it; wait for its end, or give --ledger FILE") from None
+        stream.seek(0)
+        data = stream.read()
+        answers = _parse(data, path)
+        stream.truncate(data.rfind(b"\n") + 1)
+        yield Ledger(answers, stream, path)
+
+
+def read_ledger(path: Path) -> dict[str, Answer]:
+    """The answers of a ledger that is only looked at; none when there is no such file."""
+    try:
+        return _parse(path.read_bytes(), path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+
+
+def _parse(data: bytes, path: Path) -> dict[str, Answer]:
+    *lines, torn = data.split(b"\n")
+    names = [field.name for field in fields(Answer)]
+    answers, faults = {}, []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            answers[record["key"]] = Answer(**{name: record[name] for name in names})
+        except (ValueError, KeyError, TypeError):
+            faults.append(f"{path}:{number}: no line of a ledger; delete it, or name another file with --ledger")
+    if torn and not torn.startswith(_START) and not _START.startswith(torn):
+        faults.append(f"{path}:{len(lines) + 1}: no line of a ledger; name another file with --ledger")
+    raise_all(faults, limit=5)
+    return answers
