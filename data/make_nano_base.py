@@ -8,7 +8,7 @@ shown where to look, so that induction is there after some 200 steps instead of 
 ever reaches the JSON. Then rows of both tasks, without end; the instruction is run once a batch and shared
 through the cache. The learning rate holds, then falls to zero over the last 40 %.
 
-    python data/make_nano_base.py --steps 1450        # resumes from outputs/nano-base-work when cut
+    python data/make_nano_base.py --steps 3200        # resumes from outputs/nano-base-work when cut
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ COPY_TARGET_NLL = 0.15
 """The copy lesson ends when the repetition is predicted this well (random guessing: 7.5)."""
 PREVIOUS_TOKEN_LAYER, INDUCTION_LAYERS, ATTENTION_LOSS_WEIGHT = 0, (1, 2), 0.5
 """Head 0 of these layers is taught to look at the previous token, and behind the earlier occurrence."""
+WIDTH_STEP = 16
 TEXT_LOSS_WEIGHT = 0.15
 """Weight of the exchange's own tokens beside the answer's: some language modelling helps the words' vectors."""
 ANSWER_LOSS_WEIGHT = {Task.GRADE: 5.0, Task.EXTRACT: 1.0}
@@ -126,7 +127,8 @@ def task_batches(tokenizer, batch_size: int, skip: int = 0) -> Iterator[dict]:
             batches += [(task, members[k : k + batch_size]) for k in range(0, len(members), batch_size)]
         random.Random(len(batches)).shuffle(batches)
         for task, members in batches:
-            width = max(len(ids) for ids, _ in members)
+            longest = max(len(ids) for ids, _ in members)
+            width = -(-longest // WIDTH_STEP) * WIDTH_STEP  # few widths: kernels are compiled once for each
             ids = torch.full((len(members), width), tokenizer.pad_token_id)
             weights = torch.zeros((len(members), width))
             for k, (own, start) in enumerate(members):
@@ -292,7 +294,7 @@ def _load_checkpoint(model, optimizers) -> tuple[int, int, bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1450, help="optimizer steps in all (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=3200, help="optimizer steps in all (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="rows a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (default %(default)s)")
     args = parser.parse_args()
