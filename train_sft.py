@@ -3,6 +3,7 @@
     python train_sft.py --config configs/nano.yaml              a stand-in base, two CPU cores, minutes
     python train_sft.py --config configs/qwen3-0.6b.yaml        Qwen3-0.6B with LoRA, one CUDA GPU
     python train_sft.py --config configs/qwen3-0.6b-4bit.yaml   the same over 4-bit weights (QLoRA)
+    torchrun --nproc-per-node 2 train_sft.py --config …         two GPUs (or `accelerate launch`)
 
 All of it goes to outputs/<run name>/: adapter, merged model, GGUF files, Modelfiles, logs and reports.
 Run the same command again and it skips what is done, and goes on where it was stopped.
@@ -14,9 +15,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from observer.errors import run_cli
+
+if TYPE_CHECKING:
+    from observer.config import Config
+    from observer.training.device import Runtime
+    from observer.training.prepare import Prepared
 
 EXAMPLES = """\
 examples:
@@ -48,18 +54,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print(prepare_dry(config, runtime, args.vocab).plan.text)
         return 0
+
+    # Of several processes the first one does everything; the others train along when it says so.
+    from observer.files import check_writable
+    from observer.training.lock import held_for_one_run
+    from observer.training.processes import join_processes
+
+    join_processes(runtime.launch, runtime.device)
     prepared = prepare(config, runtime)
+    if not runtime.launch.is_first:
+        return train_along(prepared, runtime, resume=args.resume)
     print(prepared.plan.text, flush=True)
-
-    from observer.files import check_writable, sha256_file, write_text
-    from observer.manifest import Manifest, fingerprint
-    from observer.training.stages import Stages
-
     paths = config.paths
     check_writable(paths.root, prepared.plan.bytes_missing(paths.root))
+    with held_for_one_run(paths.lock):
+        return make_everything(prepared, runtime, resume=args.resume, until=args.until)
+
+
+def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until: str | None = None) -> int:
+    """The stages of a run, or those up to `until`; each is skipped when it was done on the same inputs."""
+    from observer.files import sha256_file, write_text
+    from observer.manifest import Manifest, fingerprint
+    from observer.training.processes import leave_processes, tell
+    from observer.training.stages import Stages
+
+    config, base = prepared.config, prepared.base
+    paths, base_hash = config.paths, sha256_file(base)
     write_text(paths.config, config.to_yaml())
     stage = Stages(Manifest(paths.manifest))
-    base, base_hash = prepared.base, sha256_file(prepared.base)
 
     # Rows of your own are split, and written beside what is trained on them.
     if own_data := prepared.own_data:
@@ -70,18 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Train: base, LoRA, TRL. What the result depends on goes into the fingerprint.
     train_inputs = prepared.training_inputs(config, runtime, base_hash)
 
-    def train_adapter() -> dict[str, Any]:
-        from observer.training.model import attach_lora, load_base, trainable_line
-        from observer.training.sft import train
+    def train_with_all() -> dict[str, Any]:
+        inputs = tell(runtime.launch, fingerprint(train_inputs))
+        return train_adapter(prepared, runtime, inputs, resume=resume)
 
-        model = attach_lora(load_base(config, runtime, base), config, runtime)
-        print(trainable_line(model), flush=True)
-        return train(
-            model, prepared.tokenizer, prepared.splits, config, runtime,
-            inputs=fingerprint(train_inputs), resume=args.resume,
-        )  # fmt: skip
-
-    stage("train", train_inputs, [paths.adapter], train_adapter)
+    if not stage("train", train_inputs, [paths.adapter], train_with_all):
+        tell(runtime.launch, None)
+    leave_processes(runtime.launch)
+    if until == "train":
+        return 0
 
     # Merge: adapter and base become a model of its own.
     def merge() -> dict[str, Any]:
@@ -92,37 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     stage("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
 
-    # Export: GGUF in 16 bits, the quantizations made from it, each opened again to check it.
-    from observer.export.gguf import write_gguf
-    from observer.export.modelfile import VARIANTS, write_modelfiles
-    from observer.export.quantize import quantize, verify_gguf
-    from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS
+    # Export: GGUF in 16 bits, the quantizations made from it, Modelfiles; each GGUF is opened again to check it.
+    from observer.export.stages import export_stages
 
-    full = paths.gguf("f16")
-
-    def export_full() -> None:
-        verify_gguf(write_gguf(paths.merged, full, "f16", name=config.run.name), expected_file_type="f16")
-
-    def export(quantization: str) -> dict[str, Any]:
-        report = quantize(full, paths.gguf(quantization), quantization)
-        verify_gguf(paths.gguf(quantization), expected_file_type=quantization)
-        return {"size_bytes": report.size_bytes, "fallbacks": report.fallbacks}
-
-    stage("gguf f16", {"merged": paths.merged, "name": config.run.name}, [full], export_full)
-    for quantization in config.export.quantizations:
-        if quantization != "f16":
-            inputs = {"f16": full, "quantization": quantization}
-            stage(f"gguf {quantization}", inputs, [paths.gguf(quantization)], lambda q=quantization: export(q))
-
-    # Package: Modelfiles over the last quantization of the list.
-    shipped = config.export.quantizations[-1]
-    inputs = {"export": config.export.model_dump(), "prompts": SYSTEM_PROMPTS, "template": OLLAMA_TEMPLATE}
-    modelfiles = [paths.modelfile(variant) for variant in VARIANTS]
-
-    def package() -> None:
-        write_modelfiles(paths, config.export, shipped)
-
-    stage("modelfiles", inputs, modelfiles, package)
+    modelfiles = export_stages(stage, prepared, config, runtime)
 
     # Evaluate every quantization on the validation rows.
     from eval.after_training import evaluate_run
@@ -132,11 +124,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inputs = {**models, "train": config.data.train, "val": config.data.val, "limit": config.evaluation.limit}
     stage("evaluate", inputs, [summary], lambda: evaluate_run(config, list(models.values()), summary))
 
-    print(f"\n{summary.read_text(encoding='utf-8')}\n{next_steps(config, modelfiles)}")
+    # A card to hand on with the weights: data, figures, limits, licence.
+    from observer.export.model_card import write_model_card
+    from observer.export.runs import Run
+
+    run = Run(config, paths)
+    stage("model card", {"summary": summary, "config": config.model_dump(mode="json")}, [paths.model_card],
+          lambda: (write_model_card(run), None)[1])  # fmt: skip
+
+    print(f"\n{summary.read_text(encoding='utf-8')}\n{next_steps(config, modelfiles[:3])}")
     return 0
 
 
-def next_steps(config: Any, modelfiles: list[Path]) -> str:
+def train_adapter(prepared: Prepared, runtime: Runtime, inputs: str, *, resume: bool) -> dict[str, Any]:
+    """Base, LoRA, training; every process of a launch does this."""
+    from observer.training.memory import memory_errors_explained
+    from observer.training.model import attach_lora, load_base, trainable_line
+    from observer.training.plan import compare_with_plan
+    from observer.training.sft import train
+
+    config = prepared.config
+    with memory_errors_explained(config, runtime, prepared.plan.memory_bytes):
+        model = attach_lora(load_base(config, runtime, prepared.base), config, runtime)
+        if runtime.launch.is_first:
+            print(trainable_line(model), flush=True)
+        notes = train(model, prepared.tokenizer, prepared.splits, config, runtime, inputs=inputs, resume=resume)
+    is_whole = notes["steps"] == prepared.plan.steps and not notes["resumed_step"]
+    if runtime.launch.is_first and is_whole:
+        print(compare_with_plan(prepared.plan, notes["seconds"], notes["peak_bytes"]), flush=True)
+    return notes
+
+
+def train_along(prepared: Prepared, runtime: Runtime, *, resume: bool) -> int:
+    """What every process but the first does: wait for its word, train with it, leave the rest to it."""
+    from observer.training.processes import leave_processes, tell
+
+    inputs = tell(runtime.launch)
+    if inputs is not None:
+        train_adapter(prepared, runtime, inputs, resume=resume)
+    leave_processes(runtime.launch)
+    return 0
+
+
+def next_steps(config: Config, modelfiles: list[Path]) -> str:
     """What to type now."""
     names = [f"{config.run.name}{path.name.removeprefix('Modelfile')}" for path in modelfiles]
     lines = [f"  ollama create {name} -f {path}" for name, path in zip(names, modelfiles, strict=True)]
@@ -154,6 +184,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--run-name", metavar="NAME", help="folder below outputs/ (short for --set run.name=NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint whatever changed")
+    parser.add_argument("--until", choices=("train",), help="stop after this stage; the rest waits for the next call")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; no network, no GPU needed")
     parser.add_argument("--vocab", type=Path, metavar="FILE.gguf", help="with --dry-run: count tokens with this")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

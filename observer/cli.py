@@ -9,7 +9,10 @@ from pathlib import Path
 
 from observer import __version__
 from observer.audit.command import add_audit_action
+from observer.clean import add_clean_command
 from observer.errors import run_cli
+from observer.export.command import add_export_command
+from observer.export.package_command import add_package_command
 from observer.labeling.command import add_label_command
 from observer.splits_command import add_split_action
 
@@ -32,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data(commands)
     add_label_command(commands)
+    add_export_command(commands)
+    add_package_command(commands)
+    add_clean_command(commands)
     doctor = commands.add_parser("doctor", help="tell what this machine has, and how to get what it lacks")
     doctor.set_defaults(run=_doctor)
     return parser

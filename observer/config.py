@@ -21,6 +21,7 @@ from observer.schema import describe_fault
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 SplitKind = Literal["random", "family", "name", "both"]
+Reporter = Literal["tensorboard", "trackio", "wandb"]
 UnknownPredicates = Literal["strict", "quarantine", "related"]
 
 
@@ -94,15 +95,34 @@ class TrainingConfig(_Section):
     optim: str = Field(
         default="adamw_torch", description="TRL's name of the optimizer; adamw_8bit saves memory on CUDA."
     )
-    gradient_checkpointing: bool = Field(default=False, description="Less memory for about a third more time.")
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        default="auto", description="Less memory for more time; auto: only where the activations do not fit."
+    )
     logging_steps: int = Field(default=10, gt=0)
     eval_steps: int = Field(default=100, gt=0, description="Steps between two eval losses and checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept.")
+    load_best: bool = Field(
+        default=True, description="Save the adapter of the step with the lowest eval loss; else that of the last step."
+    )
+    early_stopping_patience: int | None = Field(
+        default=None, gt=0, description="Stop after this many evaluations in turn without a lower loss; empty: never."
+    )
+    report_to: tuple[Reporter, ...] = Field(
+        default=(), description="Also log there, as TRL does; each needs its package. W&B reads its key itself."
+    )
 
 
 class ExportConfig(_Section):
     quantizations: tuple[str, ...] = Field(
         default=("f16", "q8_0", "q4_k_m"), description="GGUF types to ship; f16 is always made first."
+    )
+    imatrix_rows: int = Field(
+        default=256,
+        ge=0,
+        description="Training rows the importance matrix of types below 5 bits is measured on; 0: none is made.",
+    )
+    tensor_types: dict[str, str] = Field(
+        default={}, description="Types of single tensors by pattern, such as {ffn_down: q6_k}, over the type's own mix."
     )
     num_ctx: int = Field(default=2048, gt=0, description="Context of the Modelfiles, in tokens.")
     num_predict: int = Field(default=512, gt=0, description="Longest answer of the Modelfiles, in tokens.")

@@ -14,6 +14,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from observer.export.ollama import ollama_url
+
 REQUIRED = "transformers trl peft accelerate datasets gguf llama-cpp-python scikit-learn pydantic".split()
 OPTIONAL = {
     "unsloth": "pip install -c constraints.txt --no-deps unsloth unsloth_zoo",
@@ -23,7 +25,6 @@ OPTIONAL = {
 NEEDED_MEMORY_BYTES = 3e9
 NEEDED_DISK_BYTES = 2e9
 """For the nano run; qwen3-0.6b asks for about 8 GB of disk, which its --dry-run checks."""
-OLLAMA_PORT = 11434
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,3 @@ def find_ollama() -> Finding:
         has_program = shutil.which("ollama") is not None
         mend = "start it: ollama serve" if has_program else "install Ollama, then: ollama serve"
         return Finding("ollama", f"no server answers at {url}", mend, is_required=False)
-
-
-def ollama_url(host: str) -> str:
-    """The server's URL for a value of OLLAMA_HOST: empty, `host`, `host:port`, or a URL (ollama envconfig)."""
-    scheme, _, rest = host.strip().rstrip("/").rpartition("://")
-    name, _, port = rest.partition(":")
-    if name in ("", "0.0.0.0"):
-        name = "127.0.0.1"
-    default = {"http": 80, "https": 443}.get(scheme, OLLAMA_PORT)
-    return f"{scheme or 'http'}://{name}:{port or default}"

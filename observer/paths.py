@@ -53,6 +53,11 @@ class RunPaths:
         return self.root / "config.yaml"
 
     @property
+    def lock(self) -> Path:
+        """Held by the run at work here; it names the process."""
+        return self.root / "run.lock"
+
+    @property
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 
@@ -71,6 +76,10 @@ class RunPaths:
     @property
     def loss_curve(self) -> Path:
         return self.root / "loss.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
@@ -92,9 +101,23 @@ class RunPaths:
         """The GGUF of one type, such as `gguf/qwen3-observer-q4_k_m.gguf`."""
         return self.root / "gguf" / f"{self.name}-{quantization}.gguf"
 
+    @property
+    def imatrix(self) -> Path:
+        """The importance matrix of the merged model on its own training rows, in llama.cpp's GGUF format."""
+        return self.root / f"{self.name}-imatrix.gguf"
+
+    @property
+    def model_card(self) -> Path:
+        """The README.md beside the GGUF files, which makes of their folder something to hand on."""
+        return self.root / "gguf" / "README.md"
+
     def modelfile(self, variant: str = "") -> Path:
         """`Modelfile`, or `Modelfile-grade` and the like."""
         return self.root / (f"Modelfile-{variant}" if variant else "Modelfile")
+
+    def modelfile_of(self, quantization: str, variant: str = "") -> Path:
+        """One beside the GGUF files, such as `gguf/Modelfile-q8_0-grade`."""
+        return self.root / "gguf" / "-".join(filter(None, ["Modelfile", quantization, variant]))
 
     def report(self, stem: str, suffix: str) -> Path:
         return self.reports / f"{stem}.{suffix}"

@@ -21,7 +21,7 @@ LAYERS = [
     {"own_data", "stages"},
     {"llama", "training", "export", "engine"},
     {"client"},
-    {"validate", "doctor", "splits_command", "audit"},
+    {"validate", "doctor", "splits_command", "audit", "clean"},
     {"cli"},
 ]
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}

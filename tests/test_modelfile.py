@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observer.config import ExportConfig
-from observer.export.modelfile import VARIANTS, Variant, render_modelfile, write_committed, write_modelfiles
+from observer.config import Config, ExportConfig
+from observer.errors import ObserverError
+from observer.export.modelfile import (
+    ADAPTER,
+    VARIANTS,
+    Variant,
+    library_base,
+    plan_modelfiles,
+    render_adapter_modelfile,
+    render_modelfile,
+    write_committed,
+    write_modelfiles,
+)
+from observer.export.modelfile_parser import Modelfile, parse_modelfile
 from observer.paths import MODELFILES, PROJECT_ROOT, RunPaths
 from observer.prompts import (
     OLLAMA_TEMPLATE,
@@ -26,90 +38,7 @@ from observer.prompts import (
     render_prompt,
 )
 from tests.conftest import hostile_texts
-
-COMMANDS = set("FROM ADAPTER TEMPLATE SYSTEM PARAMETER LICENSE MESSAGE RENDERER PARSER REQUIRES DRAFT".split())
-INTS = set("num_keep seed num_predict top_k repeat_last_n num_ctx num_batch num_gpu main_gpu num_thread".split())
-FLOATS = set("top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty".split())
-
-
-@dataclass
-class Modelfile:
-    """What Ollama's parser takes from the text."""
-
-    commands: dict[str, list[str]] = field(default_factory=dict)
-    parameters: dict[str, list[object]] = field(default_factory=dict)
-
-    def only(self, command: str) -> str:
-        (value,) = self.commands[command]
-        return value
-
-
-def parse(text: str) -> Modelfile:
-    """Read a Modelfile as Ollama does: a value ends at a line's end once its quotes are closed; no escapes.
-
-    Non-printing characters vanish outside the lines inside quotes; commands and parameters are closed sets.
-    """
-    modelfile, lines = Modelfile(), iter(text.split("\n"))
-    for line in lines:
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        assert line.isprintable(), f"Ollama would drop characters of {line!r}"
-        command, _, value = line.lstrip().partition(" ")
-        assert command in COMMANDS
-        name = ""
-        if command == "PARAMETER":
-            name, _, value = value.partition(" ")
-        while (plain := unquote(value.strip(" \t"))) is None:
-            value += "\n" + next(lines)
-        assert plain, f"{command} {name} is empty"
-        if command == "PARAMETER":
-            modelfile.parameters.setdefault(name, []).append(typed(name, plain))
-        else:
-            modelfile.commands.setdefault(command, []).append(plain)
-    assert len(modelfile.commands["FROM"]) == 1
-    assert all(len(values) == 1 for name, values in modelfile.parameters.items() if name != "stop")
-    return modelfile
-
-
-def unquote(value: str) -> str | None:
-    """The value without its quotes; None while they are still open."""
-    for quotes in ('"""', '"'):
-        if value.startswith(quotes):
-            is_closed = value.endswith(quotes) and len(value) >= 2 * len(quotes)
-            return value[len(quotes) : -len(quotes)] if is_closed else None
-    return value
-
-
-def typed(name: str, value: str) -> object:
-    if name in INTS:
-        return int(value)
-    if name in FLOATS:
-        return float(value)
-    assert name == "stop", f"unknown parameter {name}"
-    return value
-
-
-def render_go_template(template: str, messages: list[dict[str, str]]) -> str:
-    """The part of Go's text/template that ours uses: `range`, fields, `end`, and `{{-` / `-}}` trimming.
-
-    `{{- ` takes away white space before the action and ` -}}` behind it; nothing else is touched.
-    """
-    parts = re.split(r"(\{\{(?:- )?.*?(?: -)?\}\})", template, flags=re.DOTALL)
-    for place, part in enumerate(parts):
-        if part.startswith("{{- "):
-            parts[place - 1] = parts[place - 1].rstrip(" \t\r\n")
-        if part.startswith("{{") and part.endswith(" -}}"):
-            parts[place + 1] = parts[place + 1].lstrip(" \t\r\n")
-    actions = [part.strip("{}").strip("-").strip() if part.startswith("{{") else None for part in parts]
-    begin, end = actions.index("range .Messages"), actions.index("end")
-    fields = {".Role": "role", ".Content": "content"}
-
-    def body(message: dict[str, str]) -> str:
-        inside = zip(actions[begin + 1 : end], parts[begin + 1 : end], strict=True)
-        return "".join(part if action is None else message[fields[action]] for action, part in inside)
-
-    assert not any(actions[:begin] + actions[end + 1 :])
-    return "".join(parts[:begin]) + "".join(map(body, messages)) + "".join(parts[end + 1 :])
+from tests.go_template import render_go_template
 
 
 def render(variant: Variant) -> str:
@@ -118,25 +47,25 @@ def render(variant: Variant) -> str:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ollama_reads_what_we_mean(variant: Variant) -> None:
-    modelfile = parse(render(variant))
+    modelfile = parse_modelfile(render(variant))
     assert modelfile.only("FROM") == "./model.gguf"
     assert modelfile.only("REQUIRES") == "0.6.6"
     assert modelfile.only("LICENSE") == "Apache-2.0"
     assert modelfile.only("TEMPLATE") == OLLAMA_TEMPLATE
     assert modelfile.only("SYSTEM") == SYSTEM_PROMPTS[Task(variant or "grade")]
     assert modelfile.parameters == {
-        "temperature": [0.0],
-        "repeat_penalty": [1.0],
-        "num_ctx": [2048],
-        "num_predict": [512],
+        "temperature": 0.0,
+        "repeat_penalty": 1.0,
+        "num_ctx": 2048,
+        "num_predict": 512,
         "stop": ["<|im_end|>", "<|im_start|>"],
     }
 
 
 def test_context_and_answer_length_come_from_the_config() -> None:
     text = render_modelfile("./model.gguf", ExportConfig(num_ctx=777, num_predict=33), "grade", "q8_0")
-    parameters = parse(text).parameters
-    assert (parameters["num_ctx"], parameters["num_predict"]) == ([777], [33])
+    parameters = parse_modelfile(text).parameters
+    assert (parameters["num_ctx"], parameters["num_predict"]) == (777, 33)
 
 
 def test_the_one_for_both_tasks_tells_the_system_message_of_the_other() -> None:
@@ -148,7 +77,7 @@ def test_the_one_for_both_tasks_tells_the_system_message_of_the_other() -> None:
 @pytest.mark.parametrize("task", Task)
 def test_the_template_renders_the_training_prompt(variant: Variant, task: Task) -> None:
     """Without a system message Ollama puts the Modelfile's first; with one it takes the message's."""
-    modelfile = parse(render(variant))
+    modelfile = parse_modelfile(render(variant))
     for text in hostile_texts():
         exchange = render_exchange(text, text)
         messages = prompt_messages(task, exchange)
@@ -181,15 +110,64 @@ def test_a_run_s_modelfiles_point_at_its_weights(tmp_path: Path, name: str) -> N
     written = write_modelfiles(paths, ExportConfig(), "q8_0")
     assert [path.name for path in written] == ["Modelfile", "Modelfile-grade", "Modelfile-extract"]
     for path in written:
-        source = parse(path.read_text()).only("FROM")
+        source = parse_modelfile(path.read_text()).only("FROM")
         assert source.startswith("./")
         assert (path.parent / source).resolve() == paths.gguf("q8_0").resolve()
 
 
+def test_every_quantization_of_a_run_has_three_beside_it() -> None:
+    config, paths = Config(), RunPaths(Path("outputs/x"), "x")
+    planned = plan_modelfiles(paths, config)
+    for quantization, variant in itertools.product(config.export.quantizations, VARIANTS):
+        path = paths.modelfile_of(quantization, variant)
+        text = planned[path]
+        assert path.parent / parse_modelfile(text).only("FROM") == paths.gguf(quantization)
+        assert f"-f {path.name}\n" in text
+
+
+def test_the_adapter_goes_over_the_base_of_ollama_s_library() -> None:
+    paths = RunPaths(Path("outputs/x"), "x")
+    planned = plan_modelfiles(paths, Config())
+    for variant in VARIANTS:
+        modelfile = parse_modelfile(planned[paths.modelfile_of(ADAPTER, variant)])
+        plain = parse_modelfile(render(variant))
+        assert modelfile.only("FROM") == "qwen3:0.6b"
+        assert paths.root / "gguf" / modelfile.only("ADAPTER") == paths.gguf(ADAPTER)
+        assert modelfile.parameters == plain.parameters
+        assert all(modelfile.only(command) == plain.only(command) for command in ("TEMPLATE", "SYSTEM", "LICENSE"))
+
+
+def test_the_adapter_modelfile_keeps_the_base_s_own_template_out() -> None:
+    """The base's GGUF template knows tools and thinking: Ollama prefers it unless a parser is named."""
+    modelfile = parse_modelfile(render_adapter_modelfile("./a.gguf", "qwen3:0.6b", ExportConfig(), "grade"))
+    assert (modelfile.only("PARSER"), modelfile.only("REQUIRES")) == ("passthrough", "0.14.0")
+
+
+@pytest.mark.parametrize(
+    ("base", "model"),
+    [
+        ("Qwen/Qwen3-0.6B", "qwen3:0.6b"), ("Qwen/Qwen3-32B", "qwen3:32b"), ("Qwen/Qwen3-0.6B-Base", None),
+        ("data/nano-base", None), ("Qwen/Qwen3-30B-A3B", None), ("someone/Qwen3-0.6B", None),
+    ],
+)  # fmt: skip
+def test_only_the_very_base_counts_as_the_library_s(base: str, model: str | None) -> None:
+    assert library_base(base) == model
+
+
 def test_the_committed_renderings_are_up_to_date(tmp_path: Path) -> None:
     """If not: `python -m observer.export.modelfile`."""
-    for path in write_committed(tmp_path):
+    rendered = write_committed(tmp_path)
+    for path in rendered:
         assert (PROJECT_ROOT / MODELFILES / path.name).read_text() == path.read_text()
+    committed = {path.name for path in (PROJECT_ROOT / MODELFILES).glob("Modelfile*")}
+    assert committed == {path.name for path in rendered}
+
+
+def test_the_committed_ones_are_sound_and_point_beside_them() -> None:
+    for path in (PROJECT_ROOT / MODELFILES).glob("Modelfile*"):
+        modelfile = parse_modelfile(path.read_text(), str(path))
+        for source in (modelfile.only("FROM"), modelfile.get("ADAPTER")):
+            assert source is None or source == "qwen3:0.6b" or re.fullmatch(r"\./[\w.-]+\.gguf", source)
 
 
 def test_the_readme_beside_them_names_every_one() -> None:
@@ -198,6 +176,72 @@ def test_the_readme_beside_them_names_every_one() -> None:
         file = RunPaths(Path(), "").modelfile(variant).name
         model = f"qwen3-observer-{variant}".rstrip("-")
         assert re.search(rf"ollama create {model} -f {file}\s", readme)
+    for quantization in (*ExportConfig().quantizations, ADAPTER):
+        assert f"`Modelfile-{quantization}`" in readme
+
+
+def faults_of(text: str) -> list[str]:
+    with pytest.raises(ObserverError) as caught:
+        parse_modelfile(text, "M")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "value"),
+    [
+        ('from x\nSystem """a\n"b" c\n"""\n', "SYSTEM", 'a\n"b" c\n'),
+        ('FROM x\nSYSTEM "one line"  \n', "SYSTEM", "one line"),
+        ('FROM x\nSYSTEM "a" b\nTEMPLATE c"', "SYSTEM", 'a" b\nTEMPLATE c'),  # quotes close at a line's end only
+        ('FROM x\nSYSTEM """a""" b\nc"""', "SYSTEM", 'a""" b\nc'),
+        ("  # comment\n\tFROM\t  x y \r\n", "FROM", "x y"),
+        ("FROM x # no comment", "FROM", "x # no comment"),
+        ('FROM x\nMESSAGE user """a\nb"""', "MESSAGE", "user: a\nb"),
+        ("FROM x\nREQUIRES v0.14.0", "REQUIRES", "v0.14.0"),
+    ],
+)
+def test_the_parser_takes_what_ollama_takes(text: str, command: str, value: str) -> None:
+    assert parse_modelfile(text).only(command) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SYSTEM x", "M:1: no FROM"),
+        ("FORM x", "M:1: unknown command 'FORM'; did you mean FROM?"),
+        ("FROM x\nPARAMETER temprature 1", "M:2: unknown parameter 'temprature'; did you mean temperature?"),
+        ("FROM x\nPARAMETER num_ctx 2k", "M:2: PARAMETER num_ctx is '2k'; a whole number is expected"),
+        ("FROM x\nPARAMETER temperature nan", "M:2: PARAMETER temperature is 'nan'; a number is expected"),
+        ("FROM x\nPARAMETER use_mmap maybe", "M:2: PARAMETER use_mmap is 'maybe'; true or false is expected"),
+        ("FROM x\nPARAMETER seed 1\nPARAMETER seed 2", "M:3: PARAMETER seed is given twice; keep one"),
+        ("FROM x\nFROM y", "M:2: FROM is given twice; keep one"),
+        ("FROM\nSYSTEM x", "M:1: FROM is empty"),
+        ('FROM x\n\nSYSTEM """a\nb', "M:3: the quotes of SYSTEM are never closed"),
+        ("FROM x\nSYSTEM a\u200bb", "M:2: Ollama drops '\\u200b' in silence"),
+        ("FROM x\nREQUIRES new", "M:2: REQUIRES 'new' is no version"),
+        ("FROM x\nMESSAGE tool hi", "M:2: MESSAGE of 'tool'"),
+    ],
+)
+def test_the_parser_refuses_with_line_and_mend(text: str, message: str) -> None:
+    (fault,) = faults_of(text)
+    assert fault.startswith(message)
+
+
+def test_all_faults_of_a_modelfile_are_named_at_once() -> None:
+    assert [fault.split(" ")[0] for fault in faults_of("FORM x\nPARAMETER a 1\nPARAMETER num_ctx b")] == [
+        "M:1:", "M:2:", "M:3:",
+    ]  # fmt: skip
+
+
+@given(st.text())
+def test_whatever_is_read_it_is_parsed_or_refused(text: str) -> None:
+    with contextlib.suppress(ObserverError):
+        assert isinstance(parse_modelfile(text), Modelfile)
+
+
+@given(st.text().filter(lambda text: '"' not in text and all(c.isprintable() or c == "\n" for c in text)))
+def test_a_quoted_value_comes_back_whole(text: str) -> None:
+    if text:
+        assert parse_modelfile(f'FROM x\nSYSTEM """{text}"""\n').only("SYSTEM") == text
 
 
 def test_making_modelfiles_loads_no_heavy_package() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,13 +19,18 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from observer.errors import ObserverError
 from observer.export.gguf import write_gguf
 from observer.export.header import read_header
+from observer.export.imatrix import compute_imatrix
+from observer.export.imatrix_file import write_imatrix
+from observer.export.quantization_plan import plan_quantizations, quantize_all
+from observer.export.quantization_types import wants_imatrix
 from observer.export.quantize import (
     NEED_IMATRIX,
+    Job,
     QuantizationReport,
-    _run_quantizer,
     check_quantizations,
     file_types,
     quantize,
+    run_job,
     verify_gguf,
 )
 
@@ -111,7 +117,7 @@ def test_all_bad_types_are_told_at_once() -> None:
 @pytest.mark.parametrize("name", sorted(NEED_IMATRIX))
 def test_llama_cpp_does_refuse_these_without_an_importance_matrix(f16: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ObserverError, match="requires an imatrix"):
-        _run_quantizer(f16, tmp_path / "out.gguf", file_types()[name])
+        run_job(Job(str(f16), str(tmp_path / "out.gguf"), file_types()[name], None, {}))
 
 
 def test_a_quantized_source_a_missing_one_and_one_that_is_no_gguf_are_told(f16: Path, tmp_path: Path) -> None:
@@ -184,3 +190,88 @@ def test_verify_refuses_a_cut_file_and_weights_that_are_not_finite(f16: Path, tm
     path.write_bytes(f16.read_bytes()[:-1024] + b"\xff" * 1024)  # output_norm.weight
     with pytest.raises(ObserverError, match="not finite"):
         verify_gguf(path, expected_file_type="f16")
+
+
+@pytest.fixture(scope="module")
+def imatrix(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
+    return write_imatrix(compute_imatrix(tiny_model, [list(range(3, 99)), list(range(200, 300))]), path)
+
+
+def test_several_types_are_planned_printed_and_made(
+    f16: Path, imatrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = {name: tmp_path / "new" / f"{name}.gguf" for name in ("q8_0", "q4_k_m")}
+    reports = quantize_all(f16, outs, imatrix=imatrix)
+    assert [(report.quantization, report.has_imatrix) for report in reports] == [("q8_0", False), ("q4_k_m", True)]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"q8_0.gguf", "q4_k_m.gguf"}
+    sizes = [f"{report.size_bytes / 1e6:.1f} MB" for report in reports]
+    plan, made = (lines := capsys.readouterr().out.splitlines())[:3], lines[3:]
+    assert plan[:2] == [f"{outs['q8_0']}  {sizes[0]}", f"{outs['q4_k_m']}  {sizes[1]}  (importance matrix)"]
+    assert " MB in all, " in plan[2] and plan[2].endswith(" MB free")
+    assert made[0] == f"{outs['q8_0']}: {sizes[0]}, tensors: 9 F32, 15 Q8_0"
+
+
+def test_the_plan_is_what_is_made_to_a_hundred_bytes(
+    f16: Path, imatrix: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    outs, overrides = {"q4_k_m": tmp_path / "q4_k_m.gguf"}, {r"blk\.1\.ffn_down": "q8_0"}
+    made = quantize(f16, outs["q4_k_m"], "q4_k_m", imatrix=imatrix, overrides=overrides)
+    plan = plan_quantizations(f16, outs, imatrix=imatrix, overrides=overrides)
+    assert made.size_bytes - 100 <= plan.needed_bytes <= made.size_bytes < plan.free_bytes
+    head_bytes = (tiny_model / "tokenizer.json").stat().st_size + 40 * 512
+    unconverted = plan_quantizations(tiny_model, outs, imatrix=imatrix, overrides=overrides)
+    assert made.size_bytes <= unconverted.needed_bytes <= made.size_bytes + head_bytes
+
+
+def test_a_type_below_5_bits_gets_the_imatrix_and_the_others_do_not() -> None:
+    with_it = {name for name in file_types() if wants_imatrix(name)}
+    assert with_it >= NEED_IMATRIX | {"q4_k_m", "q4_0", "iq4_xs", "q3_k_l", "q2_k"}
+    assert not with_it & {"f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_0", "tq1_0", "tq2_0"}
+
+
+def test_all_that_is_wrong_with_a_request_is_told_before_anything_is_written(f16: Path, tmp_path: Path) -> None:
+    outs = {name: tmp_path / "new" / name for name in ("q9_z", "iq1_s", "q4_k_m")}
+    overrides = {"ffn_(": "q8_0", "attn_v": "q9_k", "ffn_up": "iq2_s", "lm_head": "q8_0", "attn_norm": "q8_0"}
+    with pytest.raises(ObserverError) as raised:
+        quantize_all(f16, outs, overrides=overrides)
+    faults = str(raised.value).splitlines()
+    assert [fault.split(";")[0] for fault in faults[:2]] == [
+        "unknown quantization 'q9_z'",
+        "quantization 'iq1_s' needs an importance matrix",
+    ]
+    assert faults[2].startswith("export.tensor_types: 'ffn_(': not a regular expression (")
+    assert faults[3].startswith("export.tensor_types: 'attn_v': unknown type 'q9_k'; did you mean 'q")
+    assert faults[4].startswith("export.tensor_types: 'ffn_up': type 'iq2_s' needs an importance matrix")
+    assert faults[5].startswith(f"export.tensor_types: 'lm_head' is in no tensor of {f16}")
+    assert faults[6].startswith(
+        "export.tensor_types: 'attn_norm' is in no tensor of"
+    )  # one-dimensional: never quantized
+    assert len(faults) == 7 and not list(tmp_path.iterdir())
+
+
+def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
+    overrides = {r"ffn_down": "q6_k", "token_embd": "q8_0"}
+    quantize(f16, tmp_path / "out.gguf", "q4_k_s", overrides=overrides)
+    types = read_header(tmp_path / "out.gguf").tensor_types
+    assert types["token_embd.weight"] == "Q8_0"
+    assert types["blk.0.ffn_down.weight"] == types["blk.1.ffn_down.weight"] == "Q6_K"
+    assert types["blk.0.ffn_up.weight"] == "Q4_K"
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    f16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, used, _ = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"total": total, "used": used, "free": 1000}))
+    with pytest.raises(ObserverError, match="1 MB needed, 0 MB free"):
+        quantize_all(f16, {"q8_0": tmp_path / "q8_0.gguf"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(file_types()))
+def test_every_type_is_made_and_llama_cpp_runs_it(f16: Path, imatrix: Path, tmp_path: Path, name: str) -> None:
+    report = quantize(f16, tmp_path / "out.gguf", name, imatrix=imatrix)
+    assert not report.fallbacks and report.has_imatrix == wants_imatrix(name)
+    verify_gguf(tmp_path / "out.gguf", expected_file_type=name)

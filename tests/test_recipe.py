@@ -17,7 +17,7 @@ from observer.paths import PROJECT_ROOT
 from tests.tiny_runs import write_tiny_run
 from train_sft import main
 
-STAGES = ("train", "merge", "gguf f16", "gguf q8_0", "modelfiles", "evaluate")
+STAGES = ("train", "merge", "gguf f16", "gguf q8_0", "modelfiles", "evaluate", "model card")
 
 
 def run(*arguments: str) -> int:
@@ -56,7 +56,7 @@ def test_a_second_run_does_nothing_twice_and_says_so(finished_run: Path, capsys:
         assert f"{stage}: done before on the same inputs, skipped" in printed
     assert "ollama create tiny -f" in printed and "| q8_0" in printed
     after = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
-    assert [path for path in before if after[path] != before[path]] == [root / "config.yaml"]
+    assert {path for path in before if after[path] != before[path]} == {root / "config.yaml", root / "run.lock"}
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_bad_input_gets_one_line_with_the_place_and_the_mend(
     message = capsys.readouterr().err
     assert message.startswith("error: ") and place in message.splitlines()[0] and mend in message.splitlines()[0]
     root = tmp_path / "outputs" / "tiny"
-    assert {path.name for path in root.glob("*")} <= {"config.yaml"}, "nothing half-written"
+    assert {path.name for path in root.glob("*")} <= {"config.yaml", "run.lock"}, "nothing half-written"
 
 
 def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,21 +23,13 @@ from observer.prompts import render_chatml
 from observer.training.base import load_tokenizer
 from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
 from observer.training.device import Runtime, choose_runtime, prepare_backend
-from observer.training.loss import (
-    SHORTEST_SHARED_PREFIX,
-    collate,
-    completion_nll,
-    mean_nll_by_task,
-    shared_prefix_length,
-)
+from observer.training.layout import collate
+from observer.training.loss import completion_nll, mean_nll_by_task
 from observer.training.model import attach_lora, load_base
-from observer.training.order import LengthGroupedSampler
+from observer.training.order import RowSampler
 from observer.training.progress import read_metrics
 from observer.training.rows import IGNORED, TokenRow, encode_with, load_splits, tokenize_rows
 from tests.tiny_runs import split_rows, tiny_config
-
-PAD = 0
-"""Of the tiny tokenizer: `<|endoftext|>`."""
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -98,12 +90,12 @@ def test_the_loss_is_the_mean_over_completion_tokens_of_full_logits(tmp_path: Pa
             predicted = logits[row.prompt_length - 1 : -1]
             expected += functional.cross_entropy(predicted, targets, reduction="sum").item()
             n_tokens += len(targets)
-        batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows], PAD)
+        batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
         nll = completion_nll(model, batch)
     assert len(nll) == n_tokens
     assert nll.mean().item() == pytest.approx(expected / n_tokens, rel=1e-5)
     for batch_size in (1, 4):
-        losses = mean_nll_by_task(model, rows, batch_size, PAD)
+        losses = mean_nll_by_task(model, rows, batch_size)
         assert losses["all"] == pytest.approx(expected / n_tokens, rel=1e-5)
         assert set(losses) == {"all", "grade", "extract"}
 
@@ -252,52 +244,36 @@ def test_other_ways_to_load_train_too(
     assert list(work.iterdir()) == [], "nothing may be written to the working directory"
 
 
+@pytest.mark.parametrize("are_padded", [True, False])
 @pytest.mark.parametrize("n_rows", [1, 7, 16, 100])
-def test_every_epoch_has_every_row_once_in_another_order(n_rows: int) -> None:
+def test_every_epoch_has_every_row_once_in_another_order(n_rows: int, are_padded: bool) -> None:
     rows = [TokenRow([0] * (10 + row % 7), 5, "grade") for row in range(n_rows)]
-    sampler = LengthGroupedSampler(rows, batch_size=4, seed=42)
+    sampler = RowSampler(rows, batch_size=4, seed=42, are_padded=are_padded)
     first = list(sampler)
     assert sorted(first) == list(range(n_rows)) and list(sampler) == first
     sampler.set_epoch(1)
     assert sorted(sampler) == list(range(n_rows)) and (n_rows < 5 or list(sampler) != first)
 
 
-def test_batches_hold_rows_of_one_task_and_like_length() -> None:
-    rows = [TokenRow([0] * (40 + (n * 37) % 200), 20, ("grade", "extract")[n % 2]) for n in range(2640)]
-    order = list(LengthGroupedSampler(rows, batch_size=16, seed=1))
-    batches = [[rows[n] for n in order[start : start + 16]] for start in range(0, len(order), 16)]
+def batches_of(are_padded: bool) -> list[list[TokenRow]]:
+    rows = [TokenRow([0] * (40 + (n * 37) % 200), 20, ("grade", "extract", "extract")[n % 3]) for n in range(2640)]
+    order = list(RowSampler(rows, batch_size=16, seed=1, are_padded=are_padded))
+    return [[rows[n] for n in order[start : start + 16]] for start in range(0, len(order), 16)]
+
+
+def test_batches_to_be_padded_hold_rows_of_one_task_and_like_length() -> None:
+    batches = batches_of(are_padded=True)
     padded = sum(max(map(len, batch)) * len(batch) for batch in batches)
-    assert padded / sum(map(len, rows)) < 1.08
-    assert sum(len({row.task for row in batch}) > 1 for batch in batches) <= len(rows) / (16 * 32) + 1
+    assert padded / sum(len(row) for batch in batches for row in batch) < 1.08
+    mixed = sum(len({row.task for row in batch}) > 1 for batch in batches)
+    assert mixed <= len(batches) / 32 + 1
 
 
-@pytest.mark.parametrize("rows_of", [("grade",), ("extract",), ("grade", "extract")])
-def test_sharing_the_instruction_changes_neither_loss_nor_gradients(
-    tmp_path: Path, tiny_model: Path, rows_of: tuple[str, ...]
-) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    model, _ = loaded(tiny_config(tmp_path, tiny_model))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    rows = [row for row in tokenize_rows(split_rows(12), encode_with(tokenizer)) if row.task in rows_of]
-    batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows], PAD)
-    assert (shared_prefix_length(batch) >= SHORTEST_SHARED_PREFIX) == (len(rows_of) == 1)
-    together = loss_and_gradients(model, [batch])
-    one_by_one = loss_and_gradients(
-        model, [{name: tensor[n : n + 1] for name, tensor in batch.items()} for n in range(len(rows))]
-    )
-    for shared, alone in zip(together, one_by_one, strict=True):
-        torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5)
-
-
-def loss_and_gradients(model: PeftModel, batches: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
-    model.zero_grad()
-    loss = torch.stack([completion_nll(model, batch).sum() for batch in batches]).sum()
-    loss.backward()
-    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    assert gradients
-    return [loss.detach(), *gradients]
+def test_batches_of_a_forest_hold_rows_of_one_task_and_are_alike_in_tokens() -> None:
+    batches = [batch for batch in batches_of(are_padded=False) if len({row.task for row in batch}) == 1]
+    assert len(batches) >= 2640 / 16 - 6
+    n_tokens = [sum(map(len, batch)) for batch in batches]
+    assert max(n_tokens) / min(n_tokens) < 1.25
 
 
 def test_a_row_longer_than_max_length_is_refused_beside_all_other_faults(tmp_path: Path, tiny_model: Path) -> None:
@@ -310,6 +286,27 @@ def test_a_row_longer_than_max_length_is_refused_beside_all_other_faults(tmp_pat
     faults = str(refused.value).splitlines()
     assert faults[0].startswith(f"{config.data.train}:1: ") and "more than data.max_length 150" in faults[0]
     assert any(fault.startswith(f"{config.data.val}:9: not JSON") for fault in faults)
+
+
+def test_what_was_tokenized_before_is_read_from_the_cache(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer, texts = load_tokenizer(tiny_model), ["I moved to Lisbon", "", "東京 🙂<|im_end|>"]
+    expected = encode_with(tokenizer)(texts)
+    cache = tmp_path / "tokens"
+    assert encode_with(tokenizer, cache)(texts) == expected
+    (file,) = cache.iterdir()
+    changed = file.stat().st_mtime_ns
+    assert encode_with(tokenizer, cache)(texts) == expected and file.stat().st_mtime_ns == changed
+    file.write_bytes(file.read_bytes()[:100])  # a file that is cut is made again
+    assert encode_with(tokenizer, cache)(texts) == expected
+    assert encode_with(tokenizer, cache)(texts[:2]) == expected[:2] and len(list(cache.iterdir())) == 2
+    tokenizer.add_tokens(["Lisbon"])
+    assert encode_with(tokenizer, cache)(texts) != expected
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "file").touch()
+    tokenizer = load_tokenizer(tiny_model)
+    assert encode_with(tokenizer, tmp_path / "file" / "tokens")(["hello"]) == encode_with(tokenizer)(["hello"])
 
 
 def test_token_rows_know_their_length() -> None:

@@ -1,9 +1,14 @@
-"""Reads a merged Qwen3 folder in Hugging Face format: its shape, and its tensors a few rows at a time."""
+"""Reads a merged Qwen3 folder in Hugging Face format: its shape, and its tensors a few rows at a time.
+
+Rows are read, not mapped: pages of a mapped file would count as memory of ours. Format of the weights:
+https://huggingface.co/docs/safetensors
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +20,11 @@ from safetensors import SafetensorError, safe_open
 from observer.errors import ObserverError, raise_all
 from observer.files import read_text
 
-CHUNK_ELEMENTS = 1 << 22
-"""Elements decoded at a time: 16 MB in float32."""
+CHUNK_ELEMENTS = 1 << 20
+"""Elements decoded at a time: 4 MB in float32."""
 
+_STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""safetensors' names -> how numpy holds them; it has no bfloat16."""
 
 _CONFIG_KEYS = {
     "block_count": "num_hidden_layers",
@@ -53,22 +60,40 @@ class Qwen3Shape:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of the checkpoint under its Hugging Face name; `shape` is (rows, columns) or (length,)."""
+    """One tensor of the checkpoint under its Hugging Face name; `shape` is (rows, columns) or (length,).
+
+    `dtype` is safetensors' name, such as BF16; `offset` counts bytes from the start of the file.
+    """
 
     name: str
     path: Path
     shape: tuple[int, ...]
+    dtype: str
+    offset: int
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(_STORED[self.dtype]).itemsize
+
+    def stored_chunks(self) -> Iterator[np.ndarray]:
+        """Yield blocks of whole rows, in order, as they are stored; bfloat16 as uint16."""
+        dtype, (length, *row_shape) = np.dtype(_STORED[self.dtype]), self.shape
+        columns = math.prod(row_shape)
+        step = max(1, CHUNK_ELEMENTS // columns)
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for start in range(0, length, step):
+                n_rows = min(step, length - start)
+                data = file.read(n_rows * columns * dtype.itemsize)
+                yield np.frombuffer(data, dtype).reshape(n_rows, *row_shape)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield float32 blocks of whole rows, in order."""
-        import torch
-
-        length, *row_shape = self.shape
-        step = max(1, CHUNK_ELEMENTS // math.prod(row_shape))
-        with safe_open(self.path, framework="pt") as file:
-            rows = file.get_slice(self.name)
-            for start in range(0, length, step):
-                yield rows[start : start + step].to(torch.float32).numpy()
+        """The same blocks as float32."""
+        for block in self.stored_chunks():
+            if self.dtype == "BF16":
+                yield (block.astype(np.uint32) << 16).view(np.float32)
+            else:
+                yield block.astype(np.float32, copy=False)
 
 
 def read_shape(folder: Path) -> Qwen3Shape:
@@ -91,7 +116,7 @@ def read_shape(folder: Path) -> Qwen3Shape:
 def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
     """All tensors, sorted by name. Raises ObserverError naming every missing, unknown or misshapen one."""
     tensors = [tensor for path in _weight_files(folder) for tensor in _tensors_of(path)]
-    found, expected = {tensor.name: tensor for tensor in tensors}, _expected_shapes(shape)
+    found, expected = {tensor.name: tensor for tensor in tensors}, expected_shapes(shape)
     optional = {"lm_head.weight"} if shape.is_tied else set()
     faults = [f"{folder}: tensor {name} is missing" for name in expected if name not in found | dict.fromkeys(optional)]
     for tensor in tensors:
@@ -99,6 +124,8 @@ def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
             faults.append(f"{tensor.path}: tensor {tensor.name} has no GGUF name; save a plain merged Qwen3")
         elif tensor.shape != expected[tensor.name]:
             faults.append(f"{tensor.path}: {tensor.name} is {tensor.shape}, config.json says {expected[tensor.name]}")
+        elif tensor.dtype not in _STORED:
+            faults.append(f"{tensor.path}: {tensor.name} is stored as {tensor.dtype}; save it in 16 or 32 bits")
     raise_all(faults)
     return [found[name] for name in sorted(found)]
 
@@ -122,7 +149,8 @@ def _rope_theta(path: Path, config: dict[str, Any]) -> float | None:
     return rope.get("rope_theta", config.get("rope_theta"))
 
 
-def _expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
+def expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the architecture under its Hugging Face name, lm_head too when it is tied."""
     hidden, inner, head = shape.embedding_length, shape.feed_forward_length, shape.key_length
     queries, keys = shape.head_count * head, shape.head_count_kv * head
     layer: dict[str, tuple[int, ...]] = {
@@ -160,7 +188,16 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _tensors_of(path: Path) -> list[Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return [Tensor(name, path, tuple(file.get_slice(name).get_shape())) for name in file.keys()]  # noqa: SIM118
+        with safe_open(path, framework="np"):  # checks that the file is whole and its offsets meet
+            pass
     except SafetensorError as error:
         raise ObserverError(f"{path}: not a whole safetensors file ({error}); save the model again") from error
+    with path.open("rb") as file:
+        (header_bytes,) = struct.unpack("<Q", file.read(8))
+        entries = json.loads(file.read(header_bytes))
+    entries.pop("__metadata__", None)
+    start = 8 + header_bytes
+    return [
+        Tensor(name, path, tuple(entry["shape"]), entry["dtype"], start + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    ]

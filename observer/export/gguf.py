@@ -1,6 +1,7 @@
 """Our own converter: a merged Qwen3 folder to one GGUF file, with the tensors llama.cpp's converter writes.
 
-It streams, so memory stays near the largest encoded tensor. `quantize` makes the smaller types from its output.
+It streams a few rows at a time, so memory does not grow with the model. `quantize` makes the smaller types from
+its output.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
@@ -49,15 +51,13 @@ class _Entry:
     def size_bytes(self) -> int:
         return int(np.prod(self.byte_shape))
 
-    def encode(self) -> np.ndarray:
-        """The bytes of the tensor, (rows, bytes a row), encoded a block of rows at a time."""
-        encoded = np.empty(self.byte_shape, np.uint8)
-        start = 0
-        for rows in self.tensor.chunks():
-            part = gguf.quants.quantize(rows, self.type).view(np.uint8)
-            encoded[start : start + len(part)] = part
-            start += len(part)
-        return encoded
+    def encode(self) -> Iterator[np.ndarray]:
+        """Yield the bytes of the tensor, a block of rows at a time."""
+        if self.tensor.dtype == self.type.name:
+            yield from self.tensor.stored_chunks()
+        else:
+            for rows in self.tensor.chunks():
+                yield gguf.quants.quantize(rows, self.type)
 
 
 def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) -> Path:
@@ -77,10 +77,22 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
                 writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
             _add_metadata(writer, shape, name, llama_file_type)
             add_vocabulary(writer, merged, shape.vocab_size)
-            _write(writer, entries, out.name)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
         finally:
             writer.close()
+        with temporary.open("ab") as file:
+            _append(file, entries, out.name)
     return out
+
+
+def gguf_bytes(merged: Path, file_type: str) -> int:
+    """The size that `write_gguf` will write, but for the head with the vocabulary, bounded by the tokenizer's file."""
+    shape = read_shape(merged)
+    entries = _plan(list_tensors(merged, shape), shape, FILE_TYPES[file_type][0])
+    head_bytes = (merged / "tokenizer.json").stat().st_size + 40 * shape.vocab_size
+    return head_bytes + sum(_padded(entry.size_bytes) for entry in entries)
 
 
 def _plan(tensors: list[Tensor], shape: Qwen3Shape, wanted: GGMLQuantizationType) -> list[_Entry]:
@@ -118,32 +130,45 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_ty
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _write(writer: gguf.GGUFWriter, entries: list[_Entry], label: str) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+def _append(file: BinaryIO, entries: list[_Entry], label: str) -> None:
+    """Write the tensors behind the head, each at the next multiple of the alignment, as the head says."""
     with _progress(sum(entry.size_bytes for entry in entries), label) as advance:
+        _pad(file)
         for entry in entries:
-            writer.write_tensor_data(entry.encode())
-            advance(entry.size_bytes)
+            for block in entry.encode():
+                file.write(block.data)
+                advance(block.nbytes)
+            _pad(file)
+
+
+def _pad(file: BinaryIO) -> None:
+    position = file.tell()
+    file.write(bytes(_padded(position) - position))
+
+
+def _padded(size_bytes: int) -> int:
+    return gguf.GGUFWriter.ggml_pad(size_bytes, gguf.GGUF_DEFAULT_ALIGNMENT)
 
 
 @contextmanager
 def _progress(total_bytes: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, otherwise a line now and then; both on stderr."""
+    """A bar on a terminal, otherwise a line now and then; both on stderr, with bytes and the time left."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total_bytes, desc=label, unit="B", unit_scale=True) as bar:
+        with tqdm(total=total_bytes, desc=label, unit="B", unit_scale=True, leave=False) as bar:
             yield lambda size_bytes: (bar.update(size_bytes), None)[1]
         return
-    done_bytes, shown_at = 0, time.monotonic()
+    done_bytes, start = 0, time.monotonic()
+    shown_at = start
 
     def advance(size_bytes: int) -> None:
         nonlocal done_bytes, shown_at
         done_bytes += size_bytes
-        if time.monotonic() - shown_at > SECONDS_BETWEEN_LINES:
-            shown_at = time.monotonic()
-            print(f"{label}: {done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB", file=sys.stderr)
+        now = time.monotonic()
+        if now - shown_at > SECONDS_BETWEEN_LINES:
+            shown_at, left_s = now, (now - start) * (total_bytes - done_bytes) / done_bytes
+            done = f"{done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB"
+            print(f"{label}: {done}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
 
     yield advance

@@ -33,10 +33,14 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """`metadata` holds every key; `tensor_types` maps a tensor's name to its type, such as `Q4_K`."""
+    """`metadata` holds every key; the other two map a tensor's name to its type, such as `Q4_K`, and its shape.
+
+    Shapes are the checkpoint's, (rows, columns): a file holds them the other way round.
+    """
 
     metadata: dict[str, Any]
     tensor_types: dict[str, str]
+    tensor_shapes: dict[str, tuple[int, ...]]
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -60,13 +64,14 @@ def _read(data: mmap.mmap) -> GGUFHeader:
     for _ in range(key_count):
         key = cursor.text()
         metadata[key] = cursor.value(cursor.take("<I"))
-    types = {}
+    types, shapes = {}, {}
     for _ in range(tensor_count):
         name = cursor.text()
-        cursor.skip(8 * cursor.take("<I"))  # its shape
+        sizes = [cursor.take("<Q") for _ in range(cursor.take("<I"))]
+        shapes[name] = tuple(reversed(sizes))
         types[name] = gguf.GGMLQuantizationType(cursor.take("<I")).name
         cursor.skip(8)  # its place in the file
-    return GGUFHeader(metadata, types)
+    return GGUFHeader(metadata, types, shapes)
 
 
 class _Cursor:

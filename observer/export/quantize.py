@@ -1,4 +1,4 @@
-"""Smaller GGUF types through llama.cpp's own quantizer, and the check that a written GGUF works.
+"""Smaller GGUF types through llama.cpp's own quantizer.
 
 The quantizer runs in a child process: Ctrl-C ends it at once, an abort inside llama.cpp becomes one clear line,
 and its log is shown only when it fails.
@@ -6,36 +6,43 @@ and its log is shown only when it fails.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import difflib
+import json
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
-import numpy as np
 
 from observer.errors import ObserverError, raise_all
-from observer.export.header import read_header
+from observer.export.header import GGUFHeader, read_header
+from observer.export.imatrix_file import Imatrix, read_imatrix
+from observer.export.quantization_types import (
+    NEED_IMATRIX,
+    UNQUANTIZED,
+    check_quantizations,
+    check_tensor_types,
+    file_types,
+    tensor_types,
+    wants_imatrix,
+)
+from observer.export.verify import verify_gguf
 from observer.files import atomic_path
-from observer.llama import BatchToken, LlamaContext, LlamaModel
+from observer.llama import usable_cores
 from observer.paths import PROJECT_ROOT
-from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_exchange, render_prompt
+from observer.progress import show_progress
 
-NEED_IMATRIX = frozenset("iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq2_m iq3_xxs iq3_xs q2_k_s".split())
-"""Types llama.cpp refuses to write without an importance matrix."""
+__all__ = ["NEED_IMATRIX", "QuantizationReport", "check_quantizations", "file_types", "quantize", "verify_gguf"]
 
-_NOT_FOR_US = {"nvfp4", "q2_0", "mxfp4_moe", "guessed"}
-"""Refused by llama.cpp; unreadable to gguf; plain q8_0 on a dense model; no type at all."""
-
-_UNQUANTIZED = ("f32", "f16", "bf16")
-_FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
+FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
+_PLACE = re.compile(r"\[ *(\d+)/ *\d+\] ")
 _WHY = re.compile(r"error|fail|abort|assert|disabled", re.IGNORECASE)
 
 
@@ -48,110 +55,171 @@ class QuantizationReport:
     tensor_types: dict[str, int]
     fallbacks: tuple[str, ...]
     """`tensor: type` of those whose rows do not divide by the block of the type asked for."""
+    has_imatrix: bool = False
 
 
-def file_types() -> dict[str, int]:
-    """Name -> llama.cpp's file type, such as `q4_k_m` -> 15, of every type that can be asked for."""
-    prefix = re.compile(r"LLAMA_FTYPE_(?:MOSTLY_|ALL_)?")
-    constants = {name: value for name, value in vars(llama_cpp).items() if name.startswith("LLAMA_FTYPE_")}
-    names = {prefix.sub("", name).lower(): value for name, value in constants.items()}
-    return {name: value for name, value in names.items() if name not in _NOT_FOR_US}
+@dataclass(frozen=True)
+class Job:
+    """What the child is told; a dry run writes nothing and logs which type each tensor would get."""
+
+    source: str
+    out: str
+    file_type: int
+    imatrix: str | None
+    overrides: dict[str, str]
+    is_dry_run: bool = False
 
 
-def check_quantizations(quantizations: Sequence[str]) -> None:
-    """Raise ObserverError naming every type that cannot be made, with the nearest that can."""
-    known = file_types()
-    faults = []
-    for name in quantizations:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(known)}"
-            faults.append(f"unknown quantization {name!r}; {hint}")
-        elif name in NEED_IMATRIX:
-            faults.append(f"quantization {name!r} needs an importance matrix, not made yet; use iq4_xs or q3_k_m")
+def quantize(
+    source: Path,
+    out: Path,
+    quantization: str,
+    *,
+    imatrix: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> QuantizationReport:
+    """Write `source` (an f32, f16 or bf16 GGUF) to `out` in another type.
+
+    `imatrix` is one in GGUF format, for types below 5 bits and overrides; `overrides` maps regular expressions of
+    tensor names to types, such as `q6_k`.
+    Raises ObserverError for what cannot be made, and with llama.cpp's own words when it fails.
+    """
+    check_request(source, [quantization], imatrix, overrides or {})
+    used = used_imatrix(quantization, imatrix, overrides)
+    n_tensors = len(read_header(source).tensor_types)
+    with atomic_path(out) as temporary, show_progress(f"quantizing to {quantization}, tensors", n_tensors) as show:
+        job = Job(
+            str(source), str(temporary), file_types()[quantization], imatrix and str(imatrix), dict(overrides or {})
+        )
+        log = run_job(job, lambda done: show(done, n_tensors))
+        return _report(quantization, temporary, log, used)
+
+
+def used_imatrix(quantization: str, imatrix: Path | None, overrides: Mapping[str, str] | None) -> Path | None:
+    """The one rule of which files an importance matrix goes into."""
+    return imatrix if wants_imatrix(quantization) or overrides else None
+
+
+def check_request(
+    source: Path,
+    quantizations: Sequence[str],
+    imatrix: Path | None,
+    overrides: Mapping[str, str],
+    *,
+    head: Path | None = None,
+) -> None:
+    """Raise ObserverError naming everything that keeps these types from being made of `source`.
+
+    `head` is a GGUF to read its tensors from, where the source itself is none yet.
+    """
+    has_imatrix, faults = imatrix is not None, []
+    for check in (
+        lambda: check_quantizations(quantizations, has_imatrix=has_imatrix),
+        lambda: check_tensor_types(overrides, has_imatrix=has_imatrix),
+        lambda: _check_source(source, read_header(head or source), imatrix, overrides),
+    ):
+        try:
+            check()
+        except ObserverError as error:
+            faults.append(str(error))
     raise_all(faults)
 
 
-def quantize(source: Path, out: Path, quantization: str) -> QuantizationReport:
-    """Write `source` (an f32, f16 or bf16 GGUF) to `out` in another type.
-
-    Raises ObserverError for a type that cannot be made, and with llama.cpp's own words when it fails.
-    """
-    check_quantizations([quantization])
-    known = file_types()
-    found = read_header(source).metadata.get("general.file_type")
-    if found not in [known[name] for name in _UNQUANTIZED]:
-        name = next((name for name, value in known.items() if value == found), found)
-        raise ObserverError(f"{source}: found type {name}; quantize from {', '.join(_UNQUANTIZED)}")
-    with atomic_path(out) as temporary:
-        log = _run_quantizer(source, temporary, known[quantization])
-        return _report(quantization, temporary, log)
-
-
-def verify_gguf(path: Path, *, expected_file_type: str) -> None:
-    """Reopen a GGUF of ours: architecture, type, tokenizer and chat template; then decode a prompt with llama.cpp.
-
-    Raises ObserverError naming every key that is not as written.
-    """
-    expected = {
-        "general.architecture": "qwen3",
-        "general.file_type": file_types()[expected_file_type],
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.chat_template": CHAT_TEMPLATE,
-        "end of answer": IM_END,
-    }
-    found = read_header(path).metadata
-    found["end of answer"] = _token(found, "tokenizer.ggml.eos_token_id")
-    wrong = [key for key in expected if found.get(key) != expected[key]]
-    raise_all([f"{path}: {key} is {found.get(key)!r}, not {expected[key]!r}; export again" for key in wrong])
-    _decode_once(path)
-
-
-def _run_quantizer(source: Path, out: Path, file_type: int) -> str:
+def run_job(job: Job, on_tensor: Callable[[int], None] = lambda _: None) -> str:
+    """Run llama.cpp's quantizer in a child process and return its log; `on_tensor` is told how many are done."""
     search_path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "observer.export.quantize", str(source), str(out), str(file_type)]
+    command = [sys.executable, "-m", "observer.export.quantize", json.dumps(asdict(job))]
     environment = os.environ | {"PYTHONPATH": search_path}
-    run = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
-    log = run.stdout + run.stderr
-    if run.returncode != 0:
-        why = [line for line in log.splitlines() if _WHY.search(line)] or log.splitlines()[-3:]
-        words = "\n  ".join(line.strip() for line in why)
-        raise ObserverError(f"{source}: llama.cpp could not quantize it (exit {run.returncode}):\n  {words}")
-    return log
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+    ) as child:
+        try:
+            for line in child.stdout or ():
+                lines.append(line)
+                if place := _PLACE.match(line):
+                    on_tensor(int(place[1]))
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode != 0:
+        raise ObserverError(f"{job.source}: {_explain(child.returncode, lines)}")
+    return "".join(lines)
 
 
-def _quantize_here(source: str, out: str, file_type: int) -> int:
+def _check_source(source: Path, header: GGUFHeader, imatrix: Path | None, overrides: Mapping[str, str]) -> None:
+    known = file_types()
+    found = header.metadata.get("general.file_type")
+    faults = []
+    if found not in [known[name] for name in UNQUANTIZED]:
+        name = next((name for name, value in known.items() if value == found), found)
+        faults.append(f"{source}: found type {name}; quantize from {', '.join(UNQUANTIZED)}")
+    columns = {name: shape[-1] for name, shape in header.tensor_shapes.items() if len(shape) > 1}
+    for pattern in overrides:
+        with contextlib.suppress(re.error):  # told by check_tensor_types
+            if not any(re.search(pattern, name) for name in columns):
+                faults.append(f"export.tensor_types: {pattern!r} is in no tensor of {source}, such as {max(columns)}")
+    if imatrix is not None:
+        sums = read_imatrix(imatrix).sums
+        layers = {name: size for name, size in columns.items() if name.startswith("blk.")}
+        wrong = [name for name, size in layers.items() if name not in sums or sums[name].size != size]
+        if wrong:
+            faults.append(
+                f"{imatrix}: lacks {len(wrong)} layers of {source}, such as {wrong[0]}; compute it of this model"
+            )
+    raise_all(faults)
+
+
+def _quantize_here(job: Job) -> int:
     """The child's whole work; llama.cpp logs to stderr."""
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type
-    return llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.pointer(params))
+    params.ftype, params.nthread, params.dry_run = job.file_type, usable_cores(), job.is_dry_run
+    if job.imatrix:
+        imatrix = read_imatrix(Path(job.imatrix))
+        params.imatrix, params.kv_overrides = _imatrix_array(imatrix), _imatrix_origin(imatrix)
+    if job.overrides:
+        params.tt_overrides = _overrides_array(job.overrides)
+    return llama_cpp.llama_model_quantize(os.fsencode(job.source), os.fsencode(job.out), ctypes.pointer(params))
 
 
-def _report(quantization: str, path: Path, log: str) -> QuantizationReport:
+def _imatrix_array(imatrix: Imatrix) -> Any:
+    """Ended by an entry without name, as the others. Each holds on to what it points to."""
+    array = (llama_cpp.llama_model_imatrix_data * (len(imatrix.sums) + 1))()
+    for entry, name in zip(array, sorted(imatrix.sums), strict=False):
+        values = imatrix.mean_squares(name)
+        entry.name, entry.size = name.encode(), values.size
+        entry.data = (ctypes.c_float * values.size)(*values)
+    return array
+
+
+def _imatrix_origin(imatrix: Imatrix) -> Any:
+    """The keys by which llama.cpp's own quantizer tells that a file was made with an imatrix."""
+    values = {"quantize.imatrix.entries_count": len(imatrix.sums), "quantize.imatrix.chunks_count": imatrix.n_rows}
+    array = (llama_cpp.llama_model_kv_override * (len(values) + 1))()
+    for entry, (key, value) in zip(array, values.items(), strict=False):
+        entry.tag, entry.key, entry.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, key.encode(), value
+    return array
+
+
+def _overrides_array(overrides: Mapping[str, str]) -> Any:
+    array = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
+    for entry, (pattern, name) in zip(array, overrides.items(), strict=False):
+        entry.pattern, entry.type = pattern.encode(), tensor_types()[name]
+    return array
+
+
+def _explain(code: int, log: list[str]) -> str:
+    why = [line for line in log if _WHY.search(line)] or log[-3:]
+    words = "\n  ".join(line.strip() for line in why)
+    return f"llama.cpp could not quantize it (exit {code}):\n  {words}"
+
+
+def _report(quantization: str, path: Path, log: str, imatrix: Path | None) -> QuantizationReport:
     types = read_header(path).tensor_types
-    fallbacks = tuple(f"{name}: {types[name]}" for name in _FALLBACK.findall(log))
-    return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks)
-
-
-def _token(metadata: dict[str, Any], key: str) -> str | None:
-    tokens, number = metadata.get("tokenizer.ggml.tokens", []), metadata.get(key)
-    return tokens[number] if number is not None and number < len(tokens) else None
-
-
-def _decode_once(path: Path) -> None:
-    model = LlamaModel(path)
-    context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=2)
-    try:
-        tokens = model.tokenize(render_prompt(Task.GRADE, render_exchange("Hello", "")))
-        batch = [BatchToken(token, place, (0,), place == len(tokens) - 1) for place, token in enumerate(tokens)]
-        is_finite = all(np.isfinite(logits).all() for _, logits in context.decode(batch))
-    finally:
-        context.close()
-        model.close()
-    if not is_finite:
-        raise ObserverError(f"{path}: its logits are not finite; check the merged model, then export again")
+    fallbacks = tuple(f"{name}: {types[name]}" for name in FALLBACK.findall(log))
+    has_imatrix = imatrix is not None
+    return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks, has_imatrix)
 
 
 if __name__ == "__main__":
-    sys.exit(_quantize_here(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.exit(_quantize_here(Job(**json.loads(sys.argv[1]))))

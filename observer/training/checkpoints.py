@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +20,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from observer.errors import ObserverError
 from observer.files import explain_os_error, read_text, write_json
 from observer.paths import RunPaths
+from observer.training.processes import Launch, add_up
 
-CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+RNG_STATES = "rng_state*.pth"
+"""One file, or one for each process."""
+ECHO_S = 2.0
+"""Seconds in which a second signal is the first one again: torchrun passes on what the terminal told every process."""
 
 _RECORD = "inputs.json"
 _DISK_FAULT = re.compile(r"PytorchStreamWriter|No space left|os error (28|30|122)|Disk quota")
@@ -72,15 +79,17 @@ def checkpoint_step(checkpoint: Path | None) -> int:
 
 
 class StopCallback(TrainerCallback):
-    """Ends a training after the current step, with a checkpoint, when a signal asked for it."""
+    """Ends a training after the current step, with a checkpoint, when a signal asked any of its processes for it."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.asked_at: float | None = None
+        self.has_stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.signal is not None:
+        if add_up(self.launch, [self.asked_at is not None], args.device)[0]:
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
+            self.has_stopped = state.global_step < state.max_steps
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -94,9 +103,13 @@ class StopCallback(TrainerCallback):
                 signal.signal(kind, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.asked_at is None:
+            self.asked_at = now
+            if self.launch.is_first:  # os.write: the signal may have come in the middle of another write
+                os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
+        elif not self.launch.is_shared or now - self.asked_at > ECHO_S:
             raise KeyboardInterrupt
-        self.signal = number
 
 
 @contextmanager
@@ -113,7 +126,7 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
+    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES) or not any(checkpoint.glob(RNG_STATES)):
         return False
     try:
         return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

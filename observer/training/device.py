@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from observer.config import Config
 from observer.errors import ObserverError
+from observer.training.processes import Launch, find_launch
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["unsloth", "transformers"]
@@ -26,6 +27,7 @@ class Runtime:
     backend: Backend
     dtype: Precision
     reasons: tuple[str, ...]
+    launch: Launch = field(default_factory=Launch)
 
 
 def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
@@ -34,11 +36,16 @@ def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
     Raises ObserverError for `device: cuda` without CUDA (a dry run plans it all the same) and for a
     backend that is not installed.
     """
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU: SFTTrainer refuses DataParallel
+    launch = find_launch()
+    if not launch.is_shared:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU: SFTTrainer refuses DataParallel
     device, device_reason = _choose_device(config, dry_run)
-    backend, backend_reason = _choose_backend(config, device)
+    backend, backend_reason = _choose_backend(config, device, launch)
     dtype, dtype_reason = _choose_dtype(config, device)
-    return Runtime(device, backend, dtype, (device_reason, backend_reason, dtype_reason))
+    reasons = [device_reason, backend_reason, dtype_reason]
+    if launch.is_shared:
+        reasons.append(f"processes {launch.n_processes}, each with its own rows and the whole model")
+    return Runtime(device, backend, dtype, tuple(reasons), launch)
 
 
 def prepare_backend(runtime: Runtime, *, dry_run: bool = False) -> None:
@@ -82,7 +89,7 @@ def _choose_device(config: Config, dry_run: bool) -> tuple[Device, str]:
     )
 
 
-def _choose_backend(config: Config, device: Device) -> tuple[Backend, str]:
+def _choose_backend(config: Config, device: Device, launch: Launch) -> tuple[Backend, str]:
     wanted = config.model.backend
     installed = importlib.util.find_spec("unsloth") is not None
     if wanted == "transformers":
@@ -93,6 +100,8 @@ def _choose_backend(config: Config, device: Device) -> tuple[Backend, str]:
         return "unsloth", "backend unsloth: model.backend says so"
     if device == "cpu":
         return "transformers", "backend transformers: plain TRL and PEFT on CPU"
+    if launch.is_shared:
+        return "transformers", "backend transformers: unsloth is taken for one process only"
     if installed:
         return "unsloth", "backend unsloth: installed, and its kernels want CUDA"
     return "transformers", "backend transformers: unsloth is not installed"

@@ -1,39 +1,23 @@
-"""The one loss: mean negative log-likelihood of the completion tokens, with logits only where a label is."""
+"""The one loss: mean negative log-likelihood of the completion tokens, with logits only where a label is.
+
+It is the same number however rows are batched, in training and in evaluation, on every backend.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.nn import functional
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from observer.training.rows import IGNORED, TokenRow
+from observer.training import unsloth_forward
+from observer.training.attention import attention_obstacle, use_forest_attention
+from observer.training.layout import Batch, collate, pad, to_device
+from observer.training.rows import TokenRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Batch = dict[str, torch.Tensor]
-SHORTEST_SHARED_PREFIX = 16
-"""Tokens; below it the second pass costs more than it saves."""
-
-
-def collate(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> Batch:
-    """Pad on the right: `input_ids`, `labels` and `attention_mask`, each (rows, longest)."""
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def pad(values: list[int], filler: int) -> list[int]:
-        return values + [filler] * (longest - len(values))
-
-    return {
-        "input_ids": torch.tensor([pad(row["input_ids"], pad_token_id) for row in rows]),
-        "labels": torch.tensor([pad(row["labels"], IGNORED) for row in rows]),
-        "attention_mask": torch.tensor([pad([1] * len(row["input_ids"]), 0) for row in rows]),
-    }
 
 
 def completion_nll(model: PeftModel, batch: Batch) -> torch.Tensor:
@@ -41,68 +25,59 @@ def completion_nll(model: PeftModel, batch: Batch) -> torch.Tensor:
 
     Full logits of 151,936 columns would be most of the memory; the head sees the labelled positions alone.
     """
-    targets = batch["labels"][:, 1:]
-    labelled = targets != IGNORED
-    hidden = hidden_states(model, batch)[:, :-1][labelled]
+    scored = batch["scored"]
+    targets = batch["labels"][0].index_select(0, scored + 1)
+    hidden = hidden_states(model, batch).index_select(0, scored)
     head = cast(torch.nn.Linear, model.get_output_embeddings())
     logits = head(hidden.to(head.weight.dtype))
-    return functional.cross_entropy(logits.float(), targets[labelled], reduction="none")
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def hidden_states(model: PeftModel, batch: Batch) -> torch.Tensor:
-    """What the head reads, (rows, longest, hidden); zero at positions that all rows share and none is scored on."""
-    causal_model = model.get_base_model()
-    if "unsloth" in type(causal_model).forward.__module__:
-        # Unsloth's GPU forward builds the attention bias its kernels need, so go through it, not past it.
-        with _unsloth_returns_hidden_states():
-            return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    body = cast(torch.nn.Module, causal_model.model)
-    n_shared = shared_prefix_length(batch) if can_share_prefix(model) else 0
-    if n_shared < SHORTEST_SHARED_PREFIX or len(batch["labels"]) == 1:
-        return body(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    return _after_shared_prefix(body, batch, n_shared)
+    """What the head reads for each token of the batch, (tokens, hidden)."""
+    is_shared, is_unsloth = sharing_obstacle(model) is None, unsloth_forward.is_in(model)
+    if is_shared and is_unsloth:
+        return unsloth_forward.over_forest(model, batch)
+    body = cast(torch.nn.Module, model.get_base_model().model)
+    if is_shared:
+        use_forest_attention(model.config)
+        return body(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], forest=batch["forest"],
+            attention_mask={"full_attention": None}, use_cache=False,
+        ).last_hidden_state[0]  # fmt: skip
+    rows = pad(batch)
+    run = unsloth_forward.over_rows if is_unsloth else _over_rows
+    return run(model, rows.input_ids, rows.attention_mask).flatten(0, 1).index_select(0, rows.place)
 
 
-def shared_prefix_length(batch: Batch) -> int:
-    """Leading tokens that all rows share and whose successors none is scored on."""
-    is_shared = (batch["input_ids"] == batch["input_ids"][0]).all(0) & (batch["labels"] == IGNORED).all(0)
-    n_leading = int(is_shared.cumprod(0).sum())
-    first_scored = int((batch["labels"] != IGNORED).any(0).int().argmax())
-    return min(n_leading, first_scored - 1)
-
-
-def can_share_prefix(model: PeftModel) -> bool:
-    """Dropout would differ between rows, and checkpointing drops the cache; without them sharing is exact."""
+def sharing_obstacle(model: PeftModel) -> str | None:
+    """Why every row of this model is run with an instruction of its own, padded; None where instructions are shared."""
     dropouts = [getattr(config, "lora_dropout", 0.0) for config in model.peft_config.values()]
-    return not any(dropouts) and not getattr(model, "is_gradient_checkpointing", False)
+    if any(dropouts):
+        return f"LoRA dropout {max(dropouts):g} differs between rows"
+    if unsloth_forward.is_in(model):
+        return unsloth_forward.forest_obstacle(model)
+    return attention_obstacle(model.config)
 
 
-def _after_shared_prefix(body: torch.nn.Module, batch: Batch, n_shared: int) -> torch.Tensor:
-    """Run the instruction once, not once a row; gradients of all rows meet in its keys and values."""
-    ids, n_rows = batch["input_ids"], len(batch["input_ids"])
-    cache = DynamicCache()
-    prefix = body(input_ids=ids[:1, :n_shared], past_key_values=cache, use_cache=True).last_hidden_state
-    for layer in cast(list[DynamicLayer], cache.layers):
-        assert layer.keys is not None and layer.values is not None
-        layer.keys, layer.values = layer.keys.expand(n_rows, -1, -1, -1), layer.values.expand(n_rows, -1, -1, -1)
-    rest = body(
-        input_ids=ids[:, n_shared:], attention_mask=batch["attention_mask"], past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return torch.cat([torch.zeros_like(prefix).expand(n_rows, -1, -1), rest], dim=1)
+def layout_line(model: PeftModel) -> str:
+    """How batches are laid out and, where instructions are not shared, why."""
+    obstacle = sharing_obstacle(model)
+    if obstacle is None:
+        return "batches: each instruction once, rows packed without padding"
+    return f"batches: rows of like length, padded, each with its instruction ({obstacle})"
 
 
 @torch.no_grad()
-def mean_nll_by_task(
-    model: PeftModel, rows: Sequence[TokenRow], batch_size: int, pad_token_id: int
-) -> dict[str, float]:
+def mean_nll_by_task(model: PeftModel, rows: Sequence[TokenRow], batch_size: int) -> dict[str, float]:
     """Token-mean loss over all rows (`all`) and over each task's; independent of how rows are batched."""
     sums: dict[str, float] = {"all": 0.0}
     counts: dict[str, int] = {"all": 0}
     ordered = sorted(rows, key=lambda row: (row.task, len(row)), reverse=True)
     for start in range(0, len(ordered), batch_size):
         chunk = ordered[start : start + batch_size]
-        batch = collate([{"input_ids": row.input_ids, "labels": row.labels} for row in chunk], pad_token_id)
-        nll = completion_nll(model, {name: tensor.to(model.device) for name, tensor in batch.items()}).cpu()
+        batch = to_device(collate([{"input_ids": row.input_ids, "labels": row.labels} for row in chunk]), model.device)
+        nll = completion_nll(model, batch).cpu()
         for row, part in zip(chunk, nll.split([len(row) - row.prompt_length for row in chunk]), strict=True):
             for key in ("all", row.task):
                 sums[key] = sums.get(key, 0.0) + part.sum().item()
@@ -110,10 +85,6 @@ def mean_nll_by_task(
     return {key: sums[key] / counts[key] for key in sums}
 
 
-@contextmanager
-def _unsloth_returns_hidden_states() -> Iterator[None]:
-    os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "1"
-    try:
-        yield
-    finally:
-        os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"
+def _over_rows(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    body = cast(torch.nn.Module, model.get_base_model().model)
+    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state

@@ -77,7 +77,9 @@ def read_lora(adapter: Path) -> Lora:
     config = read_json_object(adapter / "adapter_config.json")
     unusual = {name: config[name] for name, plain in _PLAIN_SETTINGS.items() if config.get(name) not in (plain, None)}
     if unusual:
-        raise ObserverError(f"{adapter}: {json.dumps(unusual)} cannot be merged here; train plain LoRA")
+        raise ObserverError(
+            f"{adapter}: {json.dumps(unusual)} cannot be merged here, nor written as GGUF; train plain LoRA"
+        )
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
         raise ObserverError(f"{weights}: no such file; train again, only safetensors are read")

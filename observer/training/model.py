@@ -67,7 +67,7 @@ def _load_with_transformers(config: Config, runtime: Runtime, folder: Path) -> P
         str(folder),
         dtype=runtime.dtype,
         quantization_config=_nf4(runtime) if config.model.load_in_4bit else None,
-        device_map={"": 0} if runtime.device == "cuda" else None,
+        device_map={"": runtime.launch.local_rank} if runtime.device == "cuda" else None,
         attn_implementation="sdpa",
         use_safetensors=True,
         local_files_only=True,
@@ -84,7 +84,7 @@ def _load_with_unsloth(config: Config, runtime: Runtime, folder: Path) -> PreTra
         max_seq_length=config.data.max_length,
         dtype=getattr(torch, runtime.dtype),
         load_in_4bit=config.model.load_in_4bit,
-        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing else False,
+        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing is True else False,
         use_exact_model_name=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -113,7 +113,7 @@ def _attach_with_peft(model: PreTrainedModel, config: Config) -> PeftModel:
 
     if config.model.load_in_4bit:
         model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=config.training.gradient_checkpointing
+            model, use_gradient_checkpointing=config.training.gradient_checkpointing is True
         )
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora_settings(config)))  # type: ignore[return-value]
 
@@ -124,7 +124,7 @@ def _attach_with_unsloth(model: PreTrainedModel, config: Config) -> PeftModel:
     return FastLanguageModel.get_peft_model(
         model,
         random_state=config.run.seed,
-        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing else False,
+        use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing is True else False,
         **lora_settings(config),
     )
 

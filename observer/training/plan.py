@@ -9,42 +9,31 @@ from pathlib import Path
 
 from observer.config import Config
 from observer.export.checkpoint import Qwen3Shape
+from observer.training.cost import estimate_memory, estimate_seconds, training_work
 from observer.training.device import Runtime
 from observer.training.rows import Splits, TokenRow
+from observer.training.size import count_embedding, count_parameters, count_trainable
+from observer.training.speed import measure_speed
 
-QWEN3_0_6B = Qwen3Shape(
-    block_count=28,
-    context_length=40_960,
-    embedding_length=1_024,
-    feed_forward_length=3_072,
-    head_count=16,
-    head_count_kv=8,
-    rope_freq_base=1e6,
-    rms_norm_eps=1e-6,
-    key_length=128,
-    vocab_size=151_936,
-    is_tied=True,
-)
-"""config.json of Qwen/Qwen3-0.6B, for planning where the model itself is not at hand."""
-
-BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 GGUF_BITS = {
     "f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.56, "q5_k_m": 5.7, "q5_0": 5.5,
     "q4_k_m": 4.85, "q4_0": 4.5, "iq4_xs": 4.25, "q3_k_m": 3.9, "q2_k": 3.0,
 }  # fmt: skip
 """Bits a weight of the layers; the tied embedding of the small types is q6_k."""
-RUNTIME_BYTES = {"cpu": 900e6, "cuda": 700e6}
-"""What the libraries and, on CUDA, its context take before any tensor."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run in numbers. Sizes are estimates in bytes; `steps` are optimizer steps."""
+    """A run in numbers. Sizes are estimates in bytes; `steps` are optimizer steps.
+
+    `seconds` are those of the training, or None where its device is not at hand to be timed.
+    """
 
     steps: int
     n_parameters: int
     n_trainable: int
     memory_bytes: float
+    seconds: float | None
     artefact_bytes: dict[str, float]
     text: str
 
@@ -55,9 +44,14 @@ class Plan:
 
 def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, *, counted_with: str) -> Plan:
     """Work out steps, memory and disk. `counted_with` says where the token counts come from."""
-    steps = count_steps(config, len(splits.train))
+    n_processes = runtime.launch.n_processes
+    steps = count_steps(config, len(splits.train), n_processes)
     n_parameters, n_trainable = count_parameters(shape), count_trainable(shape, config)
     memory_bytes = estimate_memory(config, runtime, splits.train, shape)
+    work = training_work(config, splits.train, n_processes)
+    n_tokens = sum(batch.n_tokens for batch in work) // max(1, len(work))
+    speed = measure_speed(config, runtime, shape, n_tokens // n_processes)
+    seconds = estimate_seconds(config, runtime, splits, shape, steps, speed) if speed else None
     artefacts = artefact_sizes(config, runtime, shape)
     n_checkpoints = min(config.training.save_total_limit, math.ceil(steps / config.training.eval_steps))
     nf4 = ", NF4" if config.model.load_in_4bit else ""
@@ -71,74 +65,55 @@ def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shap
         describe_rows("train", config.data.train, splits.train),
         describe_rows("val", config.data.val, splits.val),
         f"           counted with {counted_with}; data.max_length {config.data.max_length:,}",
-        f"steps      {steps:,} of {rows_per_step(config)} rows, eval loss and checkpoint every "
+        f"steps      {steps:,} of {n_processes * rows_per_step(config)} rows, eval loss and checkpoint every "
         f"{config.training.eval_steps}",
+        f"           {n_tokens:,} tokens computed a batch for {_tokens_of_rows(config, runtime, splits):,} of its rows",
         f"memory     about {memory_bytes / 1e9:.1f} GB on {runtime.device}",
+        f"time       {_time_line(seconds, runtime)}",
         "writes     " + "\n           ".join(f"{name:<42} {size / 1e6:>9,.1f} MB" for name, size in artefacts.items()),
         f"           and up to {n_checkpoints} checkpoints during training, "
         f"{3 * artefacts['adapter/'] / 1e6:,.1f} MB each",
     ]
     artefacts["checkpoints/"] = n_checkpoints * 3 * artefacts["adapter/"]
-    return Plan(steps, n_parameters, n_trainable, memory_bytes, artefacts, "\n".join(lines))
+    return Plan(steps, n_parameters, n_trainable, memory_bytes, seconds, artefacts, "\n".join(lines))
+
+
+def compare_with_plan(plan: Plan, seconds: float, peak_bytes: float) -> str:
+    """One line on how far off the plan was: `predicted 210 s, took 198 s (-6 %); …`."""
+    memory = f"planned {plan.memory_bytes / 1e9:.2f} GB, at most {peak_bytes / 1e9:.2f} GB in use"
+    memory += _how_far(peak_bytes, plan.memory_bytes)
+    if plan.seconds is None:
+        return f"took {seconds:,.0f} s, not predicted; {memory}"
+    return f"predicted {plan.seconds:,.0f} s, took {seconds:,.0f} s{_how_far(seconds, plan.seconds)}; {memory}"
+
+
+def _how_far(found: float, planned: float) -> str:
+    return f" ({100 * (found / planned - 1):+.0f} %)" if planned else ""
+
+
+def _time_line(seconds: float | None, runtime: Runtime) -> str:
+    if seconds is None:
+        return f"not predicted: no {runtime.device} device here to time"
+    length = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+    return f"about {length} of training, from one block of the model timed on this machine just now"
+
+
+def _tokens_of_rows(config: Config, runtime: Runtime, splits: Splits) -> int:
+    n_rows = runtime.launch.n_processes * config.training.per_device_train_batch_size
+    return sum(map(len, splits.train)) * n_rows // max(1, len(splits.train))
 
 
 def rows_per_step(config: Config) -> int:
     return config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
 
 
-def count_steps(config: Config, n_rows: int) -> int:
+def count_steps(config: Config, n_rows: int, n_processes: int = 1) -> int:
     """Optimizer steps, as transformers counts them: the last, short batch of an epoch is one too."""
     t = config.training
     if t.max_steps > 0:
         return t.max_steps
-    batches = math.ceil(n_rows / t.per_device_train_batch_size)
+    batches = math.ceil(n_rows / (n_processes * t.per_device_train_batch_size))
     return math.ceil(t.num_train_epochs * max(1, math.ceil(batches / t.gradient_accumulation_steps)))
-
-
-def projections(shape: Qwen3Shape) -> dict[str, tuple[int, int]]:
-    """(out, in) of the linear layers of one block."""
-    hidden, inner = shape.embedding_length, shape.feed_forward_length
-    queries, keys = shape.head_count * shape.key_length, shape.head_count_kv * shape.key_length
-    return {
-        "q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden), "o_proj": (hidden, queries),
-        "gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner),
-    }  # fmt: skip
-
-
-def count_parameters(shape: Qwen3Shape) -> int:
-    """Parameters of the base; tied embeddings count once."""
-    norms = 2 * shape.embedding_length + 2 * shape.key_length
-    block = sum(rows * columns for rows, columns in projections(shape).values()) + norms
-    return count_embedding(shape) + shape.block_count * block + shape.embedding_length
-
-
-def count_embedding(shape: Qwen3Shape) -> int:
-    return shape.vocab_size * shape.embedding_length * (1 if shape.is_tied else 2)
-
-
-def count_trainable(shape: Qwen3Shape, config: Config) -> int:
-    """Parameters of the adapter: r * (in + out) for every target of every block."""
-    sizes = projections(shape)
-    return shape.block_count * sum(config.lora.r * sum(sizes.get(name, ())) for name in config.lora.target_modules)
-
-
-def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: Qwen3Shape) -> float:
-    """Peak bytes of training: weights, adapter with Adam, activations and logits of the longest batch, libraries."""
-    width = BYTES_PER_PARAMETER[runtime.dtype]
-    batch = config.training.per_device_train_batch_size
-    longest = sorted((len(row) for row in rows), reverse=True)[:batch]
-    trained = sorted((len(row) - row.prompt_length for row in rows), reverse=True)[:batch]
-    body = count_parameters(shape) - count_embedding(shape)
-    weights = count_embedding(shape) * width + body * (0.52 if config.model.load_in_4bit else width)
-    adapter = 16 * count_trainable(shape, config)  # float32: value, gradient, Adam's two moments
-    tokens = batch * max(longest, default=0)
-    hidden, queries = shape.embedding_length, shape.head_count * shape.key_length
-    block = 6 * hidden + 4 * queries + 4 * shape.head_count_kv * shape.key_length + 4 * shape.feed_forward_length
-    sizes = projections(shape)
-    block += 2 * sum(sizes[name][0] for name in config.lora.target_modules if name in sizes)  # the adapter's own
-    kept = block + hidden * shape.block_count if config.training.gradient_checkpointing else block * shape.block_count
-    logits = sum(trained) * shape.vocab_size * 4 * 3  # float32 logits, their softmax and gradient
-    return weights + adapter + tokens * kept * width + logits + RUNTIME_BYTES[runtime.device]
 
 
 def artefact_sizes(config: Config, runtime: Runtime, shape: Qwen3Shape) -> dict[str, float]:

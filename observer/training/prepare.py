@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.errors import ObserverError
+from observer.errors import ObserverError, raise_all
 from observer.export.checkpoint import Qwen3Shape, read_shape
-from observer.export.quantize import check_quantizations
+from observer.export.quantization_types import check_quantizations, check_tensor_types
 from observer.own_data import OwnData, own_data_of
 from observer.training.base import base_folder, load_tokenizer, looks_local
-from observer.training.device import Runtime
-from observer.training.plan import QWEN3_0_6B, Plan, make_plan
+from observer.training.device import Runtime, cache_folder
+from observer.training.known_shapes import known_shape
+from observer.training.memory import settle_checkpointing
+from observer.training.plan import Plan, make_plan
 from observer.training.rows import Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WITHOUT_EFFECT = {"per_device_eval_batch_size", "logging_steps", "save_total_limit"}
+WITHOUT_EFFECT = {
+    "per_device_eval_batch_size", "logging_steps", "save_total_limit", "gradient_checkpointing", "report_to",
+}  # fmt: skip
 """Training settings that leave the adapter as it is."""
+REPORTER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` found; `base` and `tokenizer` are those of the run, `own_data` is still to be written."""
+    """What `prepare` found; `base` and `tokenizer` are those of the run, `own_data` is still to be written.
 
+    `config` is the given one with its open choices settled.
+    """
+
+    config: Config
     base: Path
     tokenizer: PreTrainedTokenizerBase
     splits: Splits
@@ -44,7 +54,7 @@ class Prepared:
             "load_in_4bit": config.model.load_in_4bit,
             "lora": config.lora.model_dump(),
             "training": config.training.model_dump(exclude=WITHOUT_EFFECT),
-            "runtime": [runtime.device, runtime.backend, runtime.dtype],
+            "runtime": [runtime.device, runtime.backend, runtime.dtype, runtime.launch.n_processes],
         }
 
 
@@ -62,26 +72,35 @@ def prepare(config: Config, runtime: Runtime) -> Prepared:
     folder = base_folder(config)
     tokenizer = load_tokenizer(folder)
     own_data = own_data_of(config)
-    splits = load_splits(config, encode_with(tokenizer), own_data=own_data)
-    plan = plan_run(config, runtime, splits, read_shape(folder), "the base's tokenizer", own_data)
-    return Prepared(folder, tokenizer, splits, plan, own_data)
+    splits = load_splits(config, encode_with(tokenizer, cache_folder() / "tokens"), own_data=own_data)
+    shape = read_shape(folder)
+    config, runtime = settle(config, runtime, splits, shape)
+    plan = plan_run(config, runtime, splits, shape, "the base's tokenizer", own_data)
+    return Prepared(config, folder, tokenizer, splits, plan, own_data)
 
 
 def prepare_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None) -> Planned:
     """The same without network: where the base is not at hand, Qwen3-0.6B's shape and an estimate of tokens."""
     check_settings(config, runtime)
     folder = cached_base(config)
-    shape = read_shape(folder) if folder else known_shape(config)
+    shape = read_shape(folder) if folder else known_shape(config.model.base)
     own_data = own_data_of(config)
     if vocabulary is not None:
         encode, counted_with = encode_with_gguf(vocabulary), f"the vocabulary of {vocabulary}"
     elif folder is not None:
-        encode, counted_with = encode_with(load_tokenizer(folder)), "the base's tokenizer"
+        encode, counted_with = encode_with(load_tokenizer(folder), cache_folder() / "tokens"), "the base's tokenizer"
     else:
         encode = encode_by_length
         counted_with = "an estimate from characters: the base is not here (see --vocab)"
     splits = load_splits(config, encode, check_lengths=encode is not encode_by_length, own_data=own_data)
+    config, runtime = settle(config, runtime, splits, shape)
     return Planned(splits, plan_run(config, runtime, splits, shape, counted_with, own_data))
+
+
+def settle(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> tuple[Config, Runtime]:
+    """Decide what the config leaves to the machine; the runtime gains the plan's line about it."""
+    config, line = settle_checkpointing(config, runtime, splits, shape)
+    return config, replace(runtime, reasons=(*runtime.reasons, line))
 
 
 def plan_run(
@@ -105,21 +124,25 @@ def cached_base(config: Config) -> Path | None:
         return None
 
 
-def known_shape(config: Config) -> Qwen3Shape:
-    if config.model.base.rpartition("/")[2].casefold() in ("qwen3-0.6b", "qwen3-0.6b-base"):
-        return QWEN3_0_6B
-    raise ObserverError(f"model.base: {config.model.base}: not here, so its size is unknown; download it first")
-
-
 def check_settings(config: Config, runtime: Runtime) -> None:
-    """Names the config cannot check by itself: quantizations and optimizer."""
+    """Names the config cannot check by itself: quantizations, optimizer and the packages of reporters."""
     from transformers.training_args import OptimizerNames
 
-    check_quantizations(config.export.quantizations)
+    has_imatrix = config.export.imatrix_rows > 0
+    check_quantizations(config.export.quantizations, has_imatrix=has_imatrix)
+    check_tensor_types(config.export.tensor_types, has_imatrix=has_imatrix)
+    faults = []
     if not config.export.quantizations:
-        raise ObserverError("export.quantizations: empty; name at least one, such as q4_k_m")
+        faults.append("export.quantizations: empty; name at least one, such as q4_k_m")
     optimizer = config.training.optim
     if optimizer not in list(OptimizerNames):
-        raise ObserverError(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_8bit on CUDA")
-    if runtime.device == "cpu" and ("8bit" in optimizer or "paged" in optimizer):
-        raise ObserverError(f"training.optim: {optimizer} needs CUDA; take adamw_torch on CPU")
+        faults.append(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_8bit on CUDA")
+    elif runtime.device == "cpu" and ("8bit" in optimizer or "paged" in optimizer):
+        faults.append(f"training.optim: {optimizer} needs CUDA; take adamw_torch on CPU")
+    for reporter in config.training.report_to:
+        packages = REPORTER_PACKAGES[reporter]
+        if not any(importlib.util.find_spec(package) for package in packages):
+            faults.append(
+                f"training.report_to: {reporter} is not installed; `pip install {packages[0]}`, or leave it out"
+            )
+    raise_all(faults)

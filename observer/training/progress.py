@@ -12,20 +12,25 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from observer.files import scan_jsonl, write_jsonl, write_text
+from observer.training.device import Device
+from observer.training.memory import memory_in_use
 
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where no terminal shows the bar."""
+BAR = "{percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, {elapsed} gone, {remaining} left{postfix}"
 
 
 class RunLog:
-    """training.log: a time and a sentence a line; shown on stderr as well."""
+    """training.log: a time and a sentence a line; shown on stderr as well. Without a path it says nothing."""
 
-    def __init__(self, path: Path, *, append: bool) -> None:
+    def __init__(self, path: Path | None, *, append: bool) -> None:
         self.path = path
-        if not append:
+        if path is not None and not append:
             write_text(path, "")
 
     def write(self, text: str, *, show: bool = True) -> None:
+        if self.path is None:
+            return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n" for line in text.splitlines())
         if show:
@@ -33,20 +38,32 @@ class RunLog:
 
 
 class ProgressCallback(TrainerCallback):
-    """Writes one metrics record a step and a log line every `logging_steps` steps."""
+    """Writes one metrics record a step and a log line every `logging_steps` steps; draws the bar on a terminal."""
 
-    def __init__(self, log: RunLog, metrics: Path, logging_steps: int, *, resumed_step: int = 0) -> None:
+    def __init__(
+        self, log: RunLog, metrics: Path, logging_steps: int, *, device: Device, resumed_step: int = 0
+    ) -> None:
         self.log, self.metrics, self.logging_steps, self.resumed_step = log, metrics, logging_steps, resumed_step
+        self.device: Device = device
         kept = [record for record in read_metrics(metrics) if record["step"] <= resumed_step] if resumed_step else []
         write_jsonl(metrics, kept)
         self.losses: list[float] = []
-        self.started = self.shown = time.monotonic()
+        self.n_tokens, self.training_s = 0, 0.0
+        self.started = self.shown = self.step_began = time.monotonic()
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = self.shown = time.monotonic()
-        hidden = not sys.stderr.isatty()
-        self.bar = tqdm(total=state.max_steps, initial=self.resumed_step, unit="step", file=sys.stderr, disable=hidden)
+        self.bar = tqdm(
+            total=state.max_steps, initial=self.resumed_step, file=sys.stderr, bar_format=BAR, dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.step_began = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.training_s += time.monotonic() - self.step_began
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs = kwargs["logs"]
@@ -58,25 +75,30 @@ class ProgressCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.log.write(f"step {state.global_step:>5}  checkpoint saved", show=False)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def close(self) -> None:
+        """Let go of the terminal's line, however the training ended."""
         if self.bar is not None:
             self.bar.close()
 
     def _step(self, state: TrainerState, logs: dict[str, Any]) -> None:
         elapsed_s = time.monotonic() - self.started
-        names = ("loss", "learning_rate", "grad_norm", "epoch")
+        names = ("loss", "learning_rate", "grad_norm", "epoch", "num_tokens")
         self._record({"step": state.global_step} | {n: logs[n] for n in names if n in logs} | {"elapsed_s": elapsed_s})
         self.losses.append(logs["loss"])
+        self.n_tokens += logs["num_tokens"]
+        speed = f"{self.n_tokens / max(self.training_s, 1e-9):,.0f} tokens/s"
+        memory = f"{memory_in_use(self.device) / 1e9:.1f} GB"
         if self.bar is not None:
+            now = f"loss {logs['loss']:.3f}, rate {logs['learning_rate']:.1e}, {speed}, {memory}"
+            self.bar.set_postfix_str(now, refresh=False)
             self.bar.update(1)
         if state.global_step % self.logging_steps and state.global_step != state.max_steps:
             return
-        done = state.global_step - self.resumed_step
-        left_s = elapsed_s / done * (state.max_steps - state.global_step)
+        left_s = elapsed_s / (state.global_step - self.resumed_step) * (state.max_steps - state.global_step)
         line = (
             f"step {state.global_step:>5}/{state.max_steps}  epoch {logs['epoch']:.2f}  "
             f"loss {sum(self.losses) / len(self.losses):.4f}  learning rate {logs['learning_rate']:.1e}  "
-            f"{done / elapsed_s:.2f} steps/s  {left_s // 60:.0f}:{left_s % 60:02.0f} left"
+            f"{speed}  {memory}  {left_s // 60:.0f}:{left_s % 60:02.0f} left"
         )
         self.losses.clear()
         show = not sys.stderr.isatty() and time.monotonic() - self.shown > LINE_EVERY_S
@@ -102,8 +124,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [record for _, record in scan_jsonl(path)[0]]
 
 
-def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draw loss and eval loss over steps."""
+def plot_losses(metrics: Path, picture: Path, *, kept_step: int | None = None) -> None:
+    """Draw loss and eval loss over steps; `kept_step` is the one whose adapter was saved."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,15 +134,25 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     from observer.files import atomic_path
 
     records = read_metrics(metrics)
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     train = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    if not train:
+        return
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes.plot(*zip(*train, strict=True), color="#b9c4d0", linewidth=0.8, label="train, each step")
     axes.plot(*zip(*_smoothed(train), strict=True), color="#1f4e79", linewidth=1.6, label="train, mean of 20 steps")
-    for name, color in (("eval_loss", "#c0392b"), ("eval_grade_loss", "#d68910"), ("eval_extract_loss", "#117a65")):
+    highest = max(loss for _, loss in train)
+    for name, label, color, style in (
+        ("eval_grade_loss", "validation, grading", "#d68910", "o-"),
+        ("eval_extract_loss", "validation, extraction", "#117a65", "o-"),
+        ("eval_loss", "validation, all", "#c0392b", "x--"),  # on top: it lies on its larger part
+    ):
         points = [(record["step"], record[name]) for record in records if name in record]
         if points:
-            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, label=name.replace("_", " "))
-    axes.set(xlabel="optimizer step", ylabel="nats a completion token", ylim=(0, None))
+            axes.plot(*zip(*points, strict=True), style, color=color, markersize=4.5, linewidth=1.3, label=label)
+            highest = max(highest, *(loss for _, loss in points))
+    if kept_step is not None:
+        axes.axvline(kept_step, color="#7f8c8d", linestyle=":", linewidth=1.2, label=f"adapter saved: step {kept_step}")
+    axes.set(xlabel="optimizer step", ylabel="nats a completion token", xlim=(0, None), ylim=(0, 1.05 * highest))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(picture) as temporary:

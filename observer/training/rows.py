@@ -13,6 +13,7 @@ from observer.dataset import scan_split
 from observer.errors import ObserverError, raise_all
 from observer.own_data import OwnData, PlacedLines
 from observer.prompts import IM_END, render_chatml
+from observer.training.token_cache import look_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,9 +88,14 @@ def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenR
     ]
 
 
-def encode_with(tokenizer: PreTrainedTokenizerBase) -> Encode:
-    """Encode as transformers does."""
-    return lambda texts: tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[return-value]
+def encode_with(tokenizer: PreTrainedTokenizerBase, cache: Path | None = None) -> Encode:
+    """Encode as transformers does; with a `cache` folder, what was encoded before is read from it."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # type: ignore[return-value]
+
+    definition = tokenizer.backend_tokenizer.to_str() if cache else ""  # type: ignore[union-attr]
+    return (lambda texts: look_up(texts, definition, encode, cache)) if cache else encode
 
 
 def encode_with_gguf(path: Path) -> Encode:
@@ -107,8 +113,9 @@ def encode_with_gguf(path: Path) -> Encode:
 
 
 def encode_by_length(texts: list[str]) -> list[list[int]]:
-    """Ids that mean nothing, about as many as Qwen's tokenizer would give."""
-    return [[0] * math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
+    """About as many ids as Qwen's tokenizer would give; they mean nothing, but texts that begin alike share some."""
+    return [[ord(text[int(n * CHARACTERS_PER_TOKEN)]) for n in range(math.ceil(len(text) / CHARACTERS_PER_TOKEN))]
+            for text in texts]  # fmt: skip
 
 
 def prompt_text(row: dict[str, Any]) -> str:

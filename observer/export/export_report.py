@@ -1,0 +1,62 @@
+"""`export.md`: what an export wrote and how it was verified, for a person to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from observer.export.compare import Outcome
+from observer.export.export import ExportPlan
+from observer.manifest import Manifest
+
+EXPORT_MD = "export.md"
+_MARKS = {
+    Outcome.PASSED: "",
+    Outcome.SKIPPED: "not checked: ",
+    Outcome.WARNED: "**warning:** ",
+    Outcome.FAILED: "**failed:** ",
+}
+
+
+def render_report(plan: ExportPlan, manifest: Manifest, command: str) -> str:
+    """The files of the plan; each is described by the notes of its stage."""
+    notes = {file_type: manifest.notes(file_type) for file_type in plan.types}
+    parts = [f"# {plan.source.name} as GGUF", _origin(plan, command), _files(plan, notes)]
+    parts += [f"## {plan.path(name).name}\n\n{_checks(note['checks'])}" for name, note in notes.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def warnings(plan: ExportPlan, manifest: Manifest) -> list[str]:
+    """A line for everything that is not as it should be without being a fault."""
+    lines = []
+    for file_type in plan.types:
+        note, file = manifest.notes(file_type), plan.path(file_type).name
+        lines += [f"{file}: {c['name']}: {c['found']}" for c in note["checks"] if c["outcome"] == Outcome.WARNED]
+        if note["fallbacks"]:
+            lines.append(f"{file}: llama.cpp chose another type for {len(note['fallbacks'])} tensors; see {EXPORT_MD}")
+    return lines
+
+
+def _origin(plan: ExportPlan, command: str) -> str:
+    folders = [f"- {role}: `{folder}`" for role, folder in plan.source.inputs.items()]
+    return "\n".join(
+        [*folders, f"- command: `{command}`", "- hashes of all inputs, versions and commit: `export.json`"]
+    )
+
+
+def _files(plan: ExportPlan, notes: dict[str, dict[str, Any]]) -> str:
+    lines = ["| file | MB | tensors | imatrix | other types than asked for |", "|---|---|---|---|---|"]
+    for name, note in notes.items():
+        tensors = ", ".join(f"{count} {kind}" for kind, count in note["tensor_types"].items())
+        cells = [
+            plan.path(name).name,
+            f"{note['size_bytes'] / 1e6:,.1f}",
+            tensors,
+            "yes" if note["has_imatrix"] else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} | {', '.join(note['fallbacks'])} |")
+    return "\n".join(lines)
+
+
+def _checks(checks: Sequence[dict[str, str]]) -> str:
+    return "\n".join(f"- {check['name']}: {_MARKS[Outcome(check['outcome'])]}{check['found']}" for check in checks)

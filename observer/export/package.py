@@ -1,0 +1,209 @@
+"""A run becomes models in a running Ollama, and is then asked whether they are what was trained.
+
+What is sent is read from the Modelfiles beside the GGUF files, so that `ollama create -f` makes the same models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from observer.config import ExportConfig
+from observer.dataset import read_split
+from observer.errors import ObserverError
+from observer.export.modelfile import ADAPTER, VARIANTS, Variant, quantization_modelfiles, write_all
+from observer.export.modelfile_parser import Modelfile, parse_modelfile
+from observer.export.ollama import Messages, OllamaClient
+from observer.export.runs import Run
+from observer.files import read_text, sha256_file
+from observer.progress import show_progress
+from observer.prompts import Task, prompt_messages, render_chatml, render_exchange
+
+ALLOWED_DIFFERENCES = 1
+"""Answers of 20 that may part from llama-cpp-python's: another build rounds logits otherwise, and near ties turn."""
+
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
+_NAME = re.compile(rf"([A-Za-z0-9_][\w.:-]*/)?([A-Za-z0-9_][A-Za-z0-9_-]*/)?{_PART}(:{_PART})?", re.ASCII)
+_PROBE = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row for one model: what is sent, and the prompt that must come of it."""
+
+    model: str
+    task: Task
+    exchange: str
+    messages: Messages
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the server was asked; `n_prompts` is 0 when it is too old to tell its prompts."""
+
+    n_prompts: int
+    n_answers: int
+    differences: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        return len(self.differences) <= ALLOWED_DIFFERENCES * max(1, self.n_answers // 20)
+
+
+def check_name(name: str) -> None:
+    """Raise ObserverError unless Ollama takes this model name."""
+    if not _NAME.fullmatch(name):
+        raise ObserverError(
+            f"{name!r}: no model name for Ollama; letters, digits, `_`, `-` and `.`, such as observer or observer:q8_0"
+        )
+
+
+def variant_name(name: str, variant: str) -> str:
+    """`observer` → `observer-grade`, and `observer:q8_0` → `observer-grade:q8_0`."""
+    if not variant:
+        return name
+    path, slash, last = name.rpartition("/")
+    model, colon, tag = last.partition(":")
+    return f"{path}{slash}{model}-{variant}{colon}{tag}"
+
+
+def write_package(run: Run, quantization: str) -> dict[Variant, Path]:
+    """Write the three Modelfiles of one quantization (or `adapter`). Raises ObserverError when its GGUF is missing."""
+    weights = run.paths.gguf(quantization)
+    if not weights.is_file():
+        prefix = f"{run.paths.name}-"
+        there = sorted(path.stem.removeprefix(prefix) for path in weights.parent.glob(f"{prefix}*.gguf"))
+        raise ObserverError(f"{weights}: no such file; there are: {', '.join(there) or 'none, export them first'}")
+    files = quantization_modelfiles(run.paths, run.config.export, quantization, run.config.model.base)
+    return dict(zip(VARIANTS, write_all(files), strict=True))
+
+
+def create_commands(name: str, modelfiles: dict[Variant, Path]) -> list[str]:
+    """What to type when no server answers now."""
+    return [f"ollama create {variant_name(name, variant)} -f {path}" for variant, path in modelfiles.items()]
+
+
+def create_models(client: OllamaClient, name: str, modelfiles: dict[Variant, Path]) -> list[str]:
+    """Upload what the Modelfiles name, once, and create a model of each; return their names."""
+    created = []
+    digests: dict[str, str] = {}
+    for variant, path in modelfiles.items():
+        modelfile = parse_modelfile(read_text(path), str(path))
+        for source in _local_files(modelfile, path.parent):
+            if source not in digests:
+                digests[source] = _push(client, path.parent / source)
+        model = variant_name(name, variant)
+        client.create(create_request(model, modelfile, digests))
+        created.append(model)
+    return created
+
+
+def create_request(model: str, modelfile: Modelfile, digests: dict[str, str]) -> dict[str, Any]:
+    """What `ollama create` sends for this Modelfile; `digests` are those of the blobs, by the path that it names."""
+    source, adapter = modelfile.only("FROM"), modelfile.get("ADAPTER")
+    request: dict[str, Any] = {"model": model}
+    request |= {"files": {Path(source).name: digests[source]}} if source in digests else {"from": source}
+    if adapter is not None:
+        request["adapters"] = {Path(adapter).name: digests[adapter]}
+    for command in ("TEMPLATE", "SYSTEM", "PARSER", "REQUIRES"):
+        if (value := modelfile.get(command)) is not None:
+            request[command.lower()] = value
+    return request | {"license": modelfile.commands.get("LICENSE", []), "parameters": modelfile.parameters}
+
+
+def make_questions(name: str, val: Path, n_rows: int) -> list[Question]:
+    """Rows of each task for its own model, and one hostile exchange for both tasks of the model `name`."""
+    questions = []
+    rows = read_split(val) if val.exists() else []
+    for task in Task:
+        of_task = [row["prompt"][-1]["content"] for row in rows if row["task"] == task]
+        n = min(n_rows // len(Task), len(of_task))
+        for exchange in (of_task[i * len(of_task) // n] for i in range(n)):
+            questions.append(_question(variant_name(name, task), task, exchange, has_system=False))
+        questions.append(_question(name, task, _PROBE, has_system=True))
+    return questions
+
+
+def check_prompts(client: OllamaClient, questions: Sequence[Question]) -> int:
+    """Compare the prompts that the server renders with ours; return how many, 0 when it cannot tell.
+
+    Raises ObserverError for the first that differs, where it does.
+    """
+    with show_progress("comparing prompts", len(questions)) as progress:
+        for done, question in enumerate(questions, 1):
+            rendered = client.render(question.model, question.messages)
+            if rendered is None:
+                return 0
+            if rendered != question.prompt:
+                raise ObserverError(
+                    f"{question.model}: its prompt is not the training prompt: {_parting(rendered, question.prompt)}; "
+                    "is OLLAMA_GO_TEMPLATE=0 set, or another template in the base?"
+                )
+            progress(done, len(questions))
+    return len(questions)
+
+
+def check_answers(
+    client: OllamaClient, questions: Sequence[Question], gguf: Path, export: ExportConfig
+) -> tuple[str, ...]:
+    """Greedy answers of the server beside llama-cpp-python's on the same GGUF; a line for each that differs."""
+    expected = _answers_here(questions, gguf, export)
+    differences = []
+    with show_progress("comparing answers", len(questions)) as progress:
+        for done, (question, ours) in enumerate(zip(questions, expected, strict=True), 1):
+            theirs = client.answer(question.model, question.messages)
+            if theirs != ours:
+                differences.append(f"{question.model}: {_parting(theirs, ours)}")
+            progress(done, len(questions))
+    return tuple(differences)
+
+
+def check(client: OllamaClient, run: Run, quantization: str, name: str, n_rows: int) -> Checked:
+    """Prompts of every model, and answers where this quantization can be run here too (not for an adapter)."""
+    questions = make_questions(name, run.val, n_rows)
+    n_prompts = check_prompts(client, questions)
+    asked = [question for question in questions if question.model != name]
+    if quantization == ADAPTER or not asked:
+        return Checked(n_prompts, 0, ())
+    return Checked(n_prompts, len(asked), check_answers(client, asked, run.paths.gguf(quantization), run.config.export))
+
+
+def _answers_here(questions: Sequence[Question], gguf: Path, export: ExportConfig) -> list[str]:
+    from observer.engine import Engine
+
+    answers: dict[str, str] = {}
+    with Engine(gguf, n_ctx_per_row=export.num_ctx, n_seq=1, max_new_tokens=export.num_predict) as engine:
+        for task in Task:
+            exchanges = [question.exchange for question in questions if question.task == task]
+            completions = engine.generate(task, exchanges)
+            prompts = [question.prompt for question in questions if question.task == task]
+            answers |= {prompt: completion.text for prompt, completion in zip(prompts, completions, strict=True)}
+    return [answers[question.prompt] for question in questions]
+
+
+def _question(model: str, task: Task, exchange: str, *, has_system: bool) -> Question:
+    messages = prompt_messages(task, exchange)
+    sent = messages if has_system else messages[1:]
+    return Question(model, task, exchange, sent, render_chatml(messages))
+
+
+def _local_files(modelfile: Modelfile, folder: Path) -> list[str]:
+    named = [modelfile.only("FROM"), modelfile.get("ADAPTER")]
+    return [source for source in named if source is not None and (folder / source).is_file()]
+
+
+def _push(client: OllamaClient, path: Path) -> str:
+    digest = f"sha256:{sha256_file(path)}"
+    with show_progress(f"uploading {path.name}, bytes", path.stat().st_size) as progress:
+        client.push_blob(path, digest, progress)
+    return digest
+
+
+def _parting(theirs: str, ours: str) -> str:
+    """Where two texts part."""
+    place = next((n for n, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    return f"{theirs[place : place + 40]!r} where {ours[place : place + 40]!r} is expected, at character {place}"

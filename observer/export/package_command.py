@@ -1,0 +1,80 @@
+"""`observer package`: the parser, and what the command prints. What it needs is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+N_ROWS = 20
+
+
+def add_package_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    package = commands.add_parser(
+        "package",
+        help="make Ollama models of a run and check that they answer as trained",
+        description="Upload a GGUF of the run to a running Ollama, create NAME, NAME-grade and NAME-extract, and "
+        "compare their prompts and greedy answers with ours. Without a server: the commands to type.",
+    )
+    package.add_argument("run_folder", type=Path, metavar="RUN", help="such as outputs/nano")
+    package.add_argument("--ollama", required=True, metavar="NAME", help="the models' name, such as observer")
+    package.add_argument(
+        "--quantization", metavar="TYPE",
+        help="such as q8_0, or `adapter` to put the adapter GGUF over Ollama's qwen3 (default: the last of the config)",
+    )  # fmt: skip
+    package.add_argument("--host", metavar="URL", help="the server (default: OLLAMA_HOST, else this machine)")
+    package.add_argument("--no-check", action="store_true", help="create the models and ask them nothing")
+    package.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Create and check; 1 when no server answers or the models answer otherwise."""
+    from observer.export.ollama import Endpoint, NoServer, OllamaClient, ollama_url
+    from observer.export.package import check, check_name, create_commands, create_models, write_package
+    from observer.export.runs import read_run
+
+    check_name(args.ollama)
+    found = read_run(args.run_folder)
+    quantization = args.quantization or found.config.export.quantizations[-1]
+    client = OllamaClient(Endpoint(ollama_url(args.host or os.environ.get("OLLAMA_HOST", ""))), _say)
+    modelfiles = write_package(found, quantization)
+    try:
+        version = client.version()
+    except NoServer as error:
+        return _without_server(error, create_commands(args.ollama, modelfiles))
+    _say(f"Ollama {version} at {client.endpoint.url}")
+    names = create_models(client, args.ollama, modelfiles)
+    print(f"created {', '.join(names)} from {found.paths.gguf(quantization)}")
+    if args.no_check:
+        return 0
+    checked = check(client, found, quantization, args.ollama, N_ROWS)
+    print(_prompts_line(checked.n_prompts))
+    print(_answers_line(checked.n_answers, len(checked.differences), found.val))
+    for difference in checked.differences:
+        _say(difference)
+    return int(not checked.is_sound)
+
+
+def _without_server(error: Exception, commands: list[str]) -> int:
+    start = "start one: ollama serve" if shutil.which("ollama") else "install Ollama, then: ollama serve"
+    print(f"error: {error}; {start}; then run the same command again, or:", file=sys.stderr)
+    print("\n".join(commands))
+    return 1
+
+
+def _prompts_line(n_prompts: int) -> str:
+    if not n_prompts:
+        return "prompts: not compared; this server is older than 0.11.5 and cannot show them"
+    return f"prompts: {n_prompts} of {n_prompts} are the training prompt"
+
+
+def _answers_line(n_answers: int, n_different: int, val: Path) -> str:
+    if not n_answers:
+        return f"answers: not compared; no rows in {val}, or an adapter over other weights"
+    return f"answers: {n_answers - n_different} of {n_answers} greedy answers equal llama-cpp-python's"
+
+
+def _say(line: str) -> None:
+    print(f"package: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,125 @@
+"""Memory: what is free, what a run has taken, whether activations are kept, and what to lower when it ends."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from observer.config import Config
+from observer.errors import ObserverError
+from observer.export.checkpoint import Qwen3Shape
+from observer.training.cost import estimate_memory
+from observer.training.device import Device, Runtime
+from observer.training.rows import Splits
+
+USABLE = 0.9
+"""Share of the free memory that a plan may fill; its estimate is one."""
+
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory|ALLOC_FAILED", re.IGNORECASE)
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory(device: Device) -> int | None:
+    """Bytes that a run may still take on its device; None where they cannot be known."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    import psutil
+
+    return min([psutil.virtual_memory().available, *_left_to_container()])
+
+
+def memory_in_use(device: Device) -> int:
+    """Bytes now: tensors on the GPU, or the process's resident memory."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory(device: Device) -> int:
+    """The most bytes so far: tensors on the GPU, or the process's resident memory."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def settle_checkpointing(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> tuple[Config, str]:
+    """The config with `gradient_checkpointing` decided, and the plan's line about it.
+
+    `auto` recomputes activations only where keeping them would not fit.
+    """
+    wanted = config.training.gradient_checkpointing
+    free_bytes = free_memory(runtime.device)
+    plain, thrifty = (_with_checkpointing(config, choice) for choice in (False, True))
+    need_bytes, least_bytes = (estimate_memory(c, runtime, splits.train, shape) for c in (plain, thrifty))
+    if wanted != "auto":
+        return (thrifty, "recompute on: gradient_checkpointing says so") if wanted else (
+            plain, "recompute off: gradient_checkpointing says so")  # fmt: skip
+    if free_bytes is None:
+        return plain, f"recompute off: how much of the {runtime.device} memory is free is not known here"
+    room = f"{free_bytes / 1e9:.1f} GB free"
+    if need_bytes <= USABLE * free_bytes:
+        return plain, f"recompute off: activations fit, {need_bytes / 1e9:.1f} GB of {room}"
+    line = f"recompute on: {need_bytes / 1e9:.1f} GB without, {least_bytes / 1e9:.1f} GB with it, {room}"
+    if least_bytes > USABLE * free_bytes:
+        line += "; even so it may not fit: lower training.per_device_train_batch_size"
+    return thrifty, line
+
+
+@contextmanager
+def memory_errors_explained(config: Config, runtime: Runtime, planned_bytes: float) -> Iterator[None]:
+    """Turn what torch and Python raise when memory ends into one line with this run's numbers and what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.cuda.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise ObserverError(_explain(config, runtime, planned_bytes)) from error
+
+
+def _explain(config: Config, runtime: Runtime, planned_bytes: float) -> str:
+    t = config.training
+    batch, accumulation = t.per_device_train_batch_size, t.gradient_accumulation_steps
+    free_bytes = free_memory(runtime.device)
+    room = "" if free_bytes is None else f", {free_bytes / 1e9:.1f} GB are free"
+    mends = []
+    if batch > 1:
+        half = batch // 2
+        mends.append(f"training.per_device_train_batch_size={half} (now {batch}) with "
+                     f"training.gradient_accumulation_steps={accumulation * -(-batch // half)}")  # fmt: skip
+    if t.gradient_checkpointing is not True:
+        mends.append("training.gradient_checkpointing=true")
+    if not config.model.load_in_4bit:
+        mends.append("model.load_in_4bit=true")
+    return (
+        f"{runtime.device}: out of memory; at most {peak_memory(runtime.device) / 1e9:.1f} GB were taken, "
+        f"about {planned_bytes / 1e9:.1f} GB planned{room}; "
+        + (f"--set {', or '.join(mends)}" if mends else "take a smaller model.base, or a larger machine")
+    )
+
+
+def _with_checkpointing(config: Config, choice: bool) -> Config:
+    training = config.training.model_copy(update={"gradient_checkpointing": choice})
+    return config.model_copy(update={"training": training})
+
+
+def _left_to_container() -> list[int]:
+    """What the container's limit leaves, when there is one: psutil sees the machine alone."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return []
+    return [] if limit == "max" else [max(0, int(limit) - used)]

@@ -1,0 +1,111 @@
+"""More than one process: who is who in a launch by torchrun or `accelerate launch`, and what they tell one another.
+
+The first process reads, writes and decides; the others train along and leave. All calls here do nothing in a run of
+one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those of the run."""
+
+    rank: int = 0
+    n_processes: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_shared(self) -> bool:
+        return self.n_processes > 1
+
+
+def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
+    """What torchrun or accelerate set; one process when neither started this one."""
+    found = os.environ if environment is None else environment
+    return Launch(*(int(found.get(name, default)) for name, default in
+                    (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))  # fmt: skip
+
+
+def join_processes(launch: Launch, device: str) -> None:
+    """Meet the other processes: gloo between CPUs, NCCL between GPUs."""
+    if launch.is_shared:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
+
+
+def leave_processes(launch: Launch) -> None:
+    """Part from the other processes; none of the calls here may follow."""
+    import torch
+
+    if launch.is_shared and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def meet(launch: Launch) -> None:
+    """Go on when every process is here."""
+    if launch.is_shared:
+        import torch
+
+        torch.distributed.barrier()
+
+
+def tell(launch: Launch, value: Any = None) -> Any:
+    """What the first process gives as `value`, in every process."""
+    if not launch.is_shared:
+        return value
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def add_up(launch: Launch, values: Sequence[float], device: Any) -> list[float]:
+    """The sums over all processes, in every process."""
+    if not launch.is_shared:
+        return list(values)
+    import torch
+
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+class SharedOrder(Sampler[int]):
+    """Row indices for a data loader that deals whole batches to the processes in turn.
+
+    Each step takes the rows that one process with the whole batch would take. A step with too few rows for all is
+    filled up with `filler`, the index of a row without labels.
+    """
+
+    def __init__(self, order: Sampler[int], n_processes: int, batch_size: int, filler: int) -> None:
+        self.order, self.n_processes, self.batch_size, self.filler = order, n_processes, batch_size, filler
+
+    def set_epoch(self, epoch: int) -> None:
+        if (set_epoch := getattr(self.order, "set_epoch", None)) is not None:
+            set_epoch(epoch)
+
+    def __len__(self) -> int:
+        step = self.n_processes * self.batch_size
+        return -(-len(self.order) // step) * step  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        rows, step = list(self.order), self.n_processes * self.batch_size
+        for start in range(0, len(rows), step):
+            taken = rows[start : start + step]
+            for rank in range(self.n_processes):  # every n-th row: a batch sorted by length is shared out evenly
+                share = taken[rank :: self.n_processes]
+                yield from share + [self.filler] * (self.batch_size - len(share))
