@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 CONFIG ?= configs/nano.yaml
+GRID   ?= training.learning_rate=3e-4,6e-4,1.2e-3 training.per_device_train_batch_size=8,16
+BENCH  ?= --base data/nano-base --dtype float32 --rows 256
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -13,13 +15,15 @@ SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
 # Only the library is built: neither llama.cpp's command-line tools and server nor image input.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: help setup train test lint data clean distclean
+.PHONY: help setup train test lint data bench-training sweep clean distclean
 
 help:
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests"
 	@echo "make lint       ruff and pyright"
 	@echo "make data       write the rows in data/ again (the same bytes)"
+	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
+	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
 	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
 
 setup: $(STAMP)
@@ -40,6 +44,12 @@ lint: $(STAMP)
 
 data: $(STAMP)
 	@$(BIN)/observer data generate
+
+bench-training: $(STAMP)
+	@$(BIN)/python eval/benchmark_training.py --config $(CONFIG) $(BENCH)
+
+sweep: $(STAMP)
+	@$(BIN)/python eval/sweep.py --config $(CONFIG) --grid $(GRID)
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
