@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 
 TEXTS = [
     '{"entities":[{"name":"User","type":"Person"}],"relationships":[{"subject":"User","predicate":"WORKS_AT"}]}',

@@ -38,11 +38,11 @@ ON_CPU = Runtime("cpu", "transformers", "float32", ())
 def contrary_config(folder: Path, base: Path, *overrides: str) -> Config:
     """A run whose validation rows say the contrary of what is trained: its eval loss soon rises."""
     config = tiny_config(folder, base, "training.learning_rate=2e-2", "training.lr_scheduler_type=constant",
-                         "training.eval_steps=2", *overrides)  # fmt: skip
-    lines = config.data.val.read_text(encoding="utf-8").splitlines(keepends=True)
-    graded = "".join(line for line in lines if '"task": "grade"' in line)
-    contrary = graded.replace('"content": "DISCARD"', '"content": "IMPORTANT"')
-    config.data.val.write_text(contrary, encoding="utf-8")
+                         "training.eval_steps=2", "training.num_train_epochs=6", *overrides)  # fmt: skip
+    for path, label in ((config.data.train, "DISCARD"), (config.data.val, "IMPORTANT")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        graded = "".join(line for line in lines if '"task": "grade"' in line)
+        path.write_text(graded.replace('"content": "DISCARD"', f'"content": "{label}"'), encoding="utf-8")
     return config
 
 
@@ -86,7 +86,7 @@ def test_progress_tells_speed_and_memory_and_records_count_the_tokens_of_the_row
     assert "tokens/s" in line and "GB" in line and "left" in line
     rows = load_splits(config, encode_with(load_tokenizer(Path(config.model.base)))).train
     n_tokens = [record["num_tokens"] for record in records if "loss" in record]
-    assert sum(n_tokens) == 4 * sum(map(len, rows))
+    assert sum(n_tokens) == 6 * sum(map(len, rows))
 
 
 def test_a_cut_run_goes_on_to_the_same_records_and_the_same_adapter(
@@ -94,7 +94,7 @@ def test_a_cut_run_goes_on_to_the_same_records_and_the_same_adapter(
 ) -> None:
     uncut, records = diverged
     config = contrary_config(tmp_path, Path(uncut.model.base), "training.early_stopping_patience=9")
-    threading.Thread(target=terminate_after, args=(config.paths.metrics, 7), daemon=True).start()
+    threading.Thread(target=terminate_after, args=(config.paths.metrics, 9), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         trained(config)
     assert not config.paths.adapter.exists() and len(metrics_of(config)) < len(records)
