@@ -15,9 +15,11 @@ from observer.training.size import projections
 if TYPE_CHECKING:
     import torch
 
-ROW_LENGTH = 128
-"""Tokens of the calibration's rows."""
-FLOPS_ON_CPU = 8e9
+ROW_LENGTH = 256
+"""Tokens of the calibration's rows, where it can afford them: about as many as our rows have."""
+SCORED_TOKENS = 128
+"""Tokens of the calibration's head."""
+FLOPS_ON_CPU = 5e9
 """Of one timed run: some tenths of a second on a slow core."""
 LARGEST_HEAD_PIECE = 8_192
 """Columns of the vocabulary; the time of the whole head is in proportion."""
@@ -42,24 +44,27 @@ def measure_speed(config: Config, runtime: Runtime, shape: Qwen3Shape, n_tokens:
 
     if runtime.device == "cuda" and not torch.cuda.is_available():
         return None
-    n_rows = _n_rows(runtime, shape, n_tokens)
+    rows = _affordable(runtime, shape, n_tokens)
     with torch.random.fork_rng(devices=[]):
-        block, block_forward = _time_both(_block_run(config, runtime, shape, n_rows), runtime)
+        block, block_forward = _time_both(_block_run(config, runtime, shape, rows), runtime)
         head, head_forward = _time_both(_head_run(runtime, shape), runtime)
-    n_calibrated, columns = n_rows * ROW_LENGTH, shape.vocab_size / min(shape.vocab_size, LARGEST_HEAD_PIECE)
-    per_scored = columns / ROW_LENGTH
-    return Speed(block / n_calibrated, block_forward / n_calibrated, head * per_scored, head_forward * per_scored)
+    per_token = 1 / (rows[0] * rows[1])
+    per_scored = shape.vocab_size / min(shape.vocab_size, LARGEST_HEAD_PIECE) / SCORED_TOKENS
+    return Speed(block * per_token, block_forward * per_token, head * per_scored, head_forward * per_scored)
 
 
-def _n_rows(runtime: Runtime, shape: Qwen3Shape, n_tokens: int) -> int:
-    wanted = max(1, round(n_tokens / ROW_LENGTH))
-    if runtime.device == "cuda":
-        return wanted
-    flops = 4 * ROW_LENGTH * sum(rows * columns for rows, columns in projections(shape).values())
-    return max(1, min(wanted, int(FLOPS_ON_CPU / flops)))
+def _affordable(runtime: Runtime, shape: Qwen3Shape, n_tokens: int) -> tuple[int, int]:
+    """Rows and their length: about `n_tokens` in all, fewer where a CPU would take long."""
+    if runtime.device == "cpu":
+        flops = 4 * sum(outputs * inputs for outputs, inputs in projections(shape).values())
+        n_tokens = min(n_tokens, int(FLOPS_ON_CPU / flops))
+    row_length = max(16, min(ROW_LENGTH, n_tokens))
+    return max(1, round(n_tokens / row_length)), row_length
 
 
-def _block_run(config: Config, runtime: Runtime, shape: Qwen3Shape, n_rows: int) -> Callable[[], torch.Tensor]:
+def _block_run(
+    config: Config, runtime: Runtime, shape: Qwen3Shape, rows: tuple[int, int]
+) -> Callable[[], torch.Tensor]:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
     from transformers import Qwen3Config, Qwen3Model
@@ -76,7 +81,7 @@ def _block_run(config: Config, runtime: Runtime, shape: Qwen3Shape, n_rows: int)
     )  # fmt: skip
     model = model.to(device=runtime.device, dtype=dtype)  # type: ignore[call-arg, arg-type]
     inject_adapter_in_model(LoraConfig(**lora_settings(config)), model)  # type: ignore[arg-type]
-    hidden = torch.randn(n_rows, ROW_LENGTH, shape.embedding_length, device=runtime.device, dtype=dtype)
+    hidden = torch.randn(*rows, shape.embedding_length, device=runtime.device, dtype=dtype)
     hidden.requires_grad_()  # of all blocks but the first, the input has a gradient
     return lambda: model(inputs_embeds=hidden, use_cache=False).last_hidden_state.float().sum()
 
@@ -87,8 +92,8 @@ def _head_run(runtime: Runtime, shape: Qwen3Shape) -> Callable[[], torch.Tensor]
 
     dtype, columns = getattr(torch, runtime.dtype), min(shape.vocab_size, LARGEST_HEAD_PIECE)
     weight = torch.randn(columns, shape.embedding_length, device=runtime.device, dtype=dtype)
-    hidden = torch.randn(ROW_LENGTH, shape.embedding_length, device=runtime.device, dtype=dtype, requires_grad=True)
-    targets = torch.zeros(ROW_LENGTH, dtype=torch.long, device=runtime.device)
+    hidden = torch.randn(SCORED_TOKENS, shape.embedding_length, device=runtime.device, dtype=dtype, requires_grad=True)
+    targets = torch.zeros(SCORED_TOKENS, dtype=torch.long, device=runtime.device)
     return lambda: functional.cross_entropy((hidden @ weight.T).float(), targets)
 
 

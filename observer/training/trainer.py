@@ -1,0 +1,199 @@
+"""TRL's SFTTrainer with our loss and our row order, on CPU and GPU, in one process or several.
+
+Import only after `prepare_backend`: unsloth replaces `trl.SFTTrainer` when it is imported first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+from observer.config import Config
+from observer.training.device import Runtime
+from observer.training.layout import Batch, Row, collate
+from observer.training.loss import completion_nll, mean_nll_by_task, sharing_obstacle
+from observer.training.order import RowSampler
+from observer.training.processes import Launch, SharedOrder, add_up
+from observer.training.rows import IGNORED, Splits
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+class CompletionTrainer(SFTTrainer):
+    """SFTTrainer whose training and eval loss is the token-mean NLL of the completions.
+
+    TRL's own loss needs Triton, and its eval loss depends on the batch layout; this one does neither.
+    """
+
+    def __init__(self, *, model: PeftModel, splits: Splits, launch: Launch, **kwargs: Any) -> None:
+        super().__init__(model=model, data_collator=self.collate_counted, **kwargs)
+        self.peft_model, self.splits, self.launch = model, splits, launch
+        self.n_tokens = 0  # of this process's rows since the last record
+        self.model_accepts_loss_kwargs = True  # num_items_in_batch makes gradient accumulation exact
+        if launch.is_shared:
+            _score_in_forward(model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # TRL casts a QLoRA adapter to bfloat16, which loses small updates
+                parameter.data = parameter.data.float()
+
+    def collate_counted(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The batch with its `n_tokens`: prompts and completions, each row's own, without padding."""
+        real = [row for row in rows if row["labels"][-1] != IGNORED]  # without the filler of `SharedOrder`
+        n_tokens = sum(len(row["input_ids"]) for row in real)
+        return {**collate(real or rows[:1]), "n_tokens": n_tokens}
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:  # fmt: skip
+        self.n_tokens += inputs.pop("n_tokens", 0)
+        batch = cast(Batch, inputs)
+        with self.accelerator.autocast():
+            # The wrapper adds up the gradients of all processes, if it is what is called.
+            nll = model(completion_batch=batch) if self.launch.is_shared else completion_nll(self.peft_model, batch)
+        n_items = len(nll) if num_items_in_batch is None else num_items_in_batch
+        return nll.sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["num_tokens"] = int(add_up(self.launch, [self.n_tokens], self.args.device)[0])
+            self.n_tokens = 0
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        self.peft_model.eval()
+        losses = self.validation_losses()
+        metrics = {"eval_loss": losses.pop("all")} | {f"eval_{task}_loss": loss for task, loss in losses.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def validation_losses(self) -> dict[str, float]:
+        """`mean_nll_by_task` of all validation rows; each process scores its share."""
+        rows, batch_size = self.splits.val, self.args.per_device_eval_batch_size
+        share = rows[self.launch.rank :: self.launch.n_processes]
+        with self.accelerator.autocast():
+            losses = mean_nll_by_task(self.peft_model, share, batch_size) if share else {}
+        if not self.launch.is_shared:
+            return losses
+        tasks = ["all", *sorted({row.task for row in rows})]
+        counts = [sum(len(row) - row.prompt_length for row in share if task in ("all", row.task)) for task in tasks]
+        sums = [losses.get(task, 0.0) * count for task, count in zip(tasks, counts, strict=True)]
+        totals = add_up(self.launch, [*sums, *counts], self.args.device)
+        return {task: totals[n] / totals[n + len(tasks)] for n, task in enumerate(tasks)}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        n_processes, batch_size = self.launch.n_processes, self.args.per_device_train_batch_size
+        are_padded = sharing_obstacle(self.peft_model) is not None
+        order = RowSampler(self.splits.train, n_processes * batch_size, self.args.seed, are_padded=are_padded)
+        if not self.launch.is_shared:
+            return order
+        shared = SharedOrder(order, n_processes, batch_size, filler=len(self.splits.train))
+        self.add_callback(EpochCallback(shared))
+        return shared
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A model card in every checkpoint would tell nobody anything."""
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the order its epoch: accelerate does not where it skips batches of a run of several processes."""
+
+    def __init__(self, order: SharedOrder) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.order.set_epoch(int(state.epoch or 0))
+
+
+def _score_in_forward(model: PeftModel) -> None:
+    """Let `model(completion_batch=…)` be the loss: wrappers for several processes see what goes through forward."""
+    plain = model.forward
+
+    def forward(*args: Any, completion_batch: Batch | None = None, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs) if completion_batch is None else completion_nll(model, completion_batch)
+
+    model.forward = forward
+
+
+def make_trainer(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, splits: Splits, config: Config, runtime: Runtime
+) -> CompletionTrainer:
+    """The trainer, with every setting that a backend would otherwise change given explicitly."""
+    rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in splits.train]
+    if runtime.launch.is_shared:  # what a process takes that has no row left in the last step
+        rows.append({"input_ids": rows[0]["input_ids"][:2], "labels": [IGNORED] * 2})
+    dataset = Dataset.from_list(rows)
+    args = training_arguments(config, runtime)
+    if runtime.launch.is_shared and runtime.device == "cpu":
+        args.__dict__["_setup_devices"] = torch.device("cpu")  # accelerate's is `cpu:0`: torch.load refuses to go there
+    return CompletionTrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=dataset.select([0]),  # the trainer wants one; `evaluate` reads splits.val
+        processing_class=tokenizer,
+        splits=splits,
+        launch=runtime.launch,
+    )
+
+
+def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
+    """Our config in TRL's names."""
+    t = config.training
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.paths.tensorboard))
+    os.environ.setdefault("WANDB_DIR", str(config.paths.root))
+    return SFTConfig(
+        output_dir=str(config.paths.checkpoints),
+        num_train_epochs=t.num_train_epochs,
+        max_steps=t.max_steps,
+        per_device_train_batch_size=t.per_device_train_batch_size,
+        per_device_eval_batch_size=t.per_device_eval_batch_size,
+        gradient_accumulation_steps=t.gradient_accumulation_steps,
+        learning_rate=t.learning_rate,
+        lr_scheduler_type=t.lr_scheduler_type,
+        warmup_steps=t.warmup_steps,
+        weight_decay=t.weight_decay,
+        max_grad_norm=t.max_grad_norm,
+        optim=t.optim,
+        gradient_checkpointing=t.gradient_checkpointing is True,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if t.gradient_checkpointing is True else None,
+        ddp_find_unused_parameters=False,
+        bf16=runtime.dtype == "bfloat16",
+        fp16=runtime.dtype == "float16",
+        use_cpu=runtime.device == "cpu",
+        seed=config.run.seed,
+        data_seed=config.run.seed,
+        max_length=config.data.max_length,
+        packing=False,
+        padding_free=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="steps",
+        eval_steps=t.eval_steps,
+        save_strategy="steps",
+        save_steps=t.eval_steps,
+        save_total_limit=t.save_total_limit,
+        load_best_model_at_end=t.load_best,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=runtime.device == "cuda",
+        disable_tqdm=True,
+        report_to=list(t.report_to),
+        run_name=config.run.name,
+        project="qwen3-observer",
+    )
