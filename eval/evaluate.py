@@ -30,7 +30,8 @@ from observer.prompts import Task
 
 if TYPE_CHECKING:
     from eval.metrics import GradingScores
-    from observer.engine import Completion, Engine, Grade
+    from observer.answers import Completion, Grade
+    from observer.engine import Engine
     from observer.schema import Extraction
 
 Row = dict[str, Any]

@@ -9,46 +9,23 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from observer.answers import Completion, Grade, Progress, no_progress
 from observer.errors import raise_all
 from observer.llama import BatchToken, Grammar, LlamaContext, LlamaModel, Logits, usable_cores
 from observer.prompts import IM_END, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
-Progress = Callable[[int, int], None]
-"""Called with the rows done and the rows in all."""
-
 _PREFIX_SEQUENCE = {task: number for number, task in enumerate(Task)}
 _FIRST_ROW_SEQUENCE = len(_PREFIX_SEQUENCE)
 _MAX_SEQUENCES = 256
 _CELLS_STEP = 1024
-
-
-@dataclass(frozen=True)
-class Grade:
-    """The likeliest label, and how likely each is among the three."""
-
-    label: Label
-    probabilities: dict[Label, float]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One generated answer; `tokens` leaves out the end token, `truncated` means that none came in time."""
-
-    text: str
-    tokens: tuple[int, ...]
-    truncated: bool
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens)
 
 
 @dataclass
@@ -61,9 +38,6 @@ class _Row:
     budget: int
     grammar: Grammar | None
     tokens: list[int] = field(default_factory=list)
-
-
-def _quiet(_done: int, _total: int) -> None: ...
 
 
 class Engine:
@@ -102,7 +76,7 @@ class Engine:
                 part.close()
         self._grammar = self._context = None
 
-    def grade(self, exchanges: Sequence[str], progress: Progress = _quiet) -> list[Grade]:
+    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """Score every label as the whole answer, its end token included, and normalize over the labels.
 
         `exchanges` are rendered by `prompts.render_exchange`. Raises ObserverError naming each row too long.
@@ -118,7 +92,7 @@ class Engine:
         return grades
 
     def extract(
-        self, exchanges: Sequence[str], constrained: bool = True, progress: Progress = _quiet
+        self, exchanges: Sequence[str], constrained: bool = True, progress: Progress = no_progress
     ) -> list[Completion]:
         """Answer the extraction task; `constrained` keeps every answer within the schema's grammar."""
         if not constrained:
@@ -134,7 +108,7 @@ class Engine:
         *,
         grammar: Grammar | None = None,
         max_new_tokens: int | None = None,
-        progress: Progress = _quiet,
+        progress: Progress = no_progress,
     ) -> list[Completion]:
         """Greedy answers. A prompt that nearly fills the row's context gets what room is left."""
         budget = max_new_tokens or self.max_new_tokens

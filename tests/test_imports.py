@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__"},
     {"errors", "progress"},
     {"files", "paths", "schema", "aliases"},
-    {"config", "prompts", "repairs", "traits"},
+    {"answers", "config", "prompts", "repairs", "traits"},
     {"synth", "dataset", "importing", "splits", "labeling", "manifest"},
     {"own_data", "stages"},
     {"llama", "training", "export", "engine"},

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from observer.engine import Completion, Engine
+from observer.answers import Completion
+from observer.engine import Engine
 from observer.export.checkpoint import list_tensors, read_shape
 from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits, usable_cores
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
