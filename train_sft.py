@@ -129,8 +129,8 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
     from observer.export.runs import Run
 
     run = Run(config, paths)
-    stage("model card", {"summary": summary, "config": config.model_dump(mode="json")}, [paths.model_card],
-          lambda: (write_model_card(run), None)[1])  # fmt: skip
+    inputs = {"summary": summary, "config": config.model_dump(mode="json")}
+    stage("model card", inputs, [paths.model_card], lambda: write_model_card(run))
 
     print(f"\n{summary.read_text(encoding='utf-8')}\n{next_steps(config, modelfiles[:3])}")
     return 0

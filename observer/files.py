@@ -114,7 +114,10 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_writable(folder: Path, needed_bytes: int = 0) -> None:
+ANOTHER_FOLDER = "or name another folder with --set run.output_dir=DIR"
+
+
+def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLDER) -> None:
     """Raise ObserverError unless files of `needed_bytes` in all can be written below `folder`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +130,7 @@ def check_writable(folder: Path, needed_bytes: int = 0) -> None:
     if free_bytes < needed_bytes:
         raise ObserverError(
             f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; "
-            "free some space or name another folder with --set run.output_dir=DIR"
+            f"free some space, {mend}"
         )
 
 

@@ -6,17 +6,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 SECONDS_BETWEEN_LINES = 15
 
 
 @contextlib.contextmanager
-def show_progress(label: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to call with what is done and the total."""
+def show_progress(label: str, total: int, unit: Literal["it", "B"] = "it") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function to call with what is done and the total; `unit` B shows bytes as MB."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=label, leave=False) as bar:
+        with tqdm(total=total, desc=label, unit=unit, unit_scale=unit == "B", leave=False) as bar:
             yield lambda done, _total: (bar.update(done - bar.n), None)[1]
         return
     start = shown_at = time.monotonic()
@@ -26,6 +27,7 @@ def show_progress(label: str, total: int) -> Iterator[Callable[[int, int], None]
         if time.monotonic() - shown_at > SECONDS_BETWEEN_LINES:
             shown_at = time.monotonic()
             left_s = (shown_at - start) / max(done, 1) * (of - done)
-            print(f"{label}: {done:,} of {of:,}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
+            amount = f"{done / 1e6:,.0f} of {of / 1e6:,.0f} MB" if unit == "B" else f"{done:,} of {of:,}"
+            print(f"{label}: {amount}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
 
     yield show

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from observer.config import Config, DataConfig
 from observer.errors import ObserverError, run_cli
 from observer.export.command import add_export_command, command_line
 from observer.export.export import ExportPlan, check_disk, export, planned_bytes, remove_leftovers
 from observer.export.gguf import gguf_bytes, write_gguf
 from observer.export.header import read_header
-from observer.export.source import find_source, model_name
-from observer.paths import PROJECT_ROOT
+from observer.export.imatrix_file import read_imatrix
+from observer.export.source import find_source, model_name, training_rows
+from observer.paths import PROJECT_ROOT, TRAIN_JSONL
 from observer.training.merge import merge_adapter
 from tests.conftest import make_tiny_model
 from tests.test_merge import save_adapter
@@ -108,7 +110,8 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
     adapter: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    args = parse(adapter, "--out", out, "--types", "q4_k_m,f16", "--tensor-type", "ffn_down=q6_k")
+    options = ("--tensor-type", "ffn_down=q6_k", "--imatrix", "none")
+    args = parse(adapter, "--out", out, "--types", "q4_k_m,f16", *options)
     assert args.run(args) == 0
     name = adapter.parent.name
     files = {f"{name}-{file_type}.gguf" for file_type in ("f16", "q4_k_m")}
@@ -129,6 +132,35 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
     assert args.run(args) == 0
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.gguf")} == before
     assert capsys.readouterr().out.count("skipped") == 2
+
+
+def test_types_below_5_bits_get_an_importance_matrix_of_training_rows(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows.write_text("".join((PROJECT_ROOT / TRAIN_JSONL).read_text().splitlines(keepends=True)[:3]))
+    args = parse(tiny_model, "--out", out, "--types", "iq2_xxs,q8_0", "--imatrix-rows", rows)
+    assert args.run(args) == 0
+    name = find_source(tiny_model).name
+    matrix = read_imatrix(out / f"{name}-imatrix.gguf")
+    assert matrix.n_rows == 3
+    notes = json.loads((out / "export.json").read_text())["stages"]
+    assert (notes["iq2_xxs"]["notes"]["has_imatrix"], notes["q8_0"]["notes"]["has_imatrix"]) == (True, False)
+    assert f"--imatrix-rows {rows}" in (out / "export.md").read_text()
+    capsys.readouterr()
+    assert args.run(args) == 0
+    assert capsys.readouterr().out.count("skipped") == 3
+
+
+def test_a_run_s_own_rows_are_what_its_importance_matrix_is_computed_of(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "adapter").mkdir(parents=True)
+    rows = tmp_path / "mine.jsonl"
+    rows.write_text("")
+    (run / "config.yaml").write_text(Config().model_copy(update={"data": DataConfig(train=rows)}).to_yaml())
+    assert training_rows(run) == training_rows(run / "adapter") == rows
+    rows.unlink()
+    assert training_rows(run) is None
 
 
 def test_a_changed_source_is_exported_again(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> Non
 
 def test_too_little_space_is_told_before_work_starts(tmp_path: Path) -> None:
     check_writable(tmp_path / "new", needed_bytes=1)
-    with pytest.raises(ObserverError, match=r"MB needed, .* MB free; free some space or name another folder"):
+    with pytest.raises(ObserverError, match=r"MB needed, .* MB free; free some space, or name another folder"):
         check_writable(tmp_path, needed_bytes=1 << 60)
     assert [child.name for child in tmp_path.rglob("*")] == ["new"]
 

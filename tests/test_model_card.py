@@ -113,7 +113,8 @@ def test_the_adapter_is_offered_only_over_a_base_of_ollama_s_library(tmp_path: P
 
 def test_it_lies_beside_the_gguf_files(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    path = write_model_card(run)
+    write_model_card(run)
+    path = run.paths.model_card
     assert path == run.paths.gguf("f16").parent / "README.md"
     assert path.read_text() == render_model_card(run)
     assert json.dumps(front_matter(path.read_text()))

@@ -23,8 +23,8 @@ from observer.export.modelfile import (
     plan_modelfiles,
     render_adapter_modelfile,
     render_modelfile,
+    shipped_modelfiles,
     write_committed,
-    write_modelfiles,
 )
 from observer.export.modelfile_parser import Modelfile, parse_modelfile
 from observer.paths import MODELFILES, PROJECT_ROOT, RunPaths
@@ -107,10 +107,10 @@ def test_the_renderer_trims_as_go_does(template: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3-observer", "my run"])
 def test_a_run_s_modelfiles_point_at_its_weights(tmp_path: Path, name: str) -> None:
     paths = RunPaths(tmp_path / "outputs" / name, name)
-    written = write_modelfiles(paths, ExportConfig(), "q8_0")
-    assert [path.name for path in written] == ["Modelfile", "Modelfile-grade", "Modelfile-extract"]
-    for path in written:
-        source = parse_modelfile(path.read_text()).only("FROM")
+    planned = shipped_modelfiles(paths, ExportConfig(), "q8_0")
+    assert [path.name for path in planned] == ["Modelfile", "Modelfile-grade", "Modelfile-extract"]
+    for path, text in planned.items():
+        source = parse_modelfile(text).only("FROM")
         assert source.startswith("./")
         assert (path.parent / source).resolve() == paths.gguf("q8_0").resolve()
 

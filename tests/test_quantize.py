@@ -22,17 +22,9 @@ from observer.export.header import read_header
 from observer.export.imatrix import compute_imatrix
 from observer.export.imatrix_file import write_imatrix
 from observer.export.quantization_plan import plan_quantizations, quantize_all
-from observer.export.quantization_types import wants_imatrix
-from observer.export.quantize import (
-    NEED_IMATRIX,
-    Job,
-    QuantizationReport,
-    check_quantizations,
-    file_types,
-    quantize,
-    run_job,
-    verify_gguf,
-)
+from observer.export.quantization_types import NEED_IMATRIX, check_quantizations, file_types, wants_imatrix
+from observer.export.quantize import Job, QuantizationReport, quantize, run_job
+from observer.export.verify import verify_gguf
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from observer.paths import TRAIN_JSONL
+
 DEFAULT_TYPES = ("f16", "q8_0", "q4_k_m")
 
 
@@ -25,7 +27,14 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         help=f"GGUF types, each a file (default: {','.join(DEFAULT_TYPES)})",
     )  # fmt: skip
     add("--base", type=Path, metavar="FOLDER", help="the model an adapter was trained on (default: what it names)")
-    add("--imatrix", type=Path, metavar="FILE.gguf", help="importance matrix, used below 5 bits")
+    add(
+        "--imatrix", default="auto", metavar="FILE.gguf",
+        help="importance matrix for types below 5 bits; auto: computed from --imatrix-rows; none (default: auto)",
+    )  # fmt: skip
+    add(
+        "--imatrix-rows", type=Path, metavar="FILE.jsonl",
+        help=f"training rows to compute it from (default: the run's own, else {TRAIN_JSONL})",
+    )  # fmt: skip
     add(
         "--tensor-type", type=_override, action="append", default=[], metavar="PATTERN=TYPE",
         help="another type for the tensors whose name matches, such as ffn_down=q6_k; may be repeated",
@@ -38,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan, export, print the report; raises ObserverError when a file does not pass its checks."""
     from observer.export.export import ExportPlan, check_plan, export, planned_bytes
     from observer.export.export_report import EXPORT_MD, render_report, warnings
-    from observer.export.source import find_source
+    from observer.export.source import find_source, training_rows
     from observer.files import write_text
 
     source = find_source(args.source, args.base)
     overrides = dict(args.tensor_type)
-    plan = ExportPlan(source, args.out, args.types, args.imatrix, overrides, args.keep_merged)
+    given = Path(args.imatrix) if args.imatrix not in ("auto", "none") else None
+    rows = args.imatrix_rows or (training_rows(args.source) if args.imatrix == "auto" else None)
+    plan = ExportPlan(source, args.out, args.types, given, rows, overrides, args.keep_merged)
     check_plan(plan)
     for what, size_bytes in planned_bytes(plan).items():
         _say(f"to write: {what}, at most {size_bytes / 1e6:,.0f} MB")
@@ -63,9 +74,12 @@ def command_line(args: argparse.Namespace) -> str:
     words = ["observer", "export", str(args.source), "--out", str(args.out)]
     if args.types != DEFAULT_TYPES:
         words += ["--types", ",".join(args.types)]
-    for option in ("base", "imatrix"):
-        if value := getattr(args, option):
-            words += [f"--{option}", str(value)]
+    if args.base:
+        words += ["--base", str(args.base)]
+    if args.imatrix != "auto":
+        words += ["--imatrix", args.imatrix]
+    if args.imatrix_rows:
+        words += ["--imatrix-rows", str(args.imatrix_rows)]
     for pattern, name in args.tensor_type:
         words += ["--tensor-type", f"{pattern}={name}"]
     return shlex.join(words + ["--keep-merged"] * args.keep_merged)

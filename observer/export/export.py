@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from observer.errors import ObserverError, raise_all
 from observer.export.checkpoint import list_tensors, read_shape
 from observer.export.compare import Check, Outcome, Reference, check_changed, compare
 from observer.export.gguf import FILE_TYPES, gguf_bytes, write_gguf
-from observer.export.quantization_types import UNQUANTIZED, check_quantizations, check_tensor_types
+from observer.export.imatrix import imatrix_of_file
+from observer.export.quantization_types import UNQUANTIZED, check_quantizations, check_tensor_types, wants_imatrix
 from observer.export.quantize import quantize, used_imatrix
 from observer.export.source import Source
 from observer.export.verify import verify_gguf
@@ -39,17 +40,33 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp|\.export-(\d+)-.+")
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What will be written to `out`; `imatrix` is a GGUF one, `overrides` map tensor patterns to types."""
+    """What will be written to `out`; `overrides` map tensor patterns to types.
+
+    `imatrix` is a GGUF one; without it one is computed from the rows of the file `imatrix_rows` where a type wants it.
+    """
 
     source: Source
     out: Path
     types: tuple[str, ...]
     imatrix: Path | None = None
+    imatrix_rows: Path | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     keeps_merged: bool = False
 
     def path(self, file_type: str) -> Path:
         return self.out / f"{self.source.name}-{file_type}.gguf"
+
+    @property
+    def has_imatrix(self) -> bool:
+        """Whether there is one for the types that want it, or what to compute it from."""
+        return bool(self.imatrix or self.imatrix_rows)
+
+    @property
+    def computed_imatrix(self) -> Path | None:
+        """Where one of our own is written; None when none is wanted or one was given."""
+        is_wanted = bool(self.overrides) or any(map(wants_imatrix, self.types))
+        is_ours = is_wanted and self.imatrix_rows and not self.imatrix
+        return self.out / f"{self.source.name}-imatrix.gguf" if is_ours else None
 
     @property
     def merged(self) -> Path:
@@ -69,6 +86,10 @@ def export(plan: ExportPlan) -> Manifest:
     stage, faults = Stages(manifest), []
     source_inputs = {role: sha256_file(folder) for role, folder in plan.source.inputs.items()}
     with _Workshop(plan) as workshop:
+        if path := plan.computed_imatrix:
+            inputs = {**source_inputs, "rows": plan.imatrix_rows}
+            stage("imatrix", inputs, [path], workshop.make_imatrix)
+            plan = workshop.plan = replace(plan, imatrix=path)
         for file_type in sorted(plan.types, key=lambda name: name not in FILE_TYPES):  # may become the intermediate
             inputs = {
                 "type": file_type,
@@ -87,9 +108,8 @@ def export(plan: ExportPlan) -> Manifest:
 
 def check_plan(plan: ExportPlan) -> None:
     """Raise ObserverError for types and overrides that cannot be made, and a source that is not a whole Qwen3."""
-    has_imatrix = plan.imatrix is not None
-    check_quantizations(plan.types, has_imatrix=has_imatrix)
-    check_tensor_types(plan.overrides, has_imatrix=has_imatrix)
+    check_quantizations(plan.types, has_imatrix=plan.has_imatrix)
+    check_tensor_types(plan.overrides, has_imatrix=plan.has_imatrix)
     list_tensors(plan.source.shape_folder, read_shape(plan.source.shape_folder))
 
 
@@ -111,13 +131,8 @@ def planned_bytes(plan: ExportPlan) -> dict[str, int]:
 
 def check_disk(plan: ExportPlan) -> None:
     """Raise ObserverError unless all of it fits."""
-    check_writable(plan.out)
-    needed, free = sum(planned_bytes(plan).values()), shutil.disk_usage(plan.out).free
-    if needed > free:
-        raise ObserverError(
-            f"{plan.out}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free; "
-            "free some space, ask for fewer types, or name another folder with --out"
-        )
+    needed_bytes = sum(planned_bytes(plan).values())
+    check_writable(plan.out, needed_bytes, "ask for fewer types, or name another folder with --out")
 
 
 def remove_leftovers(out: Path) -> None:
@@ -157,6 +172,12 @@ class _Workshop:
         types = dict(Counter(header.tensor_types.values()))
         notes |= {"size_bytes": final.stat().st_size, "tensor_types": types}
         return notes | {"checks": [asdict(check) for check in checks]}
+
+    def make_imatrix(self) -> dict[str, Any]:
+        """Measure the merged model on the plan's rows."""
+        assert self.plan.computed_imatrix and self.plan.imatrix_rows
+        n_rows = imatrix_of_file(self.plan.computed_imatrix, self.merged, self.plan.imatrix_rows)
+        return {"rows": n_rows, "of": str(self.plan.imatrix_rows)}
 
     def _write(self, file_type: str, path: Path) -> dict[str, Any]:
         plan = self.plan

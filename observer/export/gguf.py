@@ -7,10 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +20,7 @@ from observer.errors import ObserverError
 from observer.export.checkpoint import Qwen3Shape, Tensor, list_tensors, read_shape
 from observer.export.vocabulary import add_vocabulary
 from observer.files import atomic_path
+from observer.progress import show_progress
 
 FILE_TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -32,11 +30,9 @@ FILE_TYPES = {
 }
 """Types we write ourselves; llama.cpp quantizes to the others."""
 
-SECONDS_BETWEEN_LINES = 10
-
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """A tensor with its name and type in the GGUF."""
 
     tensor: Tensor
@@ -69,17 +65,14 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
         raise ObserverError(f"unknown GGUF type {file_type!r}; converted are {', '.join(FILE_TYPES)}")
     tensor_type, llama_file_type = FILE_TYPES[file_type]
     shape = read_shape(merged)
-    entries = _plan(list_tensors(merged, shape), shape, tensor_type)
+    entries = plan_tensors(list_tensors(merged, shape), shape, tensor_type)
     with atomic_path(out) as temporary:
         writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
         try:
-            for entry in entries:
-                writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
+            announce_tensors(writer, entries)
             _add_metadata(writer, shape, name, llama_file_type)
             add_vocabulary(writer, merged, shape.vocab_size)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
+            write_head(writer)
         finally:
             writer.close()
         with temporary.open("ab") as file:
@@ -90,19 +83,33 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
 def gguf_bytes(merged: Path, file_type: str) -> int:
     """The size that `write_gguf` will write, but for the head with the vocabulary, bounded by the tokenizer's file."""
     shape = read_shape(merged)
-    entries = _plan(list_tensors(merged, shape), shape, FILE_TYPES[file_type][0])
+    entries = plan_tensors(list_tensors(merged, shape), shape, FILE_TYPES[file_type][0])
     head_bytes = (merged / "tokenizer.json").stat().st_size + 40 * shape.vocab_size
-    return head_bytes + sum(_padded(entry.size_bytes) for entry in entries)
+    return head_bytes + sum(padded_bytes(entry.size_bytes) for entry in entries)
 
 
-def _plan(tensors: list[Tensor], shape: Qwen3Shape, wanted: GGMLQuantizationType) -> list[_Entry]:
+def plan_tensors(tensors: list[Tensor], shape: Qwen3Shape, wanted: GGMLQuantizationType) -> list[Entry]:
+    """Every tensor as it will be in the file, `wanted` where its kind and its rows allow."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
     entries = []
     for tensor in tensors:
         name = names.get_name(tensor.name, try_suffixes=(".weight",))
         assert name is not None, f"gguf knows no name for {tensor.name}"
-        entries.append(_Entry(tensor, name, _type_of(name, tensor.shape, wanted)))
+        entries.append(Entry(tensor, name, _type_of(name, tensor.shape, wanted)))
     return entries
+
+
+def announce_tensors(writer: gguf.GGUFWriter, entries: list[Entry]) -> None:
+    """Put them into the head; their bytes follow it."""
+    for entry in entries:
+        writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
+
+
+def write_head(writer: gguf.GGUFWriter) -> None:
+    """Everything in front of the tensors."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
 
 
 def _type_of(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
@@ -116,6 +123,13 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_ty
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_size_label(gguf.size_label(*writer.get_total_parameter_count()))
+    add_shape(writer, shape)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def add_shape(writer: gguf.GGUFWriter, shape: Qwen3Shape) -> None:
+    """The keys that tell llama.cpp the model's sizes, in its converter's order."""
     writer.add_block_count(shape.block_count)
     writer.add_context_length(shape.context_length)
     writer.add_embedding_length(shape.embedding_length)
@@ -126,49 +140,27 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_ty
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
     writer.add_key_length(shape.key_length)
     writer.add_value_length(shape.key_length)
-    writer.add_file_type(file_type)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def _append(file: BinaryIO, entries: list[_Entry], label: str) -> None:
+def _append(file: BinaryIO, entries: list[Entry], label: str) -> None:
     """Write the tensors behind the head, each at the next multiple of the alignment, as the head says."""
-    with _progress(sum(entry.size_bytes for entry in entries), label) as advance:
+    total_bytes = sum(entry.size_bytes for entry in entries)
+    with show_progress(label, total_bytes, unit="B") as show:
+        done_bytes = 0
         _pad(file)
         for entry in entries:
             for block in entry.encode():
                 file.write(block.data)
-                advance(block.nbytes)
+                done_bytes += block.nbytes
+                show(done_bytes, total_bytes)
             _pad(file)
 
 
 def _pad(file: BinaryIO) -> None:
     position = file.tell()
-    file.write(bytes(_padded(position) - position))
+    file.write(bytes(padded_bytes(position) - position))
 
 
-def _padded(size_bytes: int) -> int:
+def padded_bytes(size_bytes: int) -> int:
+    """With the gap to the next tensor."""
     return gguf.GGUFWriter.ggml_pad(size_bytes, gguf.GGUF_DEFAULT_ALIGNMENT)
-
-
-@contextmanager
-def _progress(total_bytes: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, otherwise a line now and then; both on stderr, with bytes and the time left."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        with tqdm(total=total_bytes, desc=label, unit="B", unit_scale=True, leave=False) as bar:
-            yield lambda size_bytes: (bar.update(size_bytes), None)[1]
-        return
-    done_bytes, start = 0, time.monotonic()
-    shown_at = start
-
-    def advance(size_bytes: int) -> None:
-        nonlocal done_bytes, shown_at
-        done_bytes += size_bytes
-        now = time.monotonic()
-        if now - shown_at > SECONDS_BETWEEN_LINES:
-            shown_at, left_s = now, (now - start) * (total_bytes - done_bytes) / done_bytes
-            done = f"{done_bytes / 1e6:,.0f} of {total_bytes / 1e6:,.0f} MB"
-            print(f"{label}: {done}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
-
-    yield advance

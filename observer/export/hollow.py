@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
 import gguf
-import numpy as np
-from gguf import GGMLQuantizationType, LlamaFileType
 
 from observer.export.checkpoint import list_tensors, read_shape
+from observer.export.gguf import FILE_TYPES, add_shape, announce_tensors, padded_bytes, plan_tensors, write_head
 
 
 def write_hollow_gguf(folder: Path, out: Path) -> Path:
@@ -19,30 +17,15 @@ def write_hollow_gguf(folder: Path, out: Path) -> Path:
     Enough for the quantizer's dry run, which reads no tensor. Raises ObserverError for a folder that is no Qwen3.
     """
     shape = read_shape(folder)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    tensor_type, file_type = FILE_TYPES["f16"]
+    entries = plan_tensors(list_tensors(folder, shape), shape, tensor_type)
     writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
-    writer.add_block_count(shape.block_count)
-    writer.add_context_length(shape.context_length)
-    writer.add_embedding_length(shape.embedding_length)
-    writer.add_feed_forward_length(shape.feed_forward_length)
-    writer.add_head_count(shape.head_count)
-    writer.add_head_count_kv(shape.head_count_kv)
-    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
-    writer.add_key_length(shape.key_length)
-    writer.add_value_length(shape.key_length)
+    add_shape(writer, shape)
     writer.add_vocab_size(shape.vocab_size)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
-    total_bytes = 0
-    for tensor in list_tensors(folder, shape):
-        kind = GGMLQuantizationType.F16 if len(tensor.shape) > 1 else GGMLQuantizationType.F32
-        byte_shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
-        name = names.get_name(tensor.name, try_suffixes=(".weight",))
-        assert name is not None, f"gguf knows no name for {tensor.name}"
-        writer.add_tensor_info(name, byte_shape, np.dtype(np.uint8), math.prod(byte_shape), kind)
-        total_bytes += gguf.GGUFWriter.ggml_pad(math.prod(byte_shape), gguf.GGUF_DEFAULT_ALIGNMENT)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    writer.add_file_type(file_type)
+    announce_tensors(writer, entries)
+    write_head(writer)
     writer.close()
+    total_bytes = sum(padded_bytes(entry.size_bytes) for entry in entries)
     os.truncate(out, out.stat().st_size + total_bytes + gguf.GGUF_DEFAULT_ALIGNMENT)
     return out

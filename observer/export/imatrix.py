@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import gguf
 import numpy as np
 
+from observer.config import Config
+from observer.dataset import read_rows
 from observer.errors import ObserverError, raise_all
 from observer.export.checkpoint import read_shape
 from observer.export.imatrix_file import Imatrix, read_fingerprint, write_imatrix
 from observer.manifest import fingerprint
 from observer.progress import show_progress
+from observer.training.rows import encode_with, tokenize_rows
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +44,18 @@ def ensure_imatrix(
         return False
     write_imatrix(compute_imatrix(merged, rows, device=device), path, datasets=datasets, fingerprint=key)
     return True
+
+
+def imatrix_of_file(path: Path, merged: Path, rows_file: Path) -> int:
+    """Write the imatrix of some rows of a JSONL file, as many as a run takes by default; return how many."""
+    from transformers import AutoTokenizer
+
+    config = Config()
+    tokenizer = AutoTokenizer.from_pretrained(str(merged), local_files_only=True, trust_remote_code=False)
+    rows = [row.input_ids for row in tokenize_rows(read_rows(rows_file), encode_with(tokenizer))]
+    sample = sample_rows(rows, config.export.imatrix_rows, config.run.seed)
+    ensure_imatrix(path, merged, sample, datasets=[str(rows_file)])
+    return len(sample)
 
 
 def compute_imatrix(merged: Path, rows: Sequence[Sequence[int]], *, device: str = "cpu") -> Imatrix:

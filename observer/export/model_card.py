@@ -38,9 +38,8 @@ _SCORES = {
 }
 
 
-def write_model_card(run: Run) -> Path:
+def write_model_card(run: Run) -> None:
     write_text(run.paths.model_card, render_model_card(run))
-    return run.paths.model_card
 
 
 def render_model_card(run: Run) -> str:

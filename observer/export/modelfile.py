@@ -94,15 +94,9 @@ def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:
     return files
 
 
-def write_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str) -> list[Path]:
-    """Write the run's own three over its GGUF of this type."""
-    return write_all(shipped_modelfiles(paths, export, quantization))
-
-
-def write_all(files: dict[Path, str]) -> list[Path]:
+def write_all(files: dict[Path, str]) -> None:
     for path, text in files.items():
         write_text(path, text)
-    return list(files)
 
 
 def write_committed(folder: Path) -> list[Path]:
@@ -117,7 +111,8 @@ def write_committed(folder: Path) -> list[Path]:
     for quantization in (*export.quantizations, ADAPTER):
         planned = quantization_modelfiles(paths, export, quantization, config.model.base)
         files |= {folder / path.name: text for path, text in planned.items()}
-    return write_all(files)
+    write_all(files)
+    return list(files)
 
 
 _PURPOSE: dict[Variant, str] = {

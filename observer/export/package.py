@@ -79,7 +79,8 @@ def write_package(run: Run, quantization: str) -> dict[Variant, Path]:
         there = sorted(path.stem.removeprefix(prefix) for path in weights.parent.glob(f"{prefix}*.gguf"))
         raise ObserverError(f"{weights}: no such file; there are: {', '.join(there) or 'none, export them first'}")
     files = quantization_modelfiles(run.paths, run.config.export, quantization, run.config.model.base)
-    return dict(zip(VARIANTS, write_all(files), strict=True))
+    write_all(files)
+    return dict(zip(VARIANTS, files, strict=True))
 
 
 def create_commands(name: str, modelfiles: dict[Variant, Path]) -> list[str]:

@@ -25,7 +25,6 @@ from observer.errors import ObserverError, raise_all
 from observer.export.header import GGUFHeader, read_header
 from observer.export.imatrix_file import Imatrix, read_imatrix
 from observer.export.quantization_types import (
-    NEED_IMATRIX,
     UNQUANTIZED,
     check_quantizations,
     check_tensor_types,
@@ -33,13 +32,10 @@ from observer.export.quantization_types import (
     tensor_types,
     wants_imatrix,
 )
-from observer.export.verify import verify_gguf
 from observer.files import atomic_path
 from observer.llama import usable_cores
 from observer.paths import PROJECT_ROOT
 from observer.progress import show_progress
-
-__all__ = ["NEED_IMATRIX", "QuantizationReport", "check_quantizations", "file_types", "quantize", "verify_gguf"]
 
 FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
 _PLACE = re.compile(r"\[ *(\d+)/ *\d+\] ")

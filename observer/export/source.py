@@ -8,7 +8,8 @@ from pathlib import Path
 from observer.config import Config, ModelConfig
 from observer.errors import ObserverError
 from observer.export.checkpoint import read_json_object
-from observer.paths import PROJECT_ROOT, RunPaths
+from observer.export.runs import read_run
+from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.training.base import base_folder
 
 _MODEL, _ADAPTER = "config.json", "adapter_config.json"
@@ -63,6 +64,17 @@ def find_source(place: Path, base: Path | None = None) -> Source:
     if checkpoints := _checkpoints(place) or _checkpoints(paths.checkpoints):
         raise ObserverError(f"{place}: training has not ended here; name a checkpoint, such as {checkpoints[-1]}")
     raise ObserverError(f"{place}: has neither {_MODEL} nor {_ADAPTER}; name a run, an adapter or a model's folder")
+
+
+def training_rows(place: Path) -> Path | None:
+    """The rows that the run of `place` was trained on, else the shipped ones; None where neither is here."""
+    for folder in (place, *place.resolve().parents[:2]):
+        if RunPaths(folder, "").config.is_file():
+            run = read_run(folder)
+            own = run.paths.data.train
+            rows = own if own.exists() else run.config.data.train
+            return rows if rows.exists() else None
+    return TRAIN_JSONL if TRAIN_JSONL.exists() else None
 
 
 def model_name(place: Path) -> str:

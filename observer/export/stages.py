@@ -12,7 +12,8 @@ from observer.export.gguf import write_gguf
 from observer.export.imatrix import ensure_imatrix, sample_rows
 from observer.export.modelfile import ADAPTER, library_base, plan_modelfiles, write_all
 from observer.export.quantization_types import wants_imatrix
-from observer.export.quantize import quantize, verify_gguf
+from observer.export.quantize import quantize
+from observer.export.verify import verify_gguf
 from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS
 
 if TYPE_CHECKING:
@@ -57,10 +58,13 @@ def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Run
     if library_base(config.model.base):  # Ollama has the base: 10 to 20 MB are enough to ship
         out = paths.gguf(ADAPTER)
         inputs = {"adapter": paths.adapter, "name": config.run.name}
-        stage("gguf adapter", inputs, [out], lambda: (
-            write_adapter_gguf(paths.adapter, prepared.base, out, name=config.run.name), None)[1])  # fmt: skip
+
+        def export_adapter() -> None:
+            write_adapter_gguf(paths.adapter, prepared.base, out, name=config.run.name)
+
+        stage("gguf adapter", inputs, [out], export_adapter)
 
     files = plan_modelfiles(paths, config)
     inputs = {"export": config.export.model_dump(), "prompts": SYSTEM_PROMPTS, "template": OLLAMA_TEMPLATE}
-    stage("modelfiles", inputs, list(files), lambda: (write_all(files), None)[1])
+    stage("modelfiles", inputs, list(files), lambda: write_all(files))
     return list(files)
