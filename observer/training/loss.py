@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.nn import functional
 
 from observer.training import unsloth_forward
 from observer.training.attention import attention_obstacle, use_forest_attention
+from observer.training.head import head_nll
 from observer.training.layout import Batch, collate, pad, to_device
 from observer.training.rows import TokenRow
 
@@ -29,8 +29,7 @@ def completion_nll(model: PeftModel, batch: Batch) -> torch.Tensor:
     targets = batch["labels"][0].index_select(0, scored + 1)
     hidden = hidden_states(model, batch).index_select(0, scored)
     head = cast(torch.nn.Linear, model.get_output_embeddings())
-    logits = head(hidden.to(head.weight.dtype))
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
+    return head_nll(hidden, head.weight, targets)
 
 
 def hidden_states(model: PeftModel, batch: Batch) -> torch.Tensor:
