@@ -21,11 +21,16 @@ class Grade:
 
 @dataclass(frozen=True)
 class Completion:
-    """One generated answer; `tokens` leaves out the end token, `truncated` means that none came in time."""
+    """One generated answer; `tokens` leaves out the end token, `truncated` means that none came in time.
+
+    `logprobs` are the natural log-probabilities of `tokens` under the model's own distribution, before the grammar;
+    None where they were not asked for or are unknown. A backend that knows no token ids leaves `tokens` empty.
+    """
 
     text: str
     tokens: tuple[int, ...]
     truncated: bool
+    logprobs: tuple[float, ...] | None = None
 
     @property
     def n_tokens(self) -> int:

@@ -9,6 +9,7 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,6 @@ _ERROR_LEVEL = 4
 _BATCH_TOKENS = 2048
 _BATCH_OUTPUTS = 128
 """Rows of logits a decode call may ask for; each takes the vocabulary in floats."""
-_SHORTLIST = 64
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 _last_errors: deque[str] = deque(maxlen=3)
 
@@ -39,6 +38,11 @@ def _keep_errors(level: int, text: bytes, _: Any) -> None:
 def usable_cores() -> int:
     """Cores this process may run on; where the system does not say, all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_errors() -> list[str]:
+    """What llama.cpp last complained of."""
+    return list(_last_errors)
 
 
 def silence_log() -> None:
@@ -56,7 +60,10 @@ class BatchToken(NamedTuple):
 
 
 class LlamaModel:
-    """The weights and vocabulary of one GGUF."""
+    """The weights and vocabulary of one GGUF.
+
+    `n_decoded` and `n_outputs` count the tokens put through its layers, and those whose logits were asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         check_is_gguf(path)
@@ -72,6 +79,7 @@ class LlamaModel:
         self.vocab: Any = llama_cpp.llama_model_get_vocab(handle)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train = llama_cpp.llama_model_n_ctx_train(handle)
+        self.n_decoded = self.n_outputs = 0
 
     def close(self) -> None:
         if self.handle:
@@ -83,6 +91,11 @@ class LlamaModel:
         buffer = ctypes.create_string_buffer(1024)
         found = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))  # type: ignore[arg-type]
         return buffer.value.decode("utf-8", "replace") if found >= 0 else None
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some of its layers keep a running state instead of a cache, as in Mamba."""
+        return llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids; control tokens in the text are parsed, so the text must have been through `prompts.clean`."""
@@ -99,7 +112,16 @@ class LlamaModel:
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends an answer: `<|im_end|>`, `<|endoftext|>`."""
-        return llama_cpp.llama_vocab_is_eog(self.vocab, token)
+        return token in self.end_tokens
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self.vocab, t))
+
+    @cached_property
+    def control_tokens(self) -> frozenset[int]:
+        """Those of the chat format and the padding of the vocabulary; an answer holds none but its end."""
+        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_control(self.vocab, t))
 
     def _piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
@@ -111,29 +133,35 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """A unified KV cache of `n_ctx` cells shared by up to `n_seq_max` sequences."""
+    """A unified KV cache of `n_ctx` cells shared by up to `n_seq_max` sequences.
 
-    def __init__(self, model: LlamaModel, *, n_ctx: int, n_seq_max: int, n_threads: int) -> None:
+    `flash_attn` leaves the cells of other sequences out instead of masking what was computed from them, which makes
+    many sequences faster; on a CPU it adds the values up in float16 in calls of fewer than 64 tokens.
+    """
+
+    def __init__(
+        self, model: LlamaModel, *, n_ctx: int, n_seq_max: int, n_threads: int, flash_attn: bool = False
+    ) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = _BATCH_TOKENS
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
-        # Flash attention on a CPU sums the values in float16.
-        params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = (
+            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
         params.no_perf = True
         self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise ObserverError(f"{model.path}: no memory for a context of {n_ctx:,} tokens; use fewer sequences")
         self.n_ctx = n_ctx
-        self._n_vocab = model.n_vocab
+        self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)
-        self._batch: Any = llama_cpp.llama_batch_init(_BATCH_TOKENS, 0, n_seq_max)
+        self._batch = _Batch(n_seq_max)
 
     def close(self) -> None:
         if self.handle:
-            llama_cpp.llama_batch_free(self._batch)
             llama_cpp.llama_free(self.handle)
             self.handle = None
 
@@ -143,14 +171,15 @@ class LlamaContext:
         The logits are a view that the next step of the iteration may overwrite.
         """
         for start, stop in _chunks(tokens):
-            self._fill(tokens[start:stop])
-            code = llama_cpp.llama_decode(self.handle, self._batch)
+            self._batch.fill(tokens[start:stop])
+            code = llama_cpp.llama_decode(self.handle, self._batch.handle)
             if code != 0:
                 raise RuntimeError(f"llama_decode returned {code}: {'; '.join(_last_errors)}")
-            for index in range(start, stop):
-                if tokens[index].wants_logits:
-                    pointer = llama_cpp.llama_get_logits_ith(self.handle, index - start)
-                    yield index, np.ctypeslib.as_array(pointer, (self._n_vocab,))
+            wanting = [index for index in range(start, stop) if tokens[index].wants_logits]
+            self._model.n_decoded += stop - start
+            self._model.n_outputs += len(wanting)
+            if wanting:
+                yield from zip(wanting, self._logits(len(wanting)), strict=True)
 
     def copy_prefix(self, source: int, target: int, n_tokens: int) -> None:
         """Let `target` share the first `n_tokens` cells of `source`."""
@@ -159,78 +188,42 @@ class LlamaContext:
     def clear(self, sequence: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def _fill(self, tokens: Sequence[BatchToken]) -> None:
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for i, item in enumerate(tokens):
-            batch.token[i] = item.token
-            batch.pos[i] = item.position
-            batch.n_seq_id[i] = len(item.sequences)
-            for j, sequence in enumerate(item.sequences):
-                batch.seq_id[i][j] = sequence
-            batch.logits[i] = item.wants_logits
+    def _logits(self, n_rows: int) -> Logits:
+        """Those of the last call, (n_rows, vocabulary), in the order of its tokens."""
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.handle), (n_rows, self._model.n_vocab))
 
 
-class Grammar:
-    """A GBNF grammar and how far one answer has come in it."""
+class _Batch:
+    """llama.cpp's batch over arrays of ours: filling them a token at a time through ctypes is slow."""
 
-    def __init__(self, model: LlamaModel, gbnf: str) -> None:
-        self.handle: Any = llama_cpp.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
-        self._vocab: Any = model.vocab
-        assert self.handle, f"llama.cpp refused our grammar: {list(_last_errors)}"
+    def __init__(self, n_seq_max: int) -> None:
+        self._tokens = np.zeros(_BATCH_TOKENS, np.int32)
+        self._positions = np.zeros(_BATCH_TOKENS, np.int32)
+        self._n_sequences = np.zeros(_BATCH_TOKENS, np.int32)
+        self._sequences = np.zeros((_BATCH_TOKENS, n_seq_max), np.int32)
+        self._wants_logits = np.zeros(_BATCH_TOKENS, np.int8)
+        offsets = np.arange(_BATCH_TOKENS, dtype=np.uintp) * self._sequences.strides[0]
+        self._rows = self._sequences.ctypes.data + offsets
+        self.handle: Any = llama_cpp.llama_batch()
+        self.handle.token = _int32_pointer(self._tokens)
+        self.handle.pos = _int32_pointer(self._positions)
+        self.handle.n_seq_id = _int32_pointer(self._n_sequences)
+        self.handle.seq_id = ctypes.cast(self._rows.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        self.handle.logits = ctypes.cast(self._wants_logits.ctypes.data, ctypes.POINTER(ctypes.c_int8))
 
-    def start(self) -> Grammar:
-        """An independent copy at this one's state."""
-        copy = Grammar.__new__(Grammar)
-        copy._vocab = self._vocab
-        copy.handle = llama_cpp.llama_sampler_clone(self.handle)
-        return copy
-
-    def close(self) -> None:
-        if self.handle:
-            llama_cpp.llama_sampler_free(self.handle)
-            self.handle = None
-
-    def accept(self, token: int) -> None:
-        """Move on past a token that `best` returned; any other would end the process."""
-        llama_cpp.llama_sampler_accept(self.handle, token)
-
-    def best(self, logits: Logits) -> int:
-        """The allowed token of the highest logit; of equals the lower id.
-
-        Few are asked about first, since the full vocabulary takes 75 times as long as the one token
-        that is nearly always right.
-        """
-        for count in (1, _SHORTLIST, len(logits)):
-            for token in self._allowed(_highest(logits, count), logits):
-                if self._is_text(token):
-                    return token
-        raise AssertionError("the grammar always allows some token")
-
-    def _is_text(self, token: int) -> bool:
-        """Control tokens other than the end are characters to llama.cpp's grammar, and nothing in an answer."""
-        return not llama_cpp.llama_vocab_is_control(self._vocab, token) or llama_cpp.llama_vocab_is_eog(
-            self._vocab, token
-        )
-
-    def _allowed(self, tokens: npt.NDArray[np.intp], logits: Logits) -> list[int]:
-        """Those of `tokens` that may come next, the highest logit first."""
-        candidates = np.zeros(len(tokens), _TOKEN_DATA)
-        candidates["id"], candidates["logit"] = tokens, logits[tokens]
-        pointer = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
-        array = llama_cpp.llama_token_data_array(pointer, len(tokens), -1, False)
-        llama_cpp.llama_sampler_apply(self.handle, ctypes.byref(array))  # type: ignore[arg-type]
-        allowed = tokens[np.isfinite(candidates["logit"])]
-        return allowed[np.lexsort((allowed, -logits[allowed]))].tolist()
+    def fill(self, tokens: Sequence[BatchToken]) -> None:
+        n = self.handle.n_tokens = len(tokens)
+        ids, positions, sequences, wants_logits = zip(*tokens, strict=True)
+        self._tokens[:n], self._positions[:n], self._wants_logits[:n] = ids, positions, wants_logits
+        self._n_sequences[:n] = [len(shared) for shared in sequences]
+        self._sequences[:n, 0] = [shared[0] for shared in sequences]
+        for row in np.flatnonzero(self._n_sequences[:n] > 1):
+            shared = sequences[row]
+            self._sequences[row, : len(shared)] = shared
 
 
-def _highest(logits: Logits, count: int) -> npt.NDArray[np.intp]:
-    """The ids of the `count` highest logits, in no order."""
-    if count == 1:
-        return np.array([logits.argmax()])
-    if count >= len(logits):
-        return np.arange(len(logits))
-    return np.argpartition(-logits, count - 1)[:count]
+def _int32_pointer(array: npt.NDArray[np.int32]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
 
 
 def _chunks(tokens: Sequence[BatchToken]) -> Iterator[tuple[int, int]]:
@@ -243,6 +236,12 @@ def _chunks(tokens: Sequence[BatchToken]) -> Iterator[tuple[int, int]]:
         n_outputs += item.wants_logits
     if tokens:
         yield start, len(tokens)
+
+
+def n_common(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items two sequences begin with together."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def check_is_gguf(path: Path) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from observer.schema import GradingRow, RawRow, Turn
 
@@ -20,6 +21,16 @@ class Task(StrEnum):
     GRADE = "grade"
     EXTRACT = "extract"
 
+
+class Example(NamedTuple):
+    """A rendered exchange and its right answer, to be shown to a model that was not trained for the task."""
+
+    exchange: str
+    answer: str
+
+
+Examples = Mapping[Task, Sequence[Example]]
+NO_EXAMPLES: Examples = MappingProxyType({})
 
 SYSTEM_PROMPTS: dict[Task, str] = {
     Task.GRADE: (
@@ -78,9 +89,13 @@ def render_exchange(user_message: str, assistant_message: str, context: Sequence
     return "\n".join(turns)
 
 
-def prompt_messages(task: Task, exchange: str) -> list[dict[str, str]]:
-    """System and user message of one task."""
-    return [{"role": "system", "content": SYSTEM_PROMPTS[task]}, {"role": "user", "content": exchange}]
+def prompt_messages(task: Task, exchange: str, examples: Sequence[Example] = ()) -> list[dict[str, str]]:
+    """System and user message of one task; examples stand between them as earlier questions and answers."""
+    messages = [{"role": "system", "content": SYSTEM_PROMPTS[task]}]
+    for example in examples:
+        messages.append({"role": "user", "content": example.exchange})
+        messages.append({"role": "assistant", "content": example.answer})
+    return [*messages, {"role": "user", "content": exchange}]
 
 
 def render_chatml(messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -89,9 +104,9 @@ def render_chatml(messages: Sequence[dict[str, str]], add_generation_prompt: boo
     return text + (f"\n{IM_START}assistant\n" if add_generation_prompt else "")
 
 
-def render_prompt(task: Task, exchange: str) -> str:
+def render_prompt(task: Task, exchange: str, examples: Sequence[Example] = ()) -> str:
     """The whole prompt text of one exchange, up to where the answer begins."""
-    return render_chatml(prompt_messages(task, exchange))
+    return render_chatml(prompt_messages(task, exchange, examples))
 
 
 def row_task(row: RawRow) -> Task:

@@ -52,6 +52,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
 
 
+@pytest.fixture(scope="session")
+def nano_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed nano base, whose answers make sense, as an f32 GGUF: its weights as transformers computes them."""
+    from observer.export.gguf import write_gguf
+    from observer.paths import NANO_BASE, PROJECT_ROOT
+
+    return write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path_factory.mktemp("nano") / "nano-f32.gguf", "f32", name="nano")
+
+
 def hostile_texts() -> list[str]:
     """The messages of `hostile.txt`: parted by lines of `%%`, with `⟦U+0000⟧` for what an editor would not show."""
     page = (Path(__file__).parent / "hostile.txt").read_text(encoding="utf-8")

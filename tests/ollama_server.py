@@ -1,7 +1,8 @@
 """A real HTTP server on loopback with the blob, create and chat endpoints of Ollama's API, and faults to order.
 
 Like the original it keeps whole blobs only, checks their digests, knows a model's files by digest alone, renders the
-TEMPLATE that it was given, and answers through llama.cpp. Source: server/create.go and routes.go of ollama/ollama.
+TEMPLATE that it was given, and answers through llama.cpp, with `format` and log-probabilities. Source: server/create.go
+and routes.go of ollama/ollama.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from observer.engine import Engine
-from observer.prompts import SYSTEM_PROMPTS
+from observer.prompts import OLLAMA_TEMPLATE
 from tests.go_template import render_go_template
 from tests.label_server import QuietServer
+from tests.ollama_model import N_CTX, ServedModel
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,26 @@ class Fault:
 
 @dataclass
 class OllamaServer:
-    """`requests` are all that came, as `METHOD path`; `models` what was created; blobs lie in `folder`."""
+    """`requests` are all that came, as `METHOD path`; `bodies` those of chats; `models` what was created.
+
+    Blobs lie in `folder`.
+    """
 
     folder: Path
     version: str = "0.32.15"
     has_debug: bool = True
+    has_logprobs: bool = True
     reply: str | None = None
     template: str | None = None
     thinking: str = ""
     requests: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._loaded: dict[str, ServedModel] = {}
+        self._loading = threading.Lock()
         self._http = QuietServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
@@ -65,6 +73,8 @@ class OllamaServer:
             self._http.shutdown()
             self._http.server_close()
             thread.join()
+            for served in self._loaded.values():
+                served.close()
 
     def blob(self, digest: str) -> Path:
         return self.folder / digest.replace(":", "-")
@@ -85,22 +95,48 @@ class OllamaServer:
         self.models[body["model"]] = body
         return [{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}]
 
+    def serve(self, name: str, gguf: Path) -> None:
+        """Have a model as `observer package` makes it, without the upload."""
+        digest = f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
+        if not self.blob(digest).exists():
+            self.blob(digest).symlink_to(gguf)
+        parameters = {"num_predict": 512}
+        self.models[name] = {"files": {gguf.name: digest}, "template": OLLAMA_TEMPLATE, "parameters": parameters}
+
+    def tags(self) -> dict[str, Any]:
+        """The answer to /api/tags; a name without a tag is `latest`."""
+        return {
+            "models": [
+                {"name": name if ":" in name else f"{name}:latest", "digest": next(iter(model["files"].values()))}
+                for name, model in self.models.items()
+            ]
+        }
+
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.bodies.append(body)
         model, messages = self.models[body["model"]], body["messages"]
         if messages[0]["role"] != "system":
             messages = [{"role": "system", "content": model["system"]}, *messages]
+        prompt = render_go_template(self.template or model["template"], messages)
         if body.get("_debug_render_only") and self.has_debug:
-            return {
-                "_debug_info": {"rendered_template": render_go_template(self.template or model["template"], messages)}
-            }
-        content = self.reply if self.reply is not None else self._generate(model, messages)
-        return {"message": {"role": "assistant", "content": content, "thinking": self.thinking}, "done": True}
+            return {"_debug_info": {"rendered_template": prompt}}
+        if self.reply is not None:
+            return {"message": {"role": "assistant", "content": self.reply, "thinking": self.thinking}, "done": True}
+        served = self._served(model)
+        if body.get("truncate") is False and served.n_tokens(prompt) > N_CTX:
+            return {"error": "the input length exceeds the context length"}
+        num_predict = body.get("options", {}).get("num_predict", model["parameters"]["num_predict"])
+        n_top = body.get("top_logprobs", 0) if body.get("logprobs") and self.has_logprobs else None
+        answer = served.answer(prompt, num_predict, body.get("format"), n_top)
+        message = answer["message"] | {"thinking": self.thinking}
+        return answer | {"message": message, "done": True}
 
-    def _generate(self, model: dict[str, Any], messages: list[dict[str, str]]) -> str:
+    def _served(self, model: dict[str, Any]) -> ServedModel:
         (digest,) = model["files"].values()
-        task = next(task for task, text in SYSTEM_PROMPTS.items() if text == messages[0]["content"])
-        with Engine(self.blob(digest), n_seq=1, max_new_tokens=model["parameters"]["num_predict"]) as engine:
-            return engine.generate(task, [messages[1]["content"]])[0].text
+        with self._loading:
+            if digest not in self._loaded:
+                self._loaded[digest] = ServedModel(self.blob(digest))
+            return self._loaded[digest]
 
 
 def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
@@ -113,7 +149,8 @@ def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             self._begin()
-            self._send(200, json.dumps({"version": server.version}).encode())
+            answer = server.tags() if self.path == "/api/tags" else {"version": server.version}
+            self._send(200, json.dumps(answer).encode())
 
         def do_POST(self) -> None:
             fault = self._begin()
@@ -153,7 +190,8 @@ def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
                 return
             lines = server.create(body) if self.path == "/api/create" else [server.chat(body)]
             data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-            self._send(200, data, is_cut=fault.is_cut)
+            status = 400 if self.path == "/api/chat" and "error" in lines[0] else 200
+            self._send(status, data, is_cut=fault.is_cut)
 
         def _send(self, status: int, data: bytes, *, is_cut: bool = False) -> None:
             self.send_response(status)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from observer.engine import Engine
-from observer.errors import ObserverError
+from observer.errors import ObserverError, RowsError
 from observer.export.gguf import write_gguf
-from observer.llama import BatchToken, Grammar, LlamaContext
-from observer.prompts import IM_END, Task, render_exchange, render_prompt
+from observer.grammar import Grammar
+from observer.llama import BatchToken, LlamaContext
+from observer.prompts import IM_END, Example, Task, render_exchange, render_prompt
 from observer.schema import Extraction, Label, extraction_grammar
 
 PLACES = ["Lisbon", "東京", "Oslo", "Café Naïve", "Rome 🙂"]
@@ -145,10 +147,48 @@ def test_an_interrupted_call_leaves_nothing_behind(engine: Engine) -> None:
     assert engine.extract(EXCHANGES) == expected
 
 
+def test_rows_that_outgrow_the_cache_wait_and_are_answered_all_the_same(tiny_gguf: Path) -> None:
+    """Eight answers of 300 tokens do not fit at once into what rows are expected to need; one alone does."""
+    exchanges, n_new = EXCHANGES[:8], 300
+    with Engine(tiny_gguf, n_seq=8, n_threads=1, max_new_tokens=n_new) as together:
+        answers = together.generate(Task.EXTRACT, exchanges)
+        n_cells = together._context.n_ctx if together._context else 0
+        n_together = together.model.n_decoded
+    with Engine(tiny_gguf, n_seq=1, n_threads=1, max_new_tokens=n_new) as alone:
+        assert answers == alone.generate(Task.EXTRACT, exchanges)
+        n_alone = alone.model.n_decoded
+    assert all(answer.n_tokens == n_new and answer.truncated for answer in answers)
+    assert n_cells < 8 * n_new
+    assert n_together > n_alone  # what waited was decoded anew
+
+
+def test_log_probabilities_are_those_of_the_model_before_the_grammar(engine: Engine) -> None:
+    (plain,) = engine.extract(EXCHANGES[:1])
+    (scored,) = engine.extract(EXCHANGES[:1], logprobs=True)
+    assert plain.logprobs is None
+    assert scored.logprobs is not None
+    assert (scored.text, scored.tokens) == (plain.text, plain.tokens)
+    prompt = render_prompt(Task.EXTRACT, EXCHANGES[0])
+    expected = _log_probabilities(engine, engine.model.tokenize(prompt), scored.tokens)
+    assert list(scored.logprobs) == pytest.approx(expected, abs=1e-3)
+
+
+def test_examples_are_part_of_the_instruction_that_rows_share(tiny_gguf: Path, engine: Engine) -> None:
+    examples = {Task.GRADE: [Example("USER: hello", "DISCARD"), Example("USER: I am Ana", "IMPORTANT")]}
+    with Engine(tiny_gguf, n_threads=1, max_new_tokens=2, examples=examples) as taught:
+        prompt = render_prompt(Task.GRADE, EXCHANGES[0], examples[Task.GRADE])
+        scores = {label: _log_probability(taught, prompt, label + IM_END) for label in Label}
+        assert taught.grade(EXCHANGES[:1])[0].label == max(scores, key=lambda label: scores[label])
+        before = taught.model.n_decoded
+        taught.grade(EXCHANGES[:1])
+        assert taught.model.n_decoded - before < len(taught.model.tokenize(prompt)) / 2
+
+
 def test_every_row_longer_than_the_context_is_named_at_once(tiny_gguf: Path) -> None:
     exchanges = [EXCHANGES[0], "word " * 3000, EXCHANGES[1], "word " * 4000]
-    with Engine(tiny_gguf, n_threads=1) as engine, pytest.raises(ObserverError) as error:
+    with Engine(tiny_gguf, n_threads=1) as engine, pytest.raises(RowsError) as error:
         engine.grade(exchanges)
+    assert list(error.value.faults) == [1, 3]
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["row 1", "row 3"]
     assert "1,024" in str(error.value)
 
@@ -180,6 +220,33 @@ def test_a_truncated_model_is_one_clear_line(tiny_gguf: Path, tmp_path: Path, ca
     assert capfd.readouterr().err == ""
 
 
+def test_a_model_without_the_tokens_of_our_prompts_is_one_clear_line(tiny_gguf: Path, tmp_path: Path, capfd) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(tiny_gguf.read_bytes().replace(b"<|im_start|>", b"<|im_stort|>"))
+    with pytest.raises(ObserverError, match=r"other\.gguf: its vocabulary .* has no token <\|im_start\|>"):
+        Engine(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_architecture_that_llama_cpp_does_not_know_is_one_clear_line(tiny_gguf: Path, tmp_path: Path, capfd) -> None:
+    path = tmp_path / "strange.gguf"
+    path.write_bytes(tiny_gguf.read_bytes().replace(b"qwen3", b"qwen0"))
+    with pytest.raises(ObserverError, match=r"strange\.gguf: llama\.cpp cannot load it .*qwen0") as error:
+        Engine(path)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_weights_are_one_clear_line_and_not_an_answer(tiny_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.gguf"
+    content = tiny_gguf.read_bytes()
+    path.write_bytes(content[:-4096] + b"\xff" * 4096)  # NaN in float16
+    with Engine(path, n_threads=1) as engine:
+        for ask in (engine.grade, engine.extract):
+            with pytest.raises(ObserverError, match=r"damaged\.gguf: its logits are not finite"):
+                ask(EXCHANGES[:1])
+
+
 def test_loading_and_answering_writes_nothing_to_stderr(tiny_gguf: Path, capfd) -> None:
     with Engine(tiny_gguf, n_threads=1, max_new_tokens=4) as engine:
         engine.extract(EXCHANGES[:1])
@@ -195,16 +262,21 @@ def test_control_tokens_in_the_exchange_are_text_by_the_time_they_reach_the_mode
 
 def _log_probability(engine: Engine, prompt: str, answer: str) -> float:
     """Of `answer` after `prompt`, token by token in a fresh context."""
+    tokens = engine.model.tokenize(prompt + answer)
+    start = engine.model.tokenize(prompt)
+    return sum(_log_probabilities(engine, start, tokens[len(start) :]))
+
+
+def _log_probabilities(engine: Engine, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
     import numpy as np
 
-    tokens = engine.model.tokenize(prompt + answer)
-    first = len(engine.model.tokenize(prompt))
+    tokens = [*prompt, *answer]
     context = LlamaContext(engine.model, n_ctx=1024, n_seq_max=1, n_threads=1)
-    total = 0.0
+    found = []
     for position, token in enumerate(tokens[:-1]):
         for _, logits in context.decode([BatchToken(token, position, (0,), True)]):
-            if position >= first - 1:
+            if position >= len(prompt) - 1:
                 values = logits.astype(np.float64)
-                total += float(values[tokens[position + 1]] - np.logaddexp.reduce(values))
+                found.append(float(values[tokens[position + 1]] - np.logaddexp.reduce(values)))
     context.close()
-    return total
+    return found

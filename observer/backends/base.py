@@ -1,0 +1,54 @@
+"""What every backend can do. `observer.engine.Engine` is one without knowing of this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self, runtime_checkable
+
+from observer.answers import Completion, Grade, Progress, no_progress
+
+
+class Backend(Protocol):
+    """Answers exchanges rendered by `prompts.render_exchange`, greedily, in their order.
+
+    Raises RowsError for rows that can have no answer, ObserverError for what keeps all from one.
+    """
+
+    name: str
+
+    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
+        """The labels. A backend that cannot tell probabilities leaves them an empty dict."""
+        ...
+
+    def extract(
+        self,
+        exchanges: Sequence[str],
+        constrained: bool = True,
+        progress: Progress = no_progress,
+        *,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """Extractions as text; `constrained` keeps them to the schema, where the backend can."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class AsyncBackend(Protocol):
+    """A backend that can be awaited from any event loop, and that many callers may use at once."""
+
+    async def agrade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]: ...
+
+    async def aextract(
+        self,
+        exchanges: Sequence[str],
+        constrained: bool = True,
+        progress: Progress = no_progress,
+        *,
+        logprobs: bool = False,
+    ) -> list[Completion]: ...

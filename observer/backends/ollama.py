@@ -1,0 +1,196 @@
+"""An Ollama model as a backend: several questions at once, from callers with an event loop or without.
+
+Ollama tells no more than the 20 likeliest tokens at each place, so the labels' probabilities are the shares of the
+tokens with which they begin (no two labels begin alike); the engine in this process scores whole labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+from observer.answers import Completion, Grade, Progress, no_progress
+from observer.backends.ollama_chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
+from observer.errors import ObserverError, RowsError
+from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task, prompt_messages
+from observer.schema import Label, extraction_json_schema
+
+T = TypeVar("T")
+Ask = Callable[[str], Coroutine[Any, Any, T]]
+_TOP_LOGPROBS = 20
+_LABEL_TOKENS = 12
+"""Bounds an answer that should be one word."""
+_LABEL_FORMAT = {"type": "string", "enum": [str(label) for label in Label]}
+
+
+class OllamaBackend:
+    """`host` as in OLLAMA_HOST, which is the default; nothing is asked before the first row.
+
+    One thread runs an event loop for all callers, with at most `n_parallel` questions under way.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        host: str | None = None,
+        *,
+        timeout_s: float = Patience.timeout_s,
+        max_new_tokens: int = 512,
+        n_parallel: int = 4,
+        examples: Examples = NO_EXAMPLES,
+        patience: Patience | None = None,
+    ) -> None:
+        from anyio.from_thread import start_blocking_portal
+
+        self.name, self.examples, self.max_new_tokens = name, examples, max_new_tokens
+        self._chat = OllamaChat(host, patience or Patience(timeout_s), n_parallel)
+        self._limit = asyncio.Semaphore(n_parallel)
+        self._stack = ExitStack()
+        self._portal = self._stack.enter_context(start_blocking_portal())
+        self._stack.callback(self._portal.call, self._chat.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way and end the thread; a second call does nothing."""
+        self._stack.close()
+
+    @cached_property
+    def digest(self) -> str:
+        """What the server calls this very model: `name` may come to mean another."""
+        return self._portal.call(self._chat.digest, self.name)
+
+    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
+        """The label whose first token is likeliest, or the one written where the server tells no probabilities."""
+        return self._portal.call(self._all, self._grade_one, exchanges, progress)
+
+    async def agrade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
+        """`grade`, awaited from any event loop."""
+        return await asyncio.wrap_future(self._portal.start_task_soon(self._all, self._grade_one, exchanges, progress))
+
+    def extract(
+        self,
+        exchanges: Sequence[str],
+        constrained: bool = True,
+        progress: Progress = no_progress,
+        *,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """`constrained` sends the JSON schema as the answer's `format`."""
+        return self._portal.call(self._all, self._extractor(constrained, logprobs), exchanges, progress)
+
+    async def aextract(
+        self,
+        exchanges: Sequence[str],
+        constrained: bool = True,
+        progress: Progress = no_progress,
+        *,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """`extract`, awaited from any event loop."""
+        return await asyncio.wrap_future(
+            self._portal.start_task_soon(self._all, self._extractor(constrained, logprobs), exchanges, progress)
+        )
+
+    def _extractor(self, constrained: bool, logprobs: bool) -> Ask[Completion]:
+        more: dict[str, Any] = {"format": extraction_json_schema()} if constrained else {}
+        if logprobs:
+            more["logprobs"] = True
+
+        async def extract_one(exchange: str) -> Completion:
+            reply = await self._ask(Task.EXTRACT, exchange, self.max_new_tokens, more)
+            written = [choice.logprob for choice in reply.choices if choice.text not in ("", IM_END)]
+            return Completion(reply.content, (), reply.truncated, tuple(written) if written else None)
+
+        return extract_one
+
+    async def _grade_one(self, exchange: str) -> Grade:
+        """Ask freely, as the model was trained; one that answers something else is kept to the labels."""
+        more: dict[str, Any] = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+        reply = await self._ask(Task.GRADE, exchange, _LABEL_TOKENS, more)
+        label = _label_in(reply.content)
+        if label is None:
+            reply = await self._ask(Task.GRADE, exchange, _LABEL_TOKENS, more | {"format": _LABEL_FORMAT})
+            label = _label_in(reply.content)
+        if label is None:
+            raise ObserverError(f"{self.name}: answers {reply.content[:60]!r} to grading; a label is expected")
+        shares = label_shares(reply.choices)
+        return Grade(max(shares, key=lambda label: shares[label]) if shares else label, shares)
+
+    async def _ask(self, task: Task, exchange: str, num_predict: int, more: dict[str, Any]) -> Reply:
+        async with self._limit:
+            return await self._chat.ask(
+                {
+                    "model": self.name,
+                    "messages": prompt_messages(task, exchange, self.examples.get(task, ())),
+                    "stream": False,
+                    "think": False,
+                    "truncate": False,  # an error, rather than half a conversation
+                    "shift": False,
+                    "options": {"temperature": 0, "repeat_penalty": 1, "seed": 0, "num_predict": num_predict},
+                    **more,
+                }
+            )
+
+    async def _all(self, ask: Ask[T], exchanges: Sequence[str], progress: Progress) -> list[T]:
+        """The answers in order. The first fault of the server ends the rest; rows too long are told together."""
+        answers: dict[int, T] = {}
+        faults: dict[int, str] = {}
+
+        async def one(index: int, exchange: str) -> None:
+            try:
+                answers[index] = await ask(exchange)
+            except TooLong as error:
+                faults[index] = f"{self.name} says: {error}; shorten the exchange or raise num_ctx in its Modelfile"
+            progress(len(answers) + len(faults), len(exchanges))
+
+        tasks = [asyncio.create_task(one(index, exchange)) for index, exchange in enumerate(exchanges)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        if faults:
+            raise RowsError(faults)
+        return [answers[index] for index in range(len(exchanges))]
+
+
+def label_shares(choices: Sequence[TokenChoice]) -> dict[Label, float]:
+    """Of the first token that begins a label, what of its alternatives' probability falls to each label.
+
+    A label that begins none of them has 0. Empty when no token begins a label, or nothing is told.
+    """
+    for choice in choices:
+        if _labels_begun(choice.text):
+            shares = dict.fromkeys(Label, 0.0)
+            for token, logprob in ({choice.text: choice.logprob} | choice.alternatives).items():
+                for label in _labels_begun(token):
+                    shares[label] += math.exp(logprob)
+            total = sum(shares.values())
+            return {label: share / total for label, share in shares.items()} if total else {}
+    return {}
+
+
+def _labels_begun(token: str) -> list[Label]:
+    begin = token.strip(' "\n')
+    return [label for label in Label if begin and label.startswith(begin)]
+
+
+def _label_in(content: str) -> Label | None:
+    """The label that is the whole answer, as a word or as a JSON string."""
+    text = content.strip()
+    try:
+        value = json.loads(text)
+        text = value if isinstance(value, str) else text
+    except ValueError:
+        pass
+    return Label(text) if text in set(Label) else None

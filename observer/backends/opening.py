@@ -1,0 +1,68 @@
+"""One spelling for every model: `FILE.gguf`, a run's folder, `hf:FOLDER` or `ollama:NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from observer.backends.base import Backend
+from observer.errors import ObserverError
+from observer.export.modelfile import ADAPTER
+from observer.paths import RunPaths
+from observer.prompts import NO_EXAMPLES, Examples
+
+TIMEOUT_S = 120.0
+MAX_NEW_TOKENS = 512
+N_CTX_PER_ROW = 4096
+"""What Ollama gives a model by default; a model trained with less gets what it was trained with."""
+PREFERRED_TYPE = "q8_0"
+
+
+def open_backend(
+    spec: str | Path,
+    *,
+    n_threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    examples: Examples = NO_EXAMPLES,
+) -> Backend:
+    """Open the model that `spec` names. Raises ObserverError when there is none.
+
+    `timeout_s` bounds each answer of a server; in this process `max_new_tokens` is the bound.
+    `examples` are shown before every exchange, for models that were not trained for the tasks.
+    """
+    kind, _, name = str(spec).partition(":")
+    if kind == "ollama" and name:
+        from observer.backends.ollama import OllamaBackend
+
+        return OllamaBackend(name, timeout_s=timeout_s, max_new_tokens=max_new_tokens, examples=examples)
+    path = Path(name if kind == "hf" and name else spec)
+    if kind == "hf" or (path / "config.json").is_file():
+        from observer.backends.hf import HfBackend
+
+        return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
+    from observer.engine import Engine
+
+    return Engine(
+        best_gguf(path),
+        n_ctx_per_row=N_CTX_PER_ROW,
+        n_threads=n_threads,
+        max_new_tokens=max_new_tokens,
+        examples=examples,
+    )
+
+
+def best_gguf(path: Path) -> Path:
+    """The file itself, or a run's q8_0, else its largest: the nearest to what was trained.
+
+    Raises ObserverError when the folder holds none.
+    """
+    if not path.is_dir():
+        if path.suffix != ".gguf" and not path.exists():
+            raise ObserverError(f"{path}: no such model; name FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME")
+        return path
+    folder = RunPaths(path, "").gguf(PREFERRED_TYPE).parent
+    files = sorted(file for file in folder.glob("*.gguf") if not file.stem.endswith(f"-{ADAPTER}"))
+    if not files:
+        raise ObserverError(f"{path}: no GGUF in {folder.name}/; make some with: observer export {path} --out {folder}")
+    preferred = [file for file in files if file.stem.endswith(f"-{PREFERRED_TYPE}")]
+    return preferred[0] if preferred else max(files, key=lambda file: file.stat().st_size)

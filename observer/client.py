@@ -1,0 +1,264 @@
+"""`Observer`: one model behind one interface, for a turn or for many, waiting or awaited.
+
+    with Observer("outputs/nano") as observer:
+        seen = observer.observe(("I'm at Bosch now", "Congratulations!"))
+
+Answers do not depend on which form is called, nor on the turns beside them in a batch beyond the rounding of the
+engine's floating-point sums. An Observer may be shared by threads and by event loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from observer.answers import Completion, Grade, Progress, no_progress
+from observer.backends.base import AsyncBackend
+from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
+from observer.errors import ObserverError, RowsError
+from observer.exchanges import ContextLike, TurnLike, to_exchange
+from observer.observation import Asked, Exchange, GradeResult, Observation
+from observer.observing import Prepared, observation, prepare
+from observer.prompts import Task
+from observer.schema import Label
+
+_Answers = list[Grade] | list[Completion] | RowsError
+_Result = TypeVar("_Result")
+_ALL, _GRADE, _EXTRACT = (Task.GRADE, Task.EXTRACT), (Task.GRADE,), (Task.EXTRACT,)
+_ASKED: dict[tuple[Task, ...], Asked] = {_ALL: "observe", _GRADE: "grade", _EXTRACT: "extract"}
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the model is to be asked next."""
+
+    task: Task
+    prompts: list[str]
+    progress: Progress
+
+
+_Asking = Generator[_Question, Any, _Result]
+
+
+class Observer:
+    """Watches conversations with the model that `model` names: `FILE.gguf`, a run's folder, `hf:FOLDER`, `ollama:NAME`.
+
+    `timeout_s` bounds each answer of a server; an answer has at most `max_new_tokens`. Where a turn is asked for: a
+    user message, (user, assistant), an Exchange, or OpenAI messages; `context` are turns before it, `at` is its time.
+    Raises ObserverError for a model that is not there and for a turn that can have no answer.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        n_threads: int | None = None,
+        timeout_s: float = TIMEOUT_S,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        self._backend = open_backend(model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens)
+        self._is_concurrent = isinstance(self._backend, AsyncBackend)
+        self._lock = threading.Lock()
+        self._is_open = True
+
+    @property
+    def name(self) -> str:
+        """The model's name, as in `Observation.model`."""
+        return self._backend.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model after the answer under way; leave a server at once. The observer cannot be used again."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._backend.close()
+
+    def grade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
+        """How much the turn is worth remembering."""
+        return _grade_of(_single(self._run(_GRADE, [to_exchange(turn, context, at)])))
+
+    def extract(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
+        """Entities and relationships, whatever the turn is worth."""
+        return _single(self._run(_EXTRACT, [to_exchange(turn, context, at)]))
+
+    def observe(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
+        """Grade, then extract unless DISCARD."""
+        return _single(self._run(_ALL, [to_exchange(turn, context, at)]))
+
+    def grade_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """Observations with a grade alone, in the turns' order. A turn that can have no answer has a `fault`."""
+        return self._run(_GRADE, turns, progress)[0]
+
+    def extract_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """`extract` in batches; order and faults as in `grade_many`."""
+        return self._run(_EXTRACT, turns, progress)[0]
+
+    def observe_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """`observe` in batches; order and faults as in `grade_many`."""
+        return self._run(_ALL, turns, progress)[0]
+
+    async def agrade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
+        """`grade`, awaited: a server is asked natively, a model in this process is asked in a thread."""
+        return _grade_of(_single(await self._arun(_GRADE, [to_exchange(turn, context, at)])))
+
+    async def aextract(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
+        """`extract`, awaited."""
+        return _single(await self._arun(_EXTRACT, [to_exchange(turn, context, at)]))
+
+    async def aobserve(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
+        """`observe`, awaited."""
+        return _single(await self._arun(_ALL, [to_exchange(turn, context, at)]))
+
+    async def agrade_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """`grade_many`, awaited. `progress` is called in another thread, here and below."""
+        return (await self._arun(_GRADE, turns, progress))[0]
+
+    async def aextract_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """`extract_many`, awaited."""
+        return (await self._arun(_EXTRACT, turns, progress))[0]
+
+    async def aobserve_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
+        """`observe_many`, awaited."""
+        return (await self._arun(_ALL, turns, progress))[0]
+
+    def _run(
+        self, tasks: Sequence[Task], turns: Iterable[TurnLike], progress: Progress = no_progress
+    ) -> tuple[list[Observation], dict[int, str]]:
+        """Drive `_observations` with answers of the backend."""
+        asking = _observations(self.name, tasks, list(turns), progress)
+        answers: _Answers | None = None
+        while True:
+            try:
+                question = asking.send(answers)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                answers = self._answer(question)
+            except RowsError as error:
+                answers = error
+
+    async def _arun(
+        self, tasks: Sequence[Task], turns: Iterable[TurnLike], progress: Progress = no_progress
+    ) -> tuple[list[Observation], dict[int, str]]:
+        if not self._is_concurrent:
+            return await asyncio.to_thread(self._run, tasks, turns, progress)
+        asking = _observations(self.name, tasks, list(turns), progress)
+        answers: _Answers | None = None
+        while True:
+            try:
+                question = asking.send(answers)
+            except StopIteration as stop:
+                return stop.value
+            try:
+                answers = await self._aanswer(question)
+            except RowsError as error:
+                answers = error
+
+    def _answer(self, question: _Question) -> list[Grade] | list[Completion]:
+        with nullcontext() if self._is_concurrent else self._lock:
+            self._check_open()
+            if question.task is Task.GRADE:
+                return self._backend.grade(question.prompts, question.progress)
+            return self._backend.extract(question.prompts, progress=question.progress, logprobs=True)
+
+    async def _aanswer(self, question: _Question) -> list[Grade] | list[Completion]:
+        self._check_open()
+        assert isinstance(self._backend, AsyncBackend)
+        if question.task is Task.GRADE:
+            return await self._backend.agrade(question.prompts, question.progress)
+        return await self._backend.aextract(question.prompts, progress=question.progress, logprobs=True)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise ObserverError(f"{self.name}: this observer is closed; open another")
+
+
+def _observations(
+    model: str, tasks: Sequence[Task], turns: Sequence[TurnLike], progress: Progress
+) -> _Asking[tuple[list[Observation], dict[int, str]]]:
+    """Ask what is needed and put it together; the faults of turns without an answer are told beside. Does no I/O.
+
+    `progress` counts turns that are done with: their last answer is in.
+    """
+    prepared, faults = _prepared(turns)
+    waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
+    grades: dict[int, Grade] = {}
+    completions: dict[int, Completion] = {}
+    if Task.GRADE in tasks:
+        is_last = Task.EXTRACT not in tasks
+        grades = yield from _ask(
+            Task.GRADE, waiting, faults, _offset(progress, turns, waiting) if is_last else no_progress
+        )
+        waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
+    if Task.EXTRACT in tasks:
+        progress(len(turns) - len(waiting), len(turns))
+        completions = yield from _ask(Task.EXTRACT, waiting, faults, _offset(progress, turns, waiting))
+    found = [
+        observation(
+            ready,
+            model,
+            _ASKED[tuple(tasks)],
+            grade=grades.get(index),
+            completion=completions.get(index),
+            fault=faults.get(index),
+        )
+        for index, ready in prepared.items()
+    ]
+    return found, faults
+
+
+def _ask(task: Task, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> _Asking[dict[int, Any]]:
+    """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again."""
+    left = dict(prompts)
+    while left:
+        answers = yield _Question(task, list(left.values()), progress)
+        if not isinstance(answers, RowsError):
+            return dict(zip(left, answers, strict=True))
+        indices = list(left)
+        for row, fault in answers.faults.items():
+            faults[indices[row]] = fault
+            del left[indices[row]]
+    return {}
+
+
+def _prepared(turns: Sequence[TurnLike]) -> tuple[dict[int, Prepared], dict[int, str]]:
+    prepared: dict[int, Prepared] = {}
+    faults: dict[int, str] = {}
+    for index, turn in enumerate(turns):
+        try:
+            exchange = to_exchange(turn)
+        except ObserverError as error:
+            faults[index] = str(error)
+            exchange = turn if isinstance(turn, Exchange) else Exchange(user_message="")
+        prepared[index] = prepare(exchange)
+    return prepared, faults
+
+
+def _offset(progress: Progress, turns: Sequence[TurnLike], waiting: dict[int, str]) -> Progress:
+    """Progress of the turns that wait, as progress of all."""
+    n_before = len(turns) - len(waiting)
+    return lambda done, _total: progress(n_before + done, len(turns))
+
+
+def _single(result: tuple[list[Observation], dict[int, str]]) -> Observation:
+    (observed,), faults = result
+    if faults:
+        raise ObserverError(f"turn: {faults[0]}")
+    return observed
+
+
+def _grade_of(observed: Observation) -> GradeResult:
+    assert observed.grade is not None, "a turn without a grade has a fault, which is raised"
+    return observed.grade

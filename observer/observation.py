@@ -1,0 +1,106 @@
+"""What is observed and what comes of it: an exchange goes in, an observation comes out.
+
+Plain frozen data that dumps to JSON and reads back; who makes it is `client`'s, what becomes of it `memory`'s.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from observer.schema import EntityType, Label, Predicate, Temporal, Turn
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Asked = Literal["grade", "extract", "observe"]
+"""What was asked of the model; `observe` grades, and extracts unless the grade is DISCARD."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Exchange(_Frozen):
+    """A user message, the reply to it (or none) and the turns before; `at` is when the user message was written."""
+
+    user_message: str
+    assistant_message: str = ""
+    context: list[Turn] = []
+    at: datetime | None = None
+    id: str | None = None
+
+
+class Span(_Frozen):
+    """Characters `start` to `end` (exclusive) of one message as the caller gave it, before redaction."""
+
+    message: str = Field(pattern=r"^(context\[\d+\]|user|assistant)$")
+    start: int = Field(ge=0)
+    end: int
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError("a span holds at least one character")
+        return self
+
+
+class GradeResult(_Frozen):
+    """`confidence` is the label's own probability. Both are None when the backend does not tell."""
+
+    label: Label
+    probabilities: dict[Label, Probability] | None = None
+    confidence: Probability | None = None
+
+
+class ObservedEntity(_Frozen):
+    """A named thing; `spans` are all places where the name stands. `User` is grounded without any."""
+
+    name: str
+    type: EntityType
+    attributes: dict[str, str] = {}
+    spans: list[Span] = []
+    is_grounded: bool
+
+
+class ObservedRelationship(_Frozen):
+    """`valid_at` is when it began to hold, `invalid_at` when it ceased; None is not known. Rules: `observer.when`.
+
+    `stated_by` is who wrote the names and the `when` of it in the exchange; None when they stand nowhere there.
+    """
+
+    subject: str
+    predicate: Predicate
+    object: str
+    temporal: Temporal
+    when: str | None = None
+    valid_at: datetime | None = None
+    invalid_at: datetime | None = None
+    stated_by: Literal["user", "assistant", "both"] | None = None
+    confidence: Probability | None = None
+
+
+class Redaction(_Frozen):
+    """A secret that no model saw, and what kind it is; the text of it is nowhere in an observation."""
+
+    kind: str
+    span: Span
+
+
+class Observation(_Frozen):
+    """`grade` is None when only extraction was asked for; there is nothing extracted from a DISCARD.
+
+    `truncated`: the answer reached its bound; `fault`: why an answer could not be read as a whole. What stood
+    whole before is here in both cases. `at` and `id` are the exchange's.
+    """
+
+    task: Asked = "observe"
+    grade: GradeResult | None = None
+    entities: list[ObservedEntity] = []
+    relationships: list[ObservedRelationship] = []
+    redactions: list[Redaction] = []
+    truncated: bool = False
+    fault: str | None = None
+    model: str
+    at: datetime | None = None
+    id: str | None = None
