@@ -10,10 +10,13 @@ from pathlib import Path
 from observer import __version__
 from observer.audit.command import add_audit_action
 from observer.clean import add_clean_command
+from observer.demo.command import add_demo_command
 from observer.errors import run_cli
 from observer.export.command import add_export_command
 from observer.export.package_command import add_package_command
 from observer.labeling.command import add_label_command
+from observer.memory.command import add_memory_command
+from observer.observe.command import add_observe_commands
 from observer.splits_command import add_split_action
 
 
@@ -33,6 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"observer {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_observe_commands(commands)
+    add_memory_command(commands)
+    add_demo_command(commands)
     _add_data(commands)
     add_label_command(commands)
     add_export_command(commands)

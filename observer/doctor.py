@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,11 @@ OPTIONAL = {
     "unsloth_zoo": "pip install -c constraints.txt --no-deps unsloth unsloth_zoo",
     "bitsandbytes": "pip install -c constraints.txt bitsandbytes",
 }
+SHOWN_ALONE = frozenset({"gpu", "dev"})
+"""Extras of pyproject.toml that get no line: OPTIONAL names the first one's packages, and dev is for our own tests."""
+LLAMA_BACKENDS = ("cuda", "hip", "metal", "vulkan", "sycl", "cpu")
+QWEN3_SINCE, PROBABILITIES_SINCE = (0, 6, 6), (0, 12, 11)
+"""Versions of Ollama: what runs Qwen3, and what tells log-probabilities."""
 NEEDED_MEMORY_BYTES = 3e9
 NEEDED_DISK_BYTES = 2e9
 """For the nano run; qwen3-0.6b asks for about 8 GB of disk, which its --dry-run checks."""
@@ -42,9 +48,10 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    packages = [find_package(name) for name in REQUIRED]
+    machine = [find_python(), find_cores(), find_memory(), find_disk(), *find_torch()]
+    packages = [find_package(name) for name in REQUIRED] + find_unfit()
     packages += [find_package(name, mend) for name, mend in OPTIONAL.items()]
-    return [find_python(), find_cores(), find_memory(), find_disk(), *find_torch(), *packages, find_ollama()]
+    return [*machine, *packages, find_llama_cpp(), *find_extras(), find_ollama()]
 
 
 def render(findings: list[Finding]) -> str:
@@ -119,14 +126,89 @@ def find_package(name: str, optional_mend: str = "") -> Finding:
         return Finding(name, "not installed", mend, is_required=not optional_mend)
 
 
+def find_unfit() -> list[Finding]:
+    """What pyproject.toml asks for and is missing or of another version; nothing for what fits."""
+    from packaging.requirements import Requirement
+
+    findings = []
+    for text in _requirements():
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        finding = find_package(wanted.name)
+        if finding.mend:
+            findings += [] if wanted.name in REQUIRED else [finding]
+        elif not wanted.specifier.contains(finding.found, prereleases=True):
+            mend = f"{wanted.specifier} is asked for: make setup, or: pip install -c constraints.txt -e ."
+            findings.append(Finding(wanted.name, finding.found, mend))
+    return findings
+
+
+def find_extras() -> list[Finding]:
+    """A line for each optional part of pyproject.toml, with what it lacks."""
+    from packaging.requirements import Requirement
+
+    parts: dict[str, list[str]] = {}
+    for text in _requirements():
+        wanted = Requirement(text)
+        match = re.search(r"""extra == ["']([\w-]+)["']""", str(wanted.marker or ""))
+        if match and match[1] not in SHOWN_ALONE:
+            parts.setdefault(match[1], []).append(wanted.name)
+    findings = []
+    for extra, names in parts.items():
+        missing = [name for name in names if find_package(name).mend]
+        mend = f"pip install -c constraints.txt -e '.[{extra}]'" if missing else ""
+        found = f"without {', '.join(missing)}" if missing else ", ".join(names)
+        findings.append(Finding(f"extra {extra}", found, mend, is_required=False))
+    return findings
+
+
+def find_llama_cpp() -> Finding:
+    """Which libraries of llama.cpp were built: they tell whether it can use the GPU."""
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = Path(spec.origin).parent / "lib" if spec and spec.origin else Path()
+    names = {file.name for file in folder.glob("*ggml*")} if spec else set()
+    backends = [name for name in LLAMA_BACKENDS if any(f"ggml-{name}." in file for file in names)]
+    versions = sorted(match[1] for file in names if (match := re.search(r"libggml\.so\.(\d+\.\d+.*)", file)))
+    found = f"ggml {versions[-1] if versions else 'of unknown version'} for {', '.join(backends) or 'nothing'}"
+    if not backends:
+        return Finding("llama.cpp", found, "make setup, or: pip install -c constraints.txt -e .")
+    if list_gpus() and backends == ["cpu"]:
+        mend = (
+            "the GPU is used once it is built for it: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall "
+            "--no-cache-dir --no-binary llama-cpp-python -c constraints.txt llama-cpp-python"
+        )
+        return Finding("llama.cpp", found, mend, is_required=False)
+    return Finding("llama.cpp", found)
+
+
 def find_ollama() -> Finding:
     """Ask the server at OLLAMA_HOST, or on this machine, for its version."""
     url = ollama_url(os.environ.get("OLLAMA_HOST", ""))
+    update = "update it: curl -fsSL https://ollama.com/install.sh | sh"
     try:
         with urllib.request.urlopen(f"{url}/api/version", timeout=2) as answer:
-            found = answer.read(200).decode("utf-8", "replace").strip()
-            return Finding("ollama", f"{found} at {url}", is_required=False)
-    except (OSError, ValueError, http.client.HTTPException):
+            version = str(json.loads(answer.read(1000))["version"])
+    except (OSError, http.client.HTTPException):
         has_program = shutil.which("ollama") is not None
-        mend = "start it: ollama serve" if has_program else "install Ollama, then: ollama serve"
+        mend = "start it: ollama serve" if has_program else f"{update.replace('update', 'install')}; then: ollama serve"
         return Finding("ollama", f"no server answers at {url}", mend, is_required=False)
+    except (ValueError, KeyError, TypeError):
+        return Finding("ollama", f"no Ollama answers at {url}", "check OLLAMA_HOST", is_required=False)
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    mend = ""
+    if numbers < QWEN3_SINCE:
+        mend = f"Qwen3 needs {'.'.join(map(str, QWEN3_SINCE))}; {update}"
+    elif numbers < PROBABILITIES_SINCE:
+        mend = f"tells no probabilities before {'.'.join(map(str, PROBABILITIES_SINCE))}; {update}"
+    return Finding("ollama", f"{version} at {url}", mend, is_required=False)
+
+
+def _requirements() -> list[str]:
+    """Those of pyproject.toml, as they stood when this project was installed; none where nothing can read them."""
+    if importlib.util.find_spec("packaging") is None:  # it comes with transformers, which is then missing too
+        return []
+    try:
+        return importlib.metadata.requires("observer") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []

@@ -13,19 +13,22 @@ import pytest
 from observer.paths import PROJECT_ROOT
 
 LAYERS = [
-    {"__init__"},
+    {"telemetry"},
     {"errors", "progress"},
     {"files", "paths", "schema", "aliases"},
-    {"answers", "config", "prompts", "repairs", "traits"},
-    {"synth", "dataset", "importing", "splits", "labeling", "manifest"},
-    {"own_data", "stages"},
-    {"llama", "training", "export", "engine"},
+    {"answers", "config", "observation", "prompts", "repairs", "traits"},
+    {"synth", "dataset", "importing", "splits", "labeling", "manifest", "grounding", "redaction", "when", "tables"},
+    {"own_data", "stages", "exchanges", "observing", "memory"},
+    {"llama", "training", "export", "grammar", "generation", "engine"},
+    {"backends"},
     {"client"},
-    {"validate", "doctor", "splits_command", "audit", "clean"},
+    {"__init__"},
+    {"validate", "doctor", "splits_command", "audit", "clean", "observe"},
+    {"demo"},
     {"cli"},
 ]
 LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in units}
-LIGHT = set().union(*LAYERS[:6])
+LIGHT = {"__init__"}.union(*LAYERS[:6])
 SHARED_LAYER = LAYERS[6]
 """Its parts use pieces of one another (a checkpoint's shape, the tokenizer's pattern), without cycles of modules."""
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "llama_cpp", "sklearn", "matplotlib"}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ KEPT_FIELDS = frozenset(GradingRow.model_fields) - GOLD_FIELDS - {"source"}
 
 @dataclass(frozen=True)
 class Item:
-    """One exchange to label. `fields` are those of a raw row without gold; `gold` is what the row had, unchecked."""
+    """One exchange to label. `fields` are those of a raw row without gold; `gold` and `at` are what the row had,
+    unchecked."""
 
     place: str
     fields: dict[str, Any]
     gold: dict[str, Any] = field(default_factory=dict)
+    at: Any = None
 
     @cached_property
     def exchange(self) -> str:
@@ -79,28 +82,39 @@ def read_bytes(path: str) -> bytes:
 
 def read_inputs(data: bytes, path: str, *, every_turn: bool = False, max_characters: int = 20_000) -> Inputs:
     """Read every row of `data`; `path` names it in places (`chats.jsonl:12`)."""
-    inputs, name = Inputs(), "stdin" if path == STDIN else path
-    for block in split_blocks(data):
-        place = f"{name}:{block.line}"
-        try:
-            found = _items_of(block, name, every_turn, inputs.unused_fields)
-        except Unusable as error:
-            inputs.unreadable.append(Unreadable(place, str(error), "\n".join(block.lines)[:500]))
-            continue
-        for item in found:
-            if reason := _fault(item, max_characters):
-                inputs.unreadable.append(Unreadable(item.place, reason, item.fields["user_message"][:500]))
-            else:
-                inputs.items.append(item)
+    inputs = Inputs()
+    lines = data.split(b"\n")
+    for row in iter_inputs(lines, path, inputs.unused_fields, every_turn=every_turn, max_characters=max_characters):
+        if isinstance(row, Item):
+            inputs.items.append(row)
+        else:
+            inputs.unreadable.append(row)
     return inputs
 
 
-def split_blocks(data: bytes) -> Iterator[Block]:
+def iter_inputs(
+    lines: Iterable[bytes], path: str, unused_fields: Counter[str], *, every_turn: bool, max_characters: int
+) -> Iterator[Item | Unreadable]:
+    """Every row of the lines as soon as it is whole; a JSON line is, text is at its blank line."""
+    name = "stdin" if path == STDIN else path
+    for block in split_blocks(lines):
+        try:
+            found = _items_of(block, name, every_turn, unused_fields)
+        except Unusable as error:
+            yield Unreadable(f"{name}:{block.line}", str(error), "\n".join(block.lines)[:500])
+            continue
+        for item in found:
+            reason = _fault(item, max_characters)
+            yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
+
+
+def split_blocks(lines: Iterable[bytes]) -> Iterator[Block]:
     """JSON lines and conversations, told apart line by line; a blank line or `---` ends a conversation."""
     text: list[str] = []
     start, fault = 0, ""
-    for number, raw in enumerate([*data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), b""], 1):
-        line, bad_bytes = _decode(raw, number)
+    for number, raw in enumerate(chain(lines, [b""]), 1):
+        raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        line, bad_bytes = _decode(raw.removesuffix(b"\n"), number)
         value = None if bad_bytes else _parse_object(line)
         is_end = not line.strip() or line.strip() == "---"
         is_row = value is not None and bool(value.keys() & {"user_message", "messages"})
@@ -161,7 +175,8 @@ def _items_of(block: Block, name: str, every_turn: bool, unused: Counter[str]) -
     if value is not None:
         unused.update(value.keys() - {"messages", "id"})
         base = str(value.get("id") or base)
-    return [_chat_item(exchange, place, base, every_turn) for exchange in exchanges(turns, every_turn)]
+    at = value.get("at") if value else None
+    return [_chat_item(exchange, place, base, every_turn, at) for exchange in exchanges(turns, every_turn)]
 
 
 def _raw_item(value: dict[str, Any], place: str, base: str) -> Item:
@@ -170,17 +185,17 @@ def _raw_item(value: dict[str, Any], place: str, base: str) -> Item:
     _, faults = parse_row(fields | {"label": "DISCARD"})  # checks the fields that both kinds of row share
     if faults:
         raise Unusable("; ".join(faults))
-    return Item(place, fields, {key: value[key] for key in value if key in GOLD_FIELDS})
+    return Item(place, fields, {key: value[key] for key in value if key in GOLD_FIELDS}, value.get("at"))
 
 
-def _chat_item(exchange: Exchange, place: str, base: str, every_turn: bool) -> Item:
+def _chat_item(exchange: Exchange, place: str, base: str, every_turn: bool, at: Any) -> Item:
     fields = {
         "user_message": exchange.user_message,
         "assistant_message": exchange.assistant_message,
         "context": [turn.model_dump() for turn in exchange.context],
         "id": f"{base}#{exchange.number}" if every_turn else base,
     }
-    return Item(f"{place} turn {exchange.number}" if every_turn else place, fields)
+    return Item(f"{place} turn {exchange.number}" if every_turn else place, fields, at=at)
 
 
 def _fault(item: Item, max_characters: int) -> str:

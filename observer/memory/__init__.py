@@ -1,0 +1,1 @@
+"""What is known over time: facts with validity, what an observation changes, a store on SQLite, and adapters."""

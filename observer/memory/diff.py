@@ -1,0 +1,196 @@
+"""What an observation changes in what is known: ADD, INVALIDATE or NOOP. Pure: nothing is read, nothing is written.
+
+Statements of one observation never end one another. What was said later stands: an observation that is older than
+what is known adds to the past and ends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of, in_utc
+from observer.memory.rules import RECURRING, TIMELESS, why_not_both
+from observer.observation import Observation
+from observer.schema import Temporal
+
+_ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
+
+
+def diff(observation: Observation, known: Iterable[Fact], seen_at: datetime | None = None) -> list[Operation]:
+    """The operations, in an order in which they can be applied. Applying them and asking again gives NOOPs only.
+
+    `known` holds ended facts too. `seen_at`, when the exchange was said, is by default the observation's own time,
+    else now.
+    """
+    seen_at = in_utc(seen_at or observation.at or datetime.now(UTC))
+    grounded, ungrounded = _facts_of(observation, seen_at)
+    comparison = _Comparison(known, grounded, seen_at)
+    for state in _ORDER:
+        for fact in grounded:
+            if fact.temporal is state:
+                comparison.take(fact)
+    left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
+    return comparison.operations + left_out
+
+
+def apply_operations(known: Iterable[Fact], operations: Iterable[Operation]) -> list[Fact]:
+    """What is known afterwards, in the order in which it became known."""
+    facts = {fact.id: fact for fact in known}
+    facts |= {operation.fact.id: operation.fact for operation in operations if operation.is_stored}
+    return list(facts.values())
+
+
+def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], list[Fact]]:
+    """What it states, and what it states of names that stand nowhere in the text."""
+    types = {entity.name: entity.type for entity in observation.entities}
+    invented = {entity.name for entity in observation.entities if not entity.is_grounded}
+    grounded, ungrounded = [], []
+    for relationship in observation.relationships:
+        fact = fact_of(relationship, types, seen_at)
+        if not _is_in_order(fact.valid_at, fact.invalid_at):
+            fact = fact.model_copy(update={"invalid_at": None})
+        if fact.predicate in TIMELESS:
+            fact = fact.model_copy(update={"temporal": Temporal.ONGOING, "invalid_at": None})
+        (ungrounded if invented & {fact.subject, fact.object} else grounded).append(fact)
+    return grounded, ungrounded
+
+
+class _Comparison:
+    """The known facts, kept up to date with the operations so far."""
+
+    def __init__(self, known: Iterable[Fact], stated: Iterable[Fact], seen_at: datetime) -> None:
+        self.operations: list[Operation] = []
+        self._seen_at = seen_at
+        self._stated = {(fact.key, fact.temporal) for fact in stated}
+        self._facts: dict[Key, dict[str, Fact]] = {}
+        for fact in known:
+            self._put(fact)
+
+    def take(self, fact: Fact) -> None:
+        steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
+        steps[fact.temporal](fact)
+
+    def _completed(self, fact: Fact) -> None:
+        """It is over: end what is known of it, or add it as past."""
+        current = self._current(fact.key, Temporal.ONGOING)
+        is_back = (fact.key, Temporal.ONGOING) in self._stated  # "I left, and now I am there again"
+        if current and not is_back and current.last_seen <= self._seen_at:
+            return self._end(current, Reason.STATED, fact.invalid_at, seen=fact)
+        plan = self._current(fact.key, Temporal.FUTURE)
+        is_planned_again = (fact.key, Temporal.FUTURE) in self._stated
+        came_true = plan and not is_planned_again and plan.last_seen <= self._seen_at
+        if plan and came_true:
+            self._end(plan, Reason.CAME_TRUE, fact.invalid_at)
+        same = [old for old in self._past(fact.key) if _is_same_time(old, fact)]
+        if same and not came_true:
+            return self._see_again(_closest(same, fact), fact)
+        self._add(_ended(fact, self._seen_at, Reason.STATED, fact.invalid_at))
+
+    def _ongoing(self, fact: Fact) -> None:
+        current = self._current(fact.key, Temporal.ONGOING)
+        later_ended = [old for old in self._past(fact.key) if old.ended_at and old.ended_at > self._seen_at]
+        if current or later_ended:
+            return self._see_again(current or min(later_ended, key=_end_of), fact)
+        plan = self._current(fact.key, Temporal.FUTURE)
+        if plan and plan.last_seen <= self._seen_at:
+            self._end(plan, Reason.CAME_TRUE, None)
+        self._add_in_place_of_rivals(fact)
+
+    def _future(self, fact: Fact) -> None:
+        current = self._current(fact.key, Temporal.ONGOING) or self._current(fact.key, Temporal.FUTURE)
+        later = [old for old in self._of(fact.key) if old.ended_at and old.ended_at > self._seen_at]
+        if current or later:
+            return self._see_again(current or min(later, key=_end_of), fact)
+        self._add_in_place_of_rivals(fact)
+
+    def _add_in_place_of_rivals(self, fact: Fact) -> None:
+        """End what cannot hold beside it. Where some of that was said later, it is this fact that is over."""
+        rivals = [
+            (old, reason)
+            for facts in list(self._facts.values())
+            for old in facts.values()
+            if old.is_current and old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
+            if (reason := why_not_both(fact, old))
+        ]
+        later = [(old, reason) for old, reason in rivals if old.last_seen > self._seen_at]
+        for old, reason in rivals:
+            if old.last_seen <= self._seen_at:
+                self._end(old, reason, fact.valid_at)
+        if later:
+            old, reason = min(later, key=lambda pair: pair[0].last_seen)
+            fact = _ended(fact, old.last_seen, reason, fact.invalid_at or old.valid_at)
+        self._add(fact)
+
+    def _add(self, fact: Fact) -> None:
+        fact = fact.model_copy(update={"id": fact_id(fact.key, len(self._of(fact.key)))})
+        self._operate(OperationKind.ADD, Reason.NEW, fact)
+
+    def _end(self, old: Fact, reason: Reason, invalid_at: datetime | None, seen: Fact | None = None) -> None:
+        old = _with_more(old, seen) if seen else old
+        self._operate(OperationKind.INVALIDATE, reason, _ended(old, self._seen_at, reason, invalid_at))
+
+    def _see_again(self, old: Fact, fact: Fact) -> None:
+        self._operate(OperationKind.NOOP, Reason.KNOWN, _with_more(old, fact))
+
+    def _operate(self, kind: OperationKind, reason: Reason, fact: Fact) -> None:
+        self._put(fact)
+        self.operations.append(Operation(kind=kind, reason=reason, fact=fact))
+
+    def _put(self, fact: Fact) -> None:
+        self._facts.setdefault(fact.key, {})[fact.id] = fact
+
+    def _of(self, key: Key) -> list[Fact]:
+        return list(self._facts.get(key, {}).values())
+
+    def _current(self, key: Key, temporal: Temporal) -> Fact | None:
+        return next((fact for fact in self._of(key) if fact.is_current and fact.temporal is temporal), None)
+
+    def _past(self, key: Key) -> list[Fact]:
+        """What held once; a plan never held."""
+        return [fact for fact in self._of(key) if fact.ended_at and fact.temporal is not Temporal.FUTURE]
+
+
+def _ended(fact: Fact, ended_at: datetime, reason: Reason, invalid_at: datetime | None) -> Fact:
+    """The fact as over. An end that lies before the beginning is no end: it stays unknown."""
+    ends = [end for end in (invalid_at, fact.invalid_at) if end and _is_in_order(fact.valid_at, end)]
+    update = {"ended_at": ended_at, "ended_by": reason, "invalid_at": ends[0] if ends else None}
+    return fact.model_copy(update=update)
+
+
+def _with_more(old: Fact, fact: Fact) -> Fact:
+    """The known fact, seen once more: what was unknown of it is filled in, nothing that was known changes."""
+    names = ["subject_type", "object_type", "when", "stated_by", "confidence"]
+    times = ["valid_at"] if old.is_current else ["valid_at", "invalid_at"]
+    more = {name: getattr(fact, name) for name in names + times if getattr(old, name) is None}
+    if not _is_in_order(old.valid_at or more.get("valid_at"), old.invalid_at or more.get("invalid_at")):
+        more = {name: value for name, value in more.items() if name not in times}
+    seen = {"first_seen": min(old.first_seen, fact.first_seen), "last_seen": max(old.last_seen, fact.last_seen)}
+    return old.model_copy(update=more | seen)
+
+
+def _is_in_order(valid_at: datetime | None, invalid_at: datetime | None) -> bool:
+    return valid_at is None or invalid_at is None or valid_at <= invalid_at
+
+
+def _is_same_time(old: Fact, fact: Fact) -> bool:
+    """Whether two past facts of one key are one; only what recurs can be two, at two known times."""
+    if fact.predicate not in RECURRING:
+        return True
+    times = [(old.invalid_at, fact.invalid_at), (old.valid_at, fact.valid_at)]
+    return all(one is None or other is None or one == other for one, other in times)
+
+
+def _closest(past: list[Fact], fact: Fact) -> Fact:
+    """Of the past facts that it can be, the one of the same times, and of those the last to end."""
+
+    def closeness(old: Fact) -> tuple[int, datetime | None, datetime]:
+        n_same_times = (old.valid_at == fact.valid_at) + (old.invalid_at == fact.invalid_at)
+        return n_same_times, old.ended_at, old.first_seen
+
+    return max(past, key=closeness)
+
+
+def _end_of(fact: Fact) -> tuple[datetime, str]:
+    assert fact.ended_at
+    return fact.ended_at, fact.id

@@ -1,0 +1,128 @@
+"""The subcommands `observer grade`, `extract` and `observe`. What they need is imported when one is called."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from observer.client import Observer
+    from observer.observation import Asked
+
+HELP: dict[Asked, str] = {
+    "grade": "tell whether exchanges are worth remembering: DISCARD, STORE or IMPORTANT",
+    "extract": "tell who and what exchanges state, as entities and relationships",
+    "observe": "grade, then extract from what is not DISCARD",
+}
+DESCRIPTION = """\
+Each INPUT is a file, - for standard input, or else the text of a user message. Files hold JSON lines (OpenAI `messages`
+or raw rows, with `id` and `at` if they have them) or conversations of USER: and ASSISTANT: lines, mixed freely.
+On a terminal the answer is a table; in a pipe and in --out it is JSON, an observation a line.
+"""
+EPILOG = """\
+examples:
+  observer observe "I left Siemens, I'm at Bosch now"
+  observer observe chats.jsonl > observations.jsonl
+  observer observe chats.jsonl --out observations.jsonl --memory memory.sqlite
+  tail -f chats.jsonl | observer grade - --model ollama:qwen3-observer
+"""
+
+
+def add_observe_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for task, help_text in HELP.items():
+        command = commands.add_parser(
+            task,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}.\n\n{DESCRIPTION}",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("input", nargs="*", metavar="INPUT", help="text, FILE or - (default: -)")
+        _add_model(command)
+        _add_reading(command)
+        _add_output(command, task)
+        command.set_defaults(run=_run, task=task)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("model").add_argument
+    add("--model", metavar="SPEC", help="FILE.gguf, a run's folder, ollama:NAME or hf:FOLDER "
+        "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
+    add("--threads", type=_count, metavar="N", help="threads of a model in this process (default: all cores)")
+    add("--timeout", type=float, metavar="S", help="seconds for one answer of a server (default: 120)")
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("reading").add_argument
+    add("--every-turn", action="store_true", help="every user turn of a conversation, not only the last")
+    add("--at", type=_time, metavar="TIME", help="when rows without a time of their own were said (ISO 8601)")
+    add("--max-characters", type=_count, default=20_000, metavar="N", help="refuse longer rows (default: 20000)")
+
+
+def _add_output(command: argparse.ArgumentParser, task: Asked) -> None:
+    add = command.add_argument_group("output").add_argument
+    add("--out", type=Path, metavar="FILE", help="append observations here; a call that was cut goes on, none is "
+        "done twice")  # fmt: skip
+    if task != "grade":
+        add("--memory", type=Path, metavar="FILE.sqlite", help="keep what is stated in this memory; made when missing")
+    add("--json", action="store_true", help="JSON on a terminal too")
+
+
+def _run(args: argparse.Namespace) -> int:
+    import contextlib
+    import os
+    import sys
+
+    from observer.errors import ObserverError
+    from observer.memory.store import Store
+    from observer.observe.ledger import open_ledger
+    from observer.observe.reading import Reader
+    from observer.observe.run import Session, default_model, explain_stop
+
+    reader = Reader(args.input, args.every_turn, args.max_characters, args.at)
+    spec = args.model or default_model()
+
+    def open_observer() -> Observer:
+        from observer.client import Observer
+
+        print(f"model: {spec}", file=sys.stderr)
+        options = {"n_threads": args.threads} | ({"timeout_s": args.timeout} if args.timeout else {})
+        return Observer(spec, **options)
+
+    with contextlib.ExitStack() as stack:
+        ledger = stack.enter_context(open_ledger(args.out, args.task)) if args.out else None
+        path = getattr(args, "memory", None)
+        memory = stack.enter_context(Store(path)) if path else None
+        is_pretty = sys.stdout.isatty() and not args.json
+        session = Session(args.task, reader, open_observer, ledger, memory, is_pretty)
+        try:
+            session.run()
+        except BrokenPipeError:  # `| head` has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            goes_on = f"{args.out} is whole, the same command goes on there" if ledger else "--out FILE could go on"
+            print(f"\ninterrupted after {session.n_done:,}: {goes_on}", file=sys.stderr)
+            return 130
+        except ObserverError as error:
+            raise explain_stop(session, error) from error
+    print(session.summary(), file=sys.stderr)
+    return int(session.n_bad > 0)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 is expected")
+    return int(text)
+
+
+def _time(text: str) -> datetime:
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: a time such as 2026-11-22T18:30 is expected") from None

@@ -1,0 +1,107 @@
+"""`--out`: a file of observations, a line each, that a later call goes on with. What is in it is not done again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from observer.errors import ObserverError, raise_all
+from observer.files import explain_os_error
+from observer.observation import Asked, Observation
+
+_STARTS = [f'{{"{name}":'.encode() for name in Observation.model_fields]
+
+
+class Ledger:
+    """`done` is the fault (or None) of every id in the file; a written line is on the disk when `write` returns."""
+
+    def __init__(self, path: Path, stream: BinaryIO, task: Asked) -> None:
+        self.path, self.done, self.model = path, dict[str, str | None](), ""
+        self._stream, self._task = stream, task
+
+    def write(self, observations: Sequence[Observation]) -> None:
+        """Append a line each. Raises ObserverError when the disk does not take them."""
+        try:
+            self._stream.write(b"".join(to_line(observation) for observation in observations))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise ObserverError(explain_os_error(error, self.path)) from error
+        self.done |= {str(observation.id): observation.fault for observation in observations}
+
+    def check_model(self, name: str) -> None:
+        """Raises ObserverError when another model gave the answers that are there."""
+        if self.model not in ("", name):
+            raise ObserverError(
+                f"{self.path}: holds answers of {self.model}, and this is {name}; give that --model, or another --out"
+            )
+
+    def observations(self) -> Iterator[Observation]:
+        """What is in the file, read anew."""
+        with self.path.open("rb") as stream:
+            for line in stream:
+                yield Observation.model_validate_json(line)
+
+    def read(self) -> None:
+        """Learn what is done, and drop a last line that a kill cut short. Raises ObserverError naming foreign lines."""
+        faults: list[str] = []
+        n_whole = 0
+        self._stream.seek(0)
+        for number, line in enumerate(self._stream, 1):
+            if not line.endswith(b"\n") and _is_torn(line):
+                break
+            n_whole += len(line)
+            fault = self._take(line)
+            faults += [f"{self.path}:{number}: {fault}; name another file with --out"] if fault else []
+        raise_all(faults, limit=5)
+        self._stream.truncate(n_whole)
+
+    def _take(self, line: bytes) -> str:
+        try:
+            observation = Observation.model_validate_json(line)
+        except ValidationError:
+            return "no observation"
+        if observation.id is None:
+            return "an observation without id"
+        if observation.task != self._task:  # as are all lines of the file
+            raise ObserverError(
+                f"{self.path}: holds answers of `observer {observation.task}`, and this is `observer {self._task}`; "
+                "name another file with --out"
+            )
+        self.done[observation.id] = observation.fault
+        self.model = observation.model
+        return ""
+
+
+@contextlib.contextmanager
+def open_ledger(path: Path, task: Asked) -> Iterator[Ledger]:
+    """Open, lock and read. Raises ObserverError while another run writes to it, and for a file of anything else."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ObserverError(f"{path}: another run writes to it; wait for its end, or name another --out") from None
+        ledger = Ledger(path, stream, task)
+        ledger.read()
+        yield ledger
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without its end begins as ours do; what else stands there is not ours to drop."""
+    return any(line.startswith(start) or start.startswith(line) for start in _STARTS)
+
+
+def to_line(observation: Observation) -> bytes:
+    """Compact JSON, what is empty left out; `Observation.model_validate_json` reads it back."""
+    return observation.model_dump_json(exclude_defaults=True).encode() + b"\n"

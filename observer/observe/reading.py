@@ -1,0 +1,138 @@
+"""What is to be observed: text on the command line, files and standard input, row by row as it comes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from observer.errors import ObserverError, raise_all
+from observer.files import explain_os_error
+from observer.labeling.inputs import STDIN, Item, iter_inputs
+from observer.observation import Exchange
+from observer.schema import describe_fault
+
+FILE_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".txt", ".log", ".md", ".csv"})
+"""An argument without blanks that ends so is meant as a file, there or not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An exchange and where it was read. Its id is the row's own, or place and text: edited text is another row."""
+
+    place: str
+    exchange: Exchange
+
+    @property
+    def id(self) -> str:
+        assert self.exchange.id is not None
+        return self.exchange.id
+
+
+@dataclass(frozen=True)
+class BadRow:
+    place: str
+    reason: str
+
+
+@dataclass
+class Reader:
+    """Reads `inputs` once. `at` is the time of rows that have none of their own."""
+
+    inputs: Sequence[str]
+    every_turn: bool = False
+    max_characters: int = 20_000
+    at: datetime | None = None
+    unused_fields: Counter[str] = field(default_factory=Counter)
+    n_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.inputs = self.inputs or [STDIN]
+        if STDIN in self.inputs and sys.stdin.isatty():
+            raise ObserverError("nothing to read: give text, FILE…, or rows on standard input")
+        faults = [fault for name in self.inputs if (fault := _fault_of_name(name))]
+        raise_all(faults)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether rows may come slowly, so that waiting for more would keep answers back."""
+        return STDIN in self.inputs
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all files; None when standard input is among the inputs."""
+        return None if self.is_live else sum(os.path.getsize(name) for name in self.inputs if os.path.exists(name))
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """Every row. Of rows with one id, the second and later get `~2`, `~3` and so on after it."""
+        n_seen: Counter[str] = Counter()
+        for row in self._rows():
+            if isinstance(row, Row):
+                n_seen[row.id] += 1
+                if n_seen[row.id] > 1:
+                    again = row.exchange.model_copy(update={"id": f"{row.id}~{n_seen[row.id]}"})
+                    row = Row(row.place, again)
+            yield row
+
+    def _rows(self) -> Iterator[Row | BadRow]:
+        for name in self.inputs:
+            if name != STDIN and not os.path.exists(name):
+                text, now = os.fsencode(name).decode("utf-8", "replace"), datetime.now(UTC).isoformat()
+                yield Row("text", Exchange(user_message=text, at=self.at, id=f"text@{now}"))
+                continue
+            found = iter_inputs(
+                self._lines(name),
+                name,
+                self.unused_fields,
+                every_turn=self.every_turn,
+                max_characters=self.max_characters,
+            )
+            for item in found:
+                yield self._row(item) if isinstance(item, Item) else BadRow(item.place, item.reason)
+        self.unused_fields.pop("at", None)
+
+    def _row(self, item: Item) -> Row | BadRow:
+        fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
+        try:
+            return Row(item.place, Exchange.model_validate(fields | {"at": item.at or self.at, "id": _id_of(item)}))
+        except ValidationError as error:
+            return BadRow(item.place, "; ".join(describe_fault(fault) for fault in error.errors()))
+
+    def _lines(self, name: str) -> Iterable[bytes]:
+        if name == STDIN:
+            yield from sys.stdin.buffer
+            return
+        try:
+            with open(name, "rb") as stream:
+                for line in stream:
+                    self.n_bytes += len(line)
+                    yield line
+        except OSError as error:
+            raise ObserverError(explain_os_error(error, Path(name))) from error
+
+
+def _id_of(item: Item) -> str:
+    """The row's own id. A row without one was given its file and line, to which we add a hash of its text."""
+    own, line = item.fields["id"], Path(item.place.partition(" turn ")[0]).name
+    if own != line and not own.startswith(f"{line}#"):
+        return own
+    return f"{own}@{hashlib.sha256(item.exchange.encode()).hexdigest()[:8]}"
+
+
+def _fault_of_name(name: str) -> str:
+    if name == STDIN:
+        return ""
+    if os.path.isdir(name):
+        return f"{name}: a folder; name the files in it"
+    is_word = not any(character.isspace() for character in name)
+    if is_word and Path(name).suffix.lower() in FILE_SUFFIXES and not os.path.exists(name):
+        return f"{name}: no such file; check the path, relative to the folder you run from"
+    return "" if name.strip() else "an empty text; give a message, FILE… or - for standard input"

@@ -1,0 +1,306 @@
+"""What an observation changes in what is known: a table of cases, and properties that hold for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from observer.memory.diff import apply_operations, diff
+from observer.memory.facts import Fact, Operation, OperationKind, Reason
+from observer.memory.rules import EARLIER_STAGES, ONE_AT_A_TIME, OPPOSITES, RECURRING, TIMELESS
+from observer.observation import Observation, ObservedEntity, ObservedRelationship
+from observer.schema import SYMMETRIC_PREDICATES, EntityType, Predicate, Temporal
+
+DAY = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def said(*triples: str, day: int = 0, ungrounded: Sequence[str] = ()) -> Observation:
+    """An observation of `subject PREDICATE object state [valid_at..invalid_at]`, `day` days after DAY.
+
+    Years stand for times; names have no blanks.
+    """
+    relationships = []
+    for triple in triples:
+        subject, predicate, obj, temporal, *times = triple.split()
+        begin, _, end = times[0].partition("..") if times else ("", "", "")
+        relationships.append(
+            ObservedRelationship(
+                subject=subject, predicate=Predicate(predicate), object=obj, temporal=Temporal(temporal),
+                valid_at=year(begin), invalid_at=year(end),
+            )
+        )  # fmt: skip
+    names = dict.fromkeys(name for r in relationships for name in (r.subject, r.object))
+    entities = [
+        ObservedEntity(name=name, type=EntityType.CONCEPT, is_grounded=name not in ungrounded) for name in names
+    ]
+    at = DAY + timedelta(days=day)
+    return Observation(entities=entities, relationships=relationships, model="test", at=at)
+
+
+def year(text: str) -> datetime | None:
+    return datetime(int(text), 1, 1, tzinfo=UTC) if text else None
+
+
+def remember(*observations: Observation) -> tuple[list[Fact], list[Operation]]:
+    """What is known after all of them, and the operations of the last."""
+    known: list[Fact] = []
+    operations: list[Operation] = []
+    for observation in observations:
+        operations = diff(observation, known)
+        known = apply_operations(known, operations)
+    return known, operations
+
+
+def summary(operations: Sequence[Operation]) -> set[str]:
+    return {f"{o.kind} {o.fact.predicate} {o.fact.object} {o.reason}" for o in operations}
+
+
+CASES = {
+    "a first fact": ([], ["User LIKES tea ongoing"], {"ADD LIKES tea new"}),
+    "the same again": (["User LIKES tea ongoing"], ["user LIKES Tea ongoing"], {"NOOP LIKES tea known"}),
+    "a change of job": (
+        ["User WORKS_AT Siemens ongoing"],
+        ["User WORKS_AT Siemens completed", "User WORKS_AT Bosch ongoing"],
+        {"INVALIDATE WORKS_AT Siemens stated", "ADD WORKS_AT Bosch new"},
+    ),
+    "a second job beside the first": (
+        ["User WORKS_AT Siemens ongoing"], ["User WORKS_AT Bosch ongoing"], {"ADD WORKS_AT Bosch new"},
+    ),
+    "a move of which only the new home is told": (
+        ["User LIVES_IN Porto ongoing"], ["User LIVES_IN Lisbon ongoing"],
+        {"INVALIDATE LIVES_IN Porto superseded", "ADD LIVES_IN Lisbon new"},
+    ),
+    "a move of another person": (
+        ["User LIVES_IN Porto ongoing"], ["Ana LIVES_IN Lisbon ongoing"], {"ADD LIVES_IN Lisbon new"},
+    ),
+    "a town and its country in one breath": (
+        [], ["User LIVES_IN Lisbon ongoing", "User LIVES_IN Portugal ongoing"],
+        {"ADD LIVES_IN Lisbon new", "ADD LIVES_IN Portugal new"},
+    ),
+    "one of two homes that were told together": (
+        ["User LIVES_IN Lisbon ongoing;User LIVES_IN Portugal ongoing"], ["User LIVES_IN Lisbon ongoing"],
+        {"NOOP LIVES_IN Lisbon known"},
+    ),
+    "a plan leaves the present alone": (
+        ["User LIVES_IN Porto ongoing"], ["User LIVES_IN Lisbon future"], {"ADD LIVES_IN Lisbon new"},
+    ),
+    "a plan that comes true": (
+        ["User LIVES_IN Porto ongoing", "User LIVES_IN Lisbon future"], ["User LIVES_IN Lisbon ongoing"],
+        {"INVALIDATE LIVES_IN Lisbon came_true", "INVALIDATE LIVES_IN Porto superseded", "ADD LIVES_IN Lisbon new"},
+    ),
+    "a plan in place of a plan": (
+        ["User LIVES_IN Lisbon future"], ["User LIVES_IN Porto future"],
+        {"INVALIDATE LIVES_IN Lisbon superseded", "ADD LIVES_IN Porto new"},
+    ),
+    "a plan for what already holds": (
+        ["User DOES yoga ongoing"], ["User DOES yoga future"], {"NOOP DOES yoga known"},
+    ),
+    "a trip that was a plan": (
+        ["User VISITS Kyoto future"], ["User VISITS Kyoto completed"],
+        {"INVALIDATE VISITS Kyoto came_true", "ADD VISITS Kyoto new"},
+    ),
+    "a past never known": ([], ["User WORKS_AT Siemens completed"], {"ADD WORKS_AT Siemens new"}),
+    "a past told twice": (
+        ["User WORKS_AT Siemens completed"], ["User WORKS_AT Siemens completed"], {"NOOP WORKS_AT Siemens known"},
+    ),
+    "two trips at two times": (
+        ["User VISITS Kyoto completed ..2019"], ["User VISITS Kyoto completed ..2022"], {"ADD VISITS Kyoto new"},
+    ),
+    "one trip, dated later": (
+        ["User VISITS Kyoto completed"], ["User VISITS Kyoto completed ..2022"], {"NOOP VISITS Kyoto known"},
+    ),
+    "back at an old job": (
+        ["User WORKS_AT Siemens completed"], ["User WORKS_AT Siemens ongoing"], {"ADD WORKS_AT Siemens new"},
+    ),
+    "left and back in one breath": (
+        ["User WORKS_AT Siemens ongoing"],
+        ["User WORKS_AT Siemens completed ..2019", "User WORKS_AT Siemens ongoing"],
+        {"ADD WORKS_AT Siemens new", "NOOP WORKS_AT Siemens known"},
+    ),
+    "a taste that turned": (
+        ["User DISLIKES opera ongoing"], ["User LIKES opera ongoing"],
+        {"INVALIDATE DISLIKES opera contradicted", "ADD LIKES opera new"},
+    ),
+    "a taste for something else": (
+        ["User DISLIKES opera ongoing"], ["User LIKES jazz ongoing"], {"ADD LIKES jazz new"},
+    ),
+    "a liking that turned into a preference": (
+        ["User LIKES tea ongoing"], ["User PREFERS tea ongoing"], {"ADD PREFERS tea new"},
+    ),
+    "an inverse pair": (
+        ["User CHILD_OF Ana ongoing"], ["Ana PARENT_OF User ongoing"], {"NOOP PARENT_OF User known"},
+    ),
+    "a symmetric pair": (["Ana MARRIED_TO User ongoing"], ["User MARRIED_TO Ana ongoing"],
+                         {"NOOP MARRIED_TO Ana known"}),
+    "another spouse, of the one who stands second": (
+        ["Ana MARRIED_TO Ben ongoing"], ["Ben MARRIED_TO Cleo ongoing"],
+        {"INVALIDATE MARRIED_TO Ben superseded", "ADD MARRIED_TO Cleo new"},
+    ),
+    "a wedding of the engaged": (
+        ["User ENGAGED_TO Ana ongoing"], ["User MARRIED_TO Ana ongoing"],
+        {"INVALIDATE ENGAGED_TO Ana superseded", "ADD MARRIED_TO Ana new"},
+    ),
+    "a wedding with another": (
+        ["User DATING Ana ongoing"], ["User MARRIED_TO Ben ongoing"], {"ADD MARRIED_TO Ben new"},
+    ),
+    "a birthday": (
+        ["User HAS_AGE 30 ongoing"], ["User HAS_AGE 31 ongoing"],
+        {"INVALIDATE HAS_AGE 30 superseded", "ADD HAS_AGE 31 new"},
+    ),
+    "born, in the past tense": (["User BORN_IN Porto ongoing"], ["User BORN_IN Porto completed"],
+                                {"NOOP BORN_IN Porto known"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "now", "expected"), CASES.values(), ids=CASES)
+def test_cases(before: list[str], now: list[str], expected: set[str]) -> None:
+    observations = [said(*one.split(";"), day=day) for day, one in enumerate(before)]
+    assert summary(remember(*observations, said(*now, day=9))[1]) == expected
+
+
+def test_an_end_has_the_stated_time_and_the_time_of_the_conversation() -> None:
+    known, _ = remember(
+        said("User WORKS_AT Siemens ongoing 2019.."), said("User WORKS_AT Siemens completed ..2025", day=3)
+    )
+    (fact,) = known
+    assert (fact.valid_at, fact.invalid_at) == (year("2019"), year("2025"))
+    assert (fact.first_seen, fact.last_seen, fact.ended_at) == (DAY, *[DAY + timedelta(days=3)] * 2)
+    assert (fact.state, fact.is_current, fact.ended_by) == ("completed", False, Reason.STATED)
+
+
+def test_what_takes_a_place_ends_the_other_when_it_began() -> None:
+    known, _ = remember(said("User LIVES_IN Porto ongoing"), said("User LIVES_IN Lisbon ongoing 2025..", day=3))
+    assert {(fact.object, fact.valid_at, fact.invalid_at) for fact in known} == {
+        ("Porto", None, year("2025")),
+        ("Lisbon", year("2025"), None),
+    }
+
+
+def test_an_end_before_the_beginning_stays_unknown() -> None:
+    known, _ = remember(
+        said("User WORKS_AT Siemens ongoing 2019.."), said("User WORKS_AT Siemens completed ..2012", day=1)
+    )
+    assert (known[0].invalid_at, known[0].is_current) == (None, False)
+
+
+def test_what_was_unknown_is_filled_in_and_what_was_known_stays() -> None:
+    known, _ = remember(
+        said("User WORKS_AT Siemens ongoing"),
+        said("User WORKS_AT Siemens ongoing 2019..", day=1),
+        said("User WORKS_AT Siemens ongoing 2012..", day=2),
+    )
+    assert known[0].valid_at == year("2019")
+    assert known[0].last_seen == DAY + timedelta(days=2)
+
+
+def test_an_older_conversation_read_later_ends_nothing_and_lands_in_the_past() -> None:
+    known, operations = remember(said("User LIVES_IN Lisbon ongoing", day=5), said("User LIVES_IN Porto ongoing"))
+    assert summary(operations) == {"ADD LIVES_IN Porto new"}
+    assert {(fact.object, fact.is_current) for fact in known} == {("Lisbon", True), ("Porto", False)}
+    porto = next(fact for fact in known if fact.object == "Porto")
+    assert (porto.ended_by, porto.ended_at) == (Reason.SUPERSEDED, DAY + timedelta(days=5))
+    _, again = remember(said("User WORKS_AT Bosch ongoing", day=5), said("User WORKS_AT Bosch completed"))
+    assert summary(again) == {"ADD WORKS_AT Bosch new"}
+
+
+def test_a_name_that_stands_nowhere_in_the_text_is_not_remembered() -> None:
+    known, operations = remember(said("User LIVES_IN Atlantis ongoing", ungrounded=["Atlantis"]))
+    assert known == []
+    assert summary(operations) == {"NOOP LIVES_IN Atlantis ungrounded"}
+
+
+def test_facts_keep_names_as_they_were_first_written_in_canonical_direction() -> None:
+    (fact,), _ = remember(said("User CHILD_OF Ana ongoing"))
+    assert (fact.subject, fact.predicate, fact.object) == ("Ana", "PARENT_OF", "User")
+
+
+def test_a_time_without_a_zone_counts_as_utc() -> None:
+    observation = said("User LIKES tea ongoing").model_copy(update={"at": datetime(2026, 1, 1, 12)})
+    assert diff(observation, [])[0].fact.first_seen == DAY
+
+
+def test_the_tables_name_predicates_only() -> None:
+    inner = [*OPPOSITES.values(), *EARLIER_STAGES.values()]
+    named = {*ONE_AT_A_TIME, *OPPOSITES, *EARLIER_STAGES, *TIMELESS, *RECURRING}.union(*inner)
+    assert named <= set(map(str, Predicate))
+
+
+NAMES = st.sampled_from(["User", "Ana", "ben", "Lisbon", "Porto"])
+PREDICATES = st.sampled_from(
+    "LIVES_IN WORKS_AT LIKES DISLIKES PREFERS DATING ENGAGED_TO MARRIED_TO CHILD_OF PARENT_OF VISITS BORN_IN".split()
+)
+YEARS = st.sampled_from(["", "2019", "2021", "2024"])
+STATEMENTS = st.tuples(PREDICATES, st.sampled_from(list(Temporal)), YEARS, YEARS)
+TRIPLES = st.builds(
+    lambda s, p, o, t, begin, end: f"{s} {p} {o} {t} {begin}..{end}",
+    NAMES, PREDICATES, NAMES, st.sampled_from(list(Temporal)), YEARS, YEARS,
+)  # fmt: skip
+OBSERVATIONS = st.builds(
+    lambda triples, day: said(*triples, day=day), st.lists(TRIPLES, max_size=4), st.integers(0, 4)
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(OBSERVATIONS, max_size=5))
+def test_the_same_observation_again_changes_nothing(observations: list[Observation]) -> None:
+    known: list[Fact] = []
+    for observation in observations:
+        known = apply_operations(known, diff(observation, known))
+        again = diff(observation, known)
+        assert {operation.kind for operation in again} <= {OperationKind.NOOP}
+        assert apply_operations(known, again) == known
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(OBSERVATIONS, max_size=6))
+def test_nothing_is_deleted_taken_back_or_begun_anew(observations: list[Observation]) -> None:
+    known: list[Fact] = []
+    for observation in observations:
+        before = {fact.id: fact for fact in known}
+        operations = diff(observation, known)
+        known = apply_operations(known, operations)
+        after = {fact.id: fact for fact in known}
+        added = [o.fact.id for o in operations if o.kind is OperationKind.ADD]
+        assert set(after) == {*before, *added} and not before.keys() & set(added)
+        for name, fact in before.items():
+            now = after[name]
+            assert (now.key, now.temporal) == (fact.key, fact.temporal)
+            assert fact.is_current or (now.ended_at, now.ended_by) == (fact.ended_at, fact.ended_by)
+            assert fact.valid_at in (None, now.valid_at) and fact.when in (None, now.when)
+            assert now.first_seen <= fact.first_seen <= fact.last_seen <= now.last_seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(OBSERVATIONS, max_size=6))
+def test_a_key_has_one_current_fact_of_a_state_at_most(observations: list[Observation]) -> None:
+    known, _ = remember(*observations)
+    current = [(fact.key, fact.temporal) for fact in known if fact.is_current]
+    assert len(current) == len(set(current))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(PREDICATES, st.sampled_from(list(Temporal)), YEARS, YEARS), min_size=3, max_size=3), st.data()
+)
+def test_the_order_of_unrelated_observations_does_not_matter(
+    parts: list[tuple[str, Temporal, str, str]], data: st.DataObject
+) -> None:
+    """They are unrelated when they speak of different people."""
+    people = [("Ana", "Lisbon"), ("Ben", "Porto"), ("Cleo", "Kyoto")]
+    observations = [
+        said(f"{one} {predicate} {other} {temporal} {begin}..{end}", day=data.draw(st.integers(0, 4)))
+        for (predicate, temporal, begin, end), (one, other) in zip(parts, people, strict=True)
+    ]
+    outcomes = [sorted(remember(*order)[0], key=lambda fact: fact.id) for order in permutations(observations)]
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+def test_every_symmetric_predicate_that_is_one_at_a_time_is_so_for_both() -> None:
+    for predicate in SYMMETRIC_PREDICATES & ONE_AT_A_TIME.keys():
+        _, operations = remember(said(f"Ana {predicate} Ben ongoing"), said(f"Cleo {predicate} Ben ongoing", day=1))
+        assert [operation.kind for operation in operations] == [OperationKind.INVALIDATE, OperationKind.ADD]
