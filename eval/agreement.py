@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.evaluate import SPLITS, answer_of, exchange_of, of_task, rows_of_split, take
+from eval.rows import SPLITS, answer_of, exchange_of, of_task, rows_of_split, take
 from observer.dataset import read_rows
 from observer.errors import ObserverError, run_cli
 from observer.files import read_text, write_json
@@ -143,8 +143,12 @@ def _load_merged(folder: Path, n_threads: int | None) -> tuple[PreTrainedModel, 
         raise ObserverError(f"{folder}: no merged model; name a finished run, such as outputs/qwen3-observer-nano")
     if n_threads:
         torch.set_num_threads(n_threads)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, padding_side="left"
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
     return model.eval(), tokenizer
 
 

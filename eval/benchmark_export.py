@@ -5,28 +5,30 @@
 Both converters run as programs of their own, in turn, on the nano model and (with --vocab) on random weights in
 Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat turns, with start-up; memory is the
 largest resident set. llama.cpp's converter is in the source archive of llama-cpp-python and needs `sentencepiece`;
-without --converter only ours is measured. The table of types is llama.cpp's quantizer on the nano model.
-Writes docs/benchmarks/export.md.
+without --converter only ours is measured. The table of types is llama.cpp's quantizer on the nano model; with
+--imatrix-tool, both importance matrices of the same tokens are compared. Writes docs/benchmarks/export.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.imatrix_agreement import ImatrixAgreement, compare_imatrix
 from eval.random_base import random_base
 from eval.report import this_machine
 from observer.errors import ObserverError, run_cli
@@ -40,6 +42,28 @@ _NAME_KEYS = {f"general.{key}" for key in ("name", "basename", "finetune", "vers
 """What llama.cpp's converter reads out of a folder's name."""
 _OURS = "import sys; from pathlib import Path; from observer.export.gguf import write_gguf; "
 _OURS += "write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], name=sys.argv[4])"
+
+_WATCH = """
+import json, os, sys, time
+start = time.monotonic()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, usage = os.wait4(pid, 0)
+print(json.dumps({"seconds": time.monotonic() - start, "peak_bytes": 1024 * usage.ru_maxrss}))  # Linux counts in KiB
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A small process between us and what is measured: Linux begins a child's largest resident set at its parent's."""
+_THEIRS = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+folder = Path(sys.argv[0]).parent
+sys.path[:0] = [str(folder), str(folder / "gguf-py")]
+from conversion import base
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Their converter knows tokenizers by a hash of what they do to a text, and the nano model's is none of those: it is
+told the pattern. Nothing else of it is changed."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +112,10 @@ def main() -> int:
                 comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
                 _say(f"{name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
         rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
+        imatrix = compare_imatrix(args.model, args.imatrix_tool, Path(folder)) if args.imatrix_tool else None
     report = args.out / "export.md"
-    write_text(report, render(comparisons, rows, shlex.join(["python", "eval/benchmark_export.py", *sys.argv[1:]])))
+    command = shlex.join(["python", "eval/benchmark_export.py", *sys.argv[1:]])
+    write_text(report, render(comparisons, rows, imatrix, command))
     print(report)
     return 0
 
@@ -102,8 +128,8 @@ def compare(name: str, model: Path, file_type: str, converter: Path | None, fold
     for _ in range(repeat):
         mine.append(timed([sys.executable, "-c", _OURS, str(model), str(ours), file_type, "model"]))
         if converter:
-            command = [sys.executable, str(converter), str(model), "--outfile", str(theirs), "--outtype", file_type]
-            others.append(timed([*command, "--model-name", "model"]))
+            arguments = [str(model), "--outfile", str(theirs), "--outtype", file_type, "--model-name", "model"]
+            others.append(timed([sys.executable, "-c", _THEIRS, str(converter), *arguments]))
     tensors, keys = (differences(ours, theirs)) if converter else (None, None)
     return Comparison(
         name, file_type, memory_bound(model), best(mine), best(others) if others else None,
@@ -114,17 +140,13 @@ def compare(name: str, model: Path, file_type: str, converter: Path | None, fold
 def timed(command: Sequence[str]) -> Turn:
     """Run a program to its end. Raises ObserverError with its last words when it fails."""
     search_path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryFile() as log:
-        start = time.monotonic()
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": search_path})
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            log.seek(0)
-            words = "\n  ".join(log.read().decode("utf-8", "replace").splitlines()[-5:])
-            raise ObserverError(f"{shlex.join(command[:2])} … failed with exit code {child.returncode}:\n  {words}")
-    return Turn(seconds, usage.ru_maxrss * 1024)  # Linux counts it in KiB
+    environment = os.environ | {"PYTHONPATH": search_path}
+    watch = [sys.executable, "-c", _WATCH, *command]
+    done = subprocess.run(watch, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode != 0:
+        words = "\n  ".join(done.stderr.splitlines()[-5:])
+        raise ObserverError(f"{shlex.join(command[:2])} … failed with exit code {done.returncode}:\n  {words}")
+    return Turn(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def best(turns: Sequence[Turn]) -> Turn:
@@ -188,7 +210,9 @@ def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
     return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
 
 
-def render(comparisons: Sequence[Comparison], rows: Sequence[TypeRow], command: str) -> str:
+def render(
+    comparisons: Sequence[Comparison], rows: Sequence[TypeRow], imatrix: ImatrixAgreement | None, command: str
+) -> str:
     machine, versions = this_machine(0), environment()
     packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
     parts = [
@@ -202,6 +226,8 @@ def render(comparisons: Sequence[Comparison], rows: Sequence[TypeRow], command: 
         parts.append("llama.cpp's converter was not given (`--converter`): nothing here compares with it.")
     if rows:
         parts += ["## Every type, on the nano model", _type_table(rows)]
+    if imatrix:
+        parts += ["## Importance matrix beside llama.cpp's tool, on the nano model", _imatrix_text(imatrix)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -233,6 +259,14 @@ def _type_table(rows: Sequence[TypeRow]) -> str:
     return "\n".join(lines)
 
 
+def _imatrix_text(found: ImatrixAgreement) -> str:
+    counts = "the same token counts" if found.counts_equal else "**other token counts**"
+    return (
+        f"{found.n_layers} layers, {found.n_tokens:,} tokens, {counts}. Largest relative distance of a layer's values: "
+        f"{found.largest_distance:.1e}; largest relative error of a single column: {found.largest_column_error:.1e}."
+    )
+
+
 def _elements(shape: tuple[int, ...]) -> int:
     return shape[0] * (shape[1] if len(shape) == 2 else 1)
 
@@ -243,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
     add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
+    add("--imatrix-tool", type=Path, metavar="FILE", help="llama.cpp's llama-imatrix, to compare with ours")
     add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
     add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
     add("--skip-table", action="store_true", help="leave the table of all types out")

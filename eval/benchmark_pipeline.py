@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.report import this_machine
 from observer.config import Config, load_config

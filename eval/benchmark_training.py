@@ -23,7 +23,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.random_base import random_base
 from eval.report import STAND_IN_NOTE, this_machine

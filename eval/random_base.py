@@ -17,7 +17,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.files import atomic_path, write_json
@@ -94,7 +95,9 @@ def load_vocabulary(vocab: Path | None) -> PreTrainedTokenizerBase:
     if vocab is None:
         return load_tokenizer(NANO_BASE)
     file = _vocab_file(vocab)
-    return prepare_tokenizer(AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name))
+    return prepare_tokenizer(
+        AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    )
 
 
 def model_config(shape: Qwen3Shape, tokenizer: Any) -> Any:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.report import this_machine
 from eval.sweep_points import Outcome, Point, by_time_to, default_target, parse_grid, read_outcome, to_table

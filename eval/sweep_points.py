@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report import _table as table
+from eval.report import table
 from observer.errors import raise_all
 from observer.files import read_text, scan_jsonl
 from observer.manifest import fingerprint

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.training_contestants import CONTESTANTS, Entry
 from observer.config import load_config

@@ -236,6 +236,7 @@ def _unsloth(entry: Entry, *, checkpointing: Any, **arguments: Any) -> Trainer:
         load_in_4bit=config.model.load_in_4bit,
         use_exact_model_name=True,
         local_files_only=True,
+        trust_remote_code=False,
     )
     model = FastLanguageModel.get_peft_model(
         model, random_state=config.run.seed, use_gradient_checkpointing=checkpointing, **lora_settings(config)

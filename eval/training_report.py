@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report import _table as table
+from eval.report import table
 from eval.training_contestants import Entrant
 from eval.training_rounds import Record
 from observer.files import atomic_path

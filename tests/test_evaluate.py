@@ -6,13 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval import agreement, evaluate
-from eval.report import STAND_IN_NOTE
+from eval.answering import answer_rows
+from eval.report import STAND_IN_NOTE, Report, summary_table
+from eval.rows import take
+from eval.scoring import score
+from observer.engine import Engine
 from observer.errors import ObserverError, run_cli
 from observer.export.gguf import write_gguf
 from observer.files import write_jsonl
@@ -72,7 +77,11 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
 
     report = json.loads(run.report("rows-evaluation-f16", "json").read_text())
     assert report["grading"]["n"] == 3
-    assert report["extraction"]["n"] == report["n_unconstrained"] == 2
+    assert report["extraction"]["n"] == report["unconstrained"]["n"] == 2
+    assert report["grading"]["n_families"] == 3
+    low, high = (report["grading"]["intervals"]["accuracy"][end] for end in ("low", "high"))
+    assert 0 <= low <= report["grading"]["accuracy"] <= high <= 1
+    assert set(report["slices"]["noise"]["intervals"]) == {"accuracy", "macro_f1", "entity_f1", "triple_f1_temporal"}
     assert report["extraction"]["n_empty"] == 1
     assert report["model"]["is_stand_in"]
     assert set(report["baselines"]) == {"majority", "tfidf"}
@@ -83,27 +92,106 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     markdown = run.report("rows-evaluation-f16", "md").read_text()
     for part in (STAND_IN_NOTE, str(split), "eval/evaluate.py", "## Grading", "## Extraction", "triple_f1_temporal"):
         assert part in markdown
+    for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label", "hallucination_rate"):
+        assert name in markdown
+
+
+def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), n_threads=1)
+    big = replace(report, model=replace(report.model, size_bytes=1_200_000_000, file_type="iq3_xxs"))
+    table = summary_table([report, big]).splitlines()
+    assert all(len(line) <= 120 for line in table)
+    assert all(line.count("[") == 3 for line in table[2:4])
+    assert all(line.count("[") == 1 for line in table[4:])  # the baselines only grade
+
+
+def test_saved_answers_are_scored_again_without_the_model(run: RunPaths, split: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "one"), "--train", str(split)]
+    assert evaluate.main([*evaluate_arguments(run, split), *out]) == 0
+    saved = tmp_path / "one" / "rows-evaluation-f16.answers.jsonl"
+    assert evaluate.main(["--model", str(saved), "--train", str(split), "--out", str(tmp_path / "two")]) == 0
+    reports = [json.loads((tmp_path / n / "rows-evaluation-f16.json").read_text()) for n in ("one", "two")]
+    assert reports[0].pop("command") != reports[1].pop("command")
+    assert reports[0] == reports[1]
+
+
+def test_a_report_does_not_depend_on_the_order_of_rows(run: RunPaths) -> None:
+    with Engine(run.gguf("f16"), n_threads=1) as engine:
+        answers = answer_rows(engine, rows() + [row | {"family": "f"} for row in rows()])
+    turned = replace(
+        answers,
+        grade_rows=answers.grade_rows[::-1],
+        grades=answers.grades[::-1],
+        extract_rows=answers.extract_rows[::-1],
+        completions=answers.completions[::-1],
+        unconstrained={len(answers.extract_rows) - 1 - n: c for n, c in reversed(answers.unconstrained.items())},
+    )
+    one, other = (rounded(score(part, rows())) for part in (answers, turned))
+    assert one == other
+
+
+def rounded(report: Report) -> dict[str, Any]:
+    """What another order of additions may change is left out."""
+    return json.loads(json.dumps(asdict(report)), parse_float=lambda text: round(float(text), 9))
 
 
 def test_the_answers_of_a_finished_model_count_towards_validity(run: RunPaths, split: Path) -> None:
     report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), split=str(split), n_threads=1)
     assert report.extraction is not None
     assert report.n_truncated == round((1 - report.extraction.json_validity) * report.extraction.n)
+    assert report.extraction.truncation_rate == report.n_truncated / report.extraction.n
 
 
 def test_a_split_of_one_task_is_evaluated_for_that_task(run: RunPaths) -> None:
     report = evaluate.evaluate(run.gguf("f16"), rows()[:3], [], n_threads=1)
     assert report.extraction is None
     assert report.baselines == {}
-    assert report.unconstrained_json_validity is None
-    assert "f16" in evaluate.summary_table([report])
+    assert report.unconstrained is None
+    assert "f16" in summary_table([report])
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("outputs/nano/gguf/nano-f16.gguf", "outputs/nano/reports"),
+        ("models/third-party.gguf", "models/reports"),
+        ("ollama:qwen3:0.6b", "outputs/reports"),
+        ("outputs/nano/reports/evaluation-f16.answers.jsonl", "outputs/nano/reports"),
+    ],
+)
+def test_reports_go_beside_what_they_are_about(model: str, folder: str) -> None:
+    assert evaluate.default_reports_folder(model) == Path(folder)
+
+
+def test_a_run_and_its_merged_model_have_the_reports_of_the_run(run: RunPaths) -> None:
+    for model in (run.root, run.merged, f"hf:{run.merged}"):
+        assert evaluate.default_reports_folder(str(model)) == run.reports
+
+
+def test_a_run_is_evaluated_by_its_best_file(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.root, rows()[:1], [], n_threads=1)
+    assert report.model.path == str(run.gguf("f16"))
+
+
+def test_the_merged_model_is_evaluated_through_transformers(run: RunPaths) -> None:
+    report = evaluate.evaluate(f"hf:{run.merged}", rows()[:3], [], n_threads=1)
+    assert report.grading is not None
+    assert report.model.size_bytes == (run.merged / "model.safetensors").stat().st_size
+
+
+def test_an_ollama_that_does_not_answer_is_one_line(split: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    arguments = ["--model", "ollama:x", "--split", str(split), "--train", str(split), "--out", str(tmp_path)]
+    assert run_cli(lambda: evaluate.main(arguments)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "127.0.0.1:9" in error
 
 
 def test_a_limit_takes_rows_of_each_task_evenly() -> None:
     many = [row | {"id": str(n)} for n, row in enumerate(rows()[:1] * 10)]
-    assert [row["id"] for row in evaluate.take(many, 3)] == ["0", "3", "6"]
-    assert [row["task"] for row in evaluate.take(rows(), 1)] == ["grade", "extract"]
-    assert evaluate.take(rows(), 100) == evaluate.take(rows(), None) == rows()
+    assert [row["id"] for row in take(many, 3)] == ["0", "3", "6"]
+    assert [row["task"] for row in take(rows(), 1)] == ["grade", "extract"]
+    assert take(rows(), 100) == take(rows(), None) == rows()
 
 
 def test_all_faulty_rows_are_named_with_their_lines(run: RunPaths, tmp_path: Path, capsys) -> None:

@@ -1,0 +1,198 @@
+"""Which quantization to ship: make every type of a run, measure each against f16, and recommend one.
+
+    python eval/benchmark_quantizations.py outputs/RUN
+    python eval/benchmark_quantizations.py outputs/RUN --types q8_0,q4_k_m,q2_k --limit 40
+    python eval/benchmark_quantizations.py --model F16.gguf OTHER.gguf … --split MY-ROWS.jsonl
+
+Answers are scored with intervals and compared with the reference's row by row, next-token distributions by their KL
+divergence, speed in turns, one file at work at a time. Writes quantizations-NAME.html, .md, .png and .json. Cut, it
+goes on with the same command: what is on record is not measured again. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:  # run as a script: import from the project, not from this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from eval.quantization_choice import MARGIN
+from eval.quantization_files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
+from eval.report import split_prefix, this_machine
+from eval.rows import Row, families_of, of_task, rows_of_split, take
+from observer.errors import ObserverError, run_cli
+from observer.files import check_writable
+from observer.manifest import environment
+from observer.paths import VAL_JSONL
+from observer.prompts import Task
+
+if TYPE_CHECKING:
+    from eval.quantization_report import Benchmark
+    from eval.quantization_rounds import Bench
+    from observer.export.runs import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; raises ObserverError."""
+    from eval.html_report import write_html
+    from eval.quantization_markdown import to_table
+    from eval.quantization_report import assemble, write_reports
+    from eval.quantization_rounds import measure
+    from eval.scoring import score
+
+    args = parse_arguments(arguments)
+    bench, name = prepare_bench(args)
+    found = measure(bench)
+    reports = [score(one.answers) for one in found.files]
+    title = f"Quantizations of {name}"
+    benchmark = assemble(found, reports, title=title, facts=facts_of(args, bench), margin=args.margin)
+    stem = _reports_folder(args) / f"{split_prefix(bench.split)}quantizations-{name}"
+    paths = [write_html(benchmark, stem.with_name(f"{stem.name}.html")), *write_reports(benchmark, stem)]
+    print(to_table(benchmark))
+    print(benchmark.recommendation.sentence)
+    print(json.dumps({"report": str(paths[0])} | summary(benchmark)))
+    return 0
+
+
+def prepare_bench(args: argparse.Namespace) -> tuple[Bench, str]:
+    """Read the rows, make or find the files; return what to measure, and its name for titles and files."""
+    from eval.quantization_rounds import Bench
+    from observer.export.runs import read_run
+
+    run = read_run(args.run) if args.run else None
+    split = args.split or (str(run.val) if run else "val")
+    rows = take(rows_of_split(split), args.limit)
+    for folder in (_reports_folder(args), _work_folder(args)):
+        check_writable(folder)
+    candidates = find_candidates(args, run)
+    return Bench(
+        candidates=candidates,
+        rows=rows,
+        split="val" if split == str(VAL_JSONL) else split,
+        folder=_work_folder(args) / "records",
+        n_threads=args.threads,
+        n_quality_rows=args.quality_rows,
+        n_speed_rounds=args.speed_rounds,
+        n_speed_rows=args.speed_rows,
+    ), run.config.run.name if run else candidates[0].name
+
+
+def find_candidates(args: argparse.Namespace, run: Run | None) -> list[Candidate]:
+    """The reference, the run's files, then those that were given. Raises ObserverError unless they are several."""
+    made: list[Candidate] = []
+    if run:
+        wanted = wanted_files(args.types, args.imatrix, has_overrides=bool(run.config.export.tensor_types))
+        made = build(run, wanted, _work_folder(args))
+    candidates = [*made, *given_files(args.model, [candidate.name for candidate in made])]
+    if len(candidates) < 2:
+        raise ObserverError("one file is nothing to compare; name a run, or the reference and others with --model")
+    return candidates
+
+
+def facts_of(args: argparse.Namespace, bench: Bench) -> dict[str, str]:
+    """Where, when and on what it was measured."""
+    machine, versions = this_machine(bench.n_threads), environment()
+    packages = ", ".join(f"{name} {versions['packages'][name]}" for name in ("llama-cpp-python", "gguf"))
+    return {
+        "reference": f"{bench.reference.name}, {bench.reference.path}",
+        "rows": f"{bench.split}: {'; '.join(_count(bench.rows, task) for task in Task if of_task(bench.rows, task))}"
+        + (f" (--limit {args.limit})" if args.limit else ""),
+        "machine": f"{machine.cpu}, {machine.n_cores} usable cores, {machine.n_threads} threads, no GPU used",
+        "divergence": f"over the gold answers of at most {bench.n_quality_rows} rows of each task, evenly spread",
+        "speed": f"rounds: {bench.n_speed_rounds}, of at most {bench.n_speed_rows} rows of each task, files in turn, "
+        "each in a process of its own",
+        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
+        "versions": f"Python {versions['python']}, {packages}",
+        "command": f"python eval/benchmark_quantizations.py {shlex.join(args.command)}",
+    }
+
+
+def summary(benchmark: Benchmark) -> dict[str, object]:
+    """The last line of stdout."""
+    return {
+        "recommended": benchmark.recommendation.name,
+        "verdicts": {file.name: str(file.verdict) for file in benchmark.files},
+        "failed": benchmark.failures,
+    }
+
+
+def _count(rows: Sequence[Row], task: Task) -> str:
+    part = of_task(rows, task)
+    return f"{len(part):,} rows of task {task}, {len(set(families_of(part))):,} families"
+
+
+def _work_folder(args: argparse.Namespace) -> Path:
+    return args.work or (args.run / "benchmark" if args.run else args.model[0].parent / "benchmark")
+
+
+def _reports_folder(args: argparse.Namespace) -> Path:
+    from eval.evaluate import default_reports_folder
+
+    return args.out or (args.run / "reports" if args.run else default_reports_folder(str(args.model[0])))
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", nargs="?", type=Path, metavar="RUN", help="a finished run, such as outputs/nano")
+    add("--types", type=_words, default=DEFAULT_TYPES, metavar="TYPE,…", help=f"default: {','.join(DEFAULT_TYPES)}")
+    add(
+        "--imatrix", choices=("both", "auto", "without"), default="both",
+        help="below 5 bits: each type with and without an importance matrix, as an export makes it, or never with one "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--model", type=Path, nargs="+", default=[], metavar="FILE.gguf",
+        help="files of others; without RUN the first is the reference",
+    )  # fmt: skip
+    add("--split", metavar="val|train|challenge|FILE.jsonl", help="raw or split rows (default: the run's own val)")
+    add("--limit", type=_positive, metavar="N", help="rows of each task, evenly spread (all): quick, and less sure")
+    add(
+        "--margin", type=_share, default=MARGIN, metavar="SHARE",
+        help="the loss of accuracy or F1 that is taken for harm (default: %(default)s)",
+    )  # fmt: skip
+    add("--quality-rows", type=_positive, default=200, metavar="N", help="of each task, for divergence (%(default)s)")
+    add("--speed-rounds", type=_natural, default=3, metavar="N", help="0: no speeds (%(default)s)")
+    add("--speed-rows", type=_positive, default=32, metavar="N", help="of each task (%(default)s)")
+    add("--threads", type=_positive, metavar="N", help="threads of llama.cpp (all cores)")
+    add("--out", type=Path, metavar="DIR", help="folder of the reports (RUN/reports)")
+    add("--work", type=Path, metavar="DIR", help="folder of the files made and the records (RUN/benchmark)")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(arguments)
+    if not args.run and not args.model:
+        parser.error("name a run, or files with --model")
+    args.command = list(sys.argv[1:] if arguments is None else arguments)
+    return args
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
+    return value
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"a share between 0 and 1 is expected, such as 0.03; found {text}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))
