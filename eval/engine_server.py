@@ -9,7 +9,6 @@ import http.client
 import json
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,6 @@ class LlamaServer:
 
     def __init__(self, binary: Path, model: Path, limits: Limits, log: Path) -> None:
         self.limits, self.port, self.log = limits, _free_port(), log
-        self._threads = threading.local()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as stream:
             try:
@@ -85,11 +83,10 @@ class LlamaServer:
         return answer["content"], answer["tokens_predicted"]
 
     def _post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        if not hasattr(self._threads, "connection"):
-            self._threads.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)
-        connection: http.client.HTTPConnection = self._threads.connection
-        connection.request("POST", path, json.dumps(request), {"Content-Type": "application/json"})
-        with closing(connection.getresponse()) as response:
+        # A connection for each: the server closes those that are idle while the others have their turn.
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)) as connection:
+            connection.request("POST", path, json.dumps(request), {"Content-Type": "application/json"})
+            response = connection.getresponse()
             body = response.read()
         if response.status != 200:
             raise ObserverError(f"llama-server answered {response.status}: {body[:300]!r}")
