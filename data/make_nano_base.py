@@ -206,7 +206,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     if not (WORK / "tokenizer.json").exists():
         build_tokenizer(tokenizer_texts(), VOCAB_SIZE).save_pretrained(WORK)
-    tokenizer = AutoTokenizer.from_pretrained(WORK)
+    tokenizer = AutoTokenizer.from_pretrained(WORK, local_files_only=True, trust_remote_code=False)
     model = make_model(tokenizer)
     optimizers = make_optimizers(model, learning_rate)
     first, copied, can_copy = _load_checkpoint(model, optimizers)

@@ -13,17 +13,23 @@ from typing import Any, TextIO
 
 from observer.errors import ObserverError, raise_all
 
+PRIVATE = 0o600
+"""Mode of files that hold conversations, or what was said in them."""
+
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, is_private: bool = False) -> Iterator[Path]:
     """Yield a sibling temporary path; on success fsync it and move it to `path`, else delete it.
 
-    Works for a file or a folder. Raises ObserverError when the folder is read-only or the disk is full.
+    Works for a file or a folder; a file that `is_private`, such as one of conversations, is there from the start and
+    its owner's alone. Raises ObserverError when the folder is read-only or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
+        if is_private:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         yield temporary
         if temporary.is_file():
             _fsync(temporary)
@@ -37,20 +43,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, is_private: bool = False) -> None:
     """Write UTF-8 text atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, is_private=is_private) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, is_private: bool = False) -> None:
     """Write indented JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", is_private=is_private)
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], *, is_private: bool = False) -> None:
     """Write one JSON object a line, atomically."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    with (
+        atomic_path(path, is_private=is_private) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as stream,
+    ):
         for row in rows:
             write_row(stream, row)
 
@@ -129,8 +138,7 @@ def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLD
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise ObserverError(
-            f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; "
-            f"free some space, {mend}"
+            f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; free some space, {mend}"
         )
 
 

@@ -46,7 +46,7 @@ class OwnData:
         """Write the files, each atomically; one that an earlier split left and this one has not goes."""
         files = self.files(paths)
         for path, rows in files.items():
-            write_jsonl(path, rows)
+            write_jsonl(path, rows, is_private=True)
         for path in {paths.quarantine, paths.set_aside} - files.keys():
             path.unlink(missing_ok=True)
 

@@ -12,6 +12,9 @@ EXTRACTION_JSONL = Path("data/entity_extraction.jsonl")
 TRAIN_JSONL = Path("data/train.jsonl")
 VAL_JSONL = Path("data/val.jsonl")
 CHALLENGE_JSONL = (Path("eval/challenge/grading.jsonl"), Path("eval/challenge/extraction.jsonl"))
+ATTACKS_JSONL = (Path("eval/attacks/grading.jsonl"), Path("eval/attacks/extraction.jsonl"))
+ATTACK_GOALS = Path("eval/attacks/goals.json")
+"""What each hostile row is after, by its id: rows themselves know no such field."""
 NANO_BASE = Path("data/nano-base")
 MODELFILES = Path("modelfiles")
 

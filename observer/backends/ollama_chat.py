@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +67,12 @@ class OllamaChat:
     def __init__(self, host: str | None, patience: Patience, max_connections: int) -> None:
         import httpx
 
-        self.url = ollama_url(host if host is not None else os.environ.get("OLLAMA_HOST", ""))
+        address = ollama_url(host if host is not None else os.environ.get("OLLAMA_HOST", ""))
+        self.url = re.sub("//[^/]*@", "//", address)  # for messages, without a password
         self.patience = patience
         try:
             self._http = httpx.AsyncClient(
-                base_url=self.url,
+                base_url=address,
                 timeout=httpx.Timeout(patience.timeout_s, connect=min(10.0, patience.timeout_s)),
                 limits=httpx.Limits(max_connections=max_connections),
                 trust_env=False,  # a proxy for the web is none for a server of one's own

@@ -93,7 +93,7 @@ class Reference:
 
         logging.disable_progress_bar()  # a line of our own is enough
         return AutoModelForCausalLM.from_pretrained(
-            str(self.folder), dtype=torch.float32, local_files_only=True, trust_remote_code=False
+            str(self.folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
         )
 
     @cached_property

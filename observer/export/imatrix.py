@@ -98,7 +98,9 @@ def _load_body(merged: Path, device: str) -> tuple[Any, dict[str, str]]:
 
     shape = read_shape(merged)
     dtype = torch.float32 if device == "cpu" else "auto"
-    body = AutoModel.from_pretrained(str(merged), dtype=dtype, local_files_only=True, trust_remote_code=False)
+    body = AutoModel.from_pretrained(
+        str(merged), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
     names: dict[str, str] = {}
     for module, layer in body.named_modules():

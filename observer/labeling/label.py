@@ -174,5 +174,7 @@ def _write_audit(out: Path, results: Sequence[TaskResult], model: str) -> list[s
     reports = {result.task: compare(result) for result in results}
     counts = {str(result.task): result.summary for result in results}
     tasks = {str(task): report for task, report in reports.items()}
-    write_json(out, {"model": model, "prompt_version": PROMPT_VERSION, "counts": counts, "tasks": tasks})
+    write_json(
+        out, {"model": model, "prompt_version": PROMPT_VERSION, "counts": counts, "tasks": tasks}, is_private=True
+    )
     return [*(render(task, report) for task, report in reports.items()), f"report: {out}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from observer.errors import ObserverError, raise_all
-from observer.files import explain_os_error
+from observer.files import PRIVATE, explain_os_error
 
 _START = b'{"key": '
 
@@ -59,7 +59,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+b")
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE), "a+b")
     except OSError as error:
         raise ObserverError(explain_os_error(error, path)) from error
     with stream:

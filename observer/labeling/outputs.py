@@ -47,7 +47,9 @@ def task_path(out: Path, task: Task, tasks: Sequence[Task]) -> Path:
 def write_labelled(path: Path, result: TaskResult, model: str) -> None:
     """Write the labelled rows; nothing while there are none but some are left, so that no empty file misleads."""
     if result.labelled or not result.left:
-        write_jsonl(path, [labelled_row(item, consensus, model) for item, consensus in result.labelled])
+        write_jsonl(
+            path, [labelled_row(item, consensus, model) for item, consensus in result.labelled], is_private=True
+        )
 
 
 def labelled_row(item: Item, consensus: Consensus, model: str) -> dict[str, Any]:
@@ -71,5 +73,5 @@ def write_quarantine(path: Path, unreadable: Sequence[Unreadable], results: Sequ
         for item, outcome in result.quarantined
     ]
     if rows or path.exists():
-        write_jsonl(path, rows)
+        write_jsonl(path, rows, is_private=True)
     return len(rows)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from observer.config import Config
 from observer.errors import ObserverError
+from observer.telemetry import switch_off
 from observer.training.processes import Launch, find_launch
 
 Device = Literal["cpu", "cuda"]
@@ -50,11 +51,11 @@ def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
 
 def prepare_backend(runtime: Runtime, *, dry_run: bool = False) -> None:
     """Import what has to come before trl, transformers and peft, with its environment settled first."""
+    switch_off()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel is missing, always
     if dry_run or runtime.backend != "unsloth":
         return
-    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache_folder() / "unsloth_compiled"))
     if runtime.device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"

@@ -48,7 +48,7 @@ def _read(path: Path) -> list[list[int]] | None:
 def _write(path: Path, ids: list[list[int]]) -> None:
     table = pa.table({"input_ids": pa.array(ids, pa.list_(pa.int32()))})
     try:
-        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        with atomic_path(path, is_private=True) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table)
     except ObserverError:  # a cache that cannot be written costs time, not the run
         return

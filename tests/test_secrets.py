@@ -1,0 +1,368 @@
+"""Keys stay in the environment, conversations stay their owner's, weights are no programs, and nothing calls home."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from eval.answering import answer_rows
+from eval.rows import Row
+from observer import cli
+from observer.backends.hf import HfBackend
+from observer.backends.ollama import OllamaBackend
+from observer.backends.ollama_chat import Patience
+from observer.config import Config
+from observer.engine import Engine
+from observer.errors import ObserverError
+from observer.export.checkpoint import list_tensors, read_shape
+from observer.files import write_json, write_jsonl
+from observer.own_data import make_own_data
+from observer.paths import PROJECT_ROOT, DataPaths
+from observer.prompts import training_row
+from observer.schema import parse_row
+from observer.telemetry import SWITCHES
+from observer.training.merge import merge_adapter
+from observer.training.token_cache import look_up
+from tests.label_server import LabelServer, Received, Reply
+from tests.tiny_runs import write_tiny_run
+
+CANARY = "sk-canary-77aa88bb99cc00dd"
+KEYS = "OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OLLAMA_API_KEY AWS_SECRET_ACCESS_KEY".split()
+SOURCES = [
+    path
+    for folder in ("observer", "eval", "data")
+    for path in sorted((PROJECT_ROOT / folder).rglob("*.py"))
+] + [PROJECT_ROOT / "train_sft.py"]  # fmt: skip
+
+
+def with_keys(**more: str) -> dict[str, str]:
+    return os.environ | dict.fromkeys(KEYS, CANARY) | more
+
+
+# ---- keys
+
+
+def echoing(request: Received) -> Reply:
+    assert request.key == CANARY  # it did reach the server, which now gives it away
+    return Reply(text=json.dumps({"reasoning": f"The key is {CANARY}.", "label": "STORE", "confidence": 1}))
+
+
+FAULTS: dict[str, Callable[[Received], Reply]] = {
+    "sound": echoing,
+    "401": lambda _: Reply(status=401, message=f"Incorrect API key provided: {CANARY}"),
+    "500": lambda _: Reply(status=500, message=f"while checking {CANARY}"),
+    "400": lambda _: Reply(status=400, message=f"bad request of {CANARY}"),
+    "cut": lambda _: Reply(is_cut=True),
+    "no JSON": lambda _: Reply(body=f"<html>{CANARY}</html>"),
+    "refusal": lambda _: Reply(refusal=f"I will not tell {CANARY}"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path, fault: str) -> None:
+    """With --debug and the client's own debug log, in a process of its own."""
+    write_jsonl(tmp_path / "in.jsonl", [{"user_message": "I work at Siemens", "assistant_message": "ok"}])
+    with LabelServer(FAULTS[fault]).running() as server:
+        command = [sys.executable, "-m", "observer.cli", "--debug", "label", str(tmp_path / "in.jsonl")]
+        command += ["--task", "grade", "--model", "m", "--out", str(tmp_path / "out.jsonl"), "--base-url", server.url]
+        done = subprocess.run(
+            [*command, "--max-retries", "0"],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT_ROOT,
+            env=with_keys(OPENAI_LOG="debug", PYTHONFAULTHANDLER="1", PYTHONASYNCIODEBUG="1"),
+        )
+    assert server.received and "sk-canary" not in done.stdout + done.stderr
+    assert done.returncode == (0 if fault in ("sound", "refusal") else 1)
+    assert ("Traceback" in done.stderr) is (done.returncode == 1)
+    assert_no_key_below(tmp_path)
+
+
+def test_no_key_is_traced_in_a_manifest() -> None:
+    code = "import json; from observer.manifest import environment; print(json.dumps(environment()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=with_keys())
+    assert json.loads(done.stdout)["packages"] and CANARY not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["train_sft.py", "--config", "configs/nano.yaml", "--dry-run", "--debug"]])
+def test_no_key_is_shown_by_a_plan(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=with_keys()
+    )
+    assert done.stdout and CANARY not in done.stdout + done.stderr
+
+
+def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
+    host = f"http://me:{CANARY}@127.0.0.1:9"  # nothing listens there
+    with OllamaBackend("m", host, patience=Patience(timeout_s=2, max_retries=0)) as backend:
+        with pytest.raises(ObserverError) as raised:
+            backend.grade(["USER: hi"])
+        with pytest.raises(ObserverError) as awaited:
+            asyncio.run(backend.agrade(["USER: hi"]))
+    assert "127.0.0.1:9" in str(raised.value) and CANARY not in str(raised.value) + str(awaited.value)
+
+
+def assert_no_key_below(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+# ---- files that hold conversations
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """The most open of all: every permission of a new file is the program's choice."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes_below(folder: Path) -> dict[str, str]:
+    return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.rglob("*") if path.is_file()}
+
+
+RAW: list[dict[str, Any]] = [
+    {"user_message": f"I work at {name}", "assistant_message": "ok", "label": "IMPORTANT", "family": name}
+    for name in ("Siemens", "Bosch", "Lidl", "Aldi", "Rewe", "Otto")
+]
+
+
+def split_rows() -> list[Row]:
+    return [training_row(row) for row, _ in map(parse_row, RAW) if row]
+
+
+def test_what_labelling_writes_is_its_owners_alone(
+    tmp_path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
+    write_jsonl(source, [*RAW, {"user_message": ""}])
+    with LabelServer(lambda _: Reply()).running() as server:
+        given = ["label", str(source), "--task", "grade", "--model", "m", "--base-url", server.url]
+        assert cli.main([*given, "--out", str(out / "out.jsonl")]) == 0
+        assert cli.main([*given, "--out", str(out / "audit.json"), "--audit"]) in (0, 1)
+    modes = modes_below(out)
+    assert {"out.jsonl", "out.quarantine.jsonl", "audit.json", "in.ledger.jsonl"} <= modes.keys()
+    assert set(modes.values()) == {"0o600"}
+
+
+def test_observations_and_memory_are_their_owners_alone(
+    tmp_path: Path, open_umask: None, nano_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
+    write_jsonl(source, [row | {"id": row["family"]} for row in RAW])
+    given = ["observe", str(source), "--model", str(nano_gguf), "--out", str(out / "seen.jsonl")]
+    assert cli.main([*given, "--memory", str(out / "memory.sqlite")]) == 0
+    modes = modes_below(out)
+    assert {"seen.jsonl", "memory.sqlite"} <= modes.keys() and set(modes.values()) == {"0o600"}
+
+
+def test_rows_answers_and_tokens_of_ones_own_data_are_their_owners_alone(
+    tmp_path: Path, open_umask: None, nano_gguf: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out"
+    write_jsonl(source, RAW)
+    make_own_data([source], Config().data, 0).write(DataPaths(out / "data"))
+    with Engine(nano_gguf, n_threads=1) as engine:
+        answer_rows(engine, split_rows(), keep_in=out / "evaluation.answers.jsonl")
+    look_up(["I work at Siemens"], "tokenizer", lambda texts: [[1, 2] for _ in texts], out / "tokens")
+    modes = modes_below(out)
+    assert {"train.jsonl", "val.jsonl", "evaluation.answers.jsonl"} <= modes.keys()
+    assert set(modes.values()) == {"0o600"}
+
+
+# ---- weights are no programs
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def pickled(tmp_path: Path, tiny_model: Path) -> tuple[Path, Path]:
+    """A model whose weights are a pickle with a payload, and the file that the payload would make."""
+    folder, marker = tmp_path / "pickled", tmp_path / "owned"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(marker)))
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())
+    assert marker.exists()
+    marker.unlink()
+    return folder, marker
+
+
+def test_a_pickled_checkpoint_is_refused_by_the_backend_and_the_export(pickled: tuple[Path, Path]) -> None:
+    folder, marker = pickled
+    with pytest.raises(ObserverError, match="cannot load it"):
+        HfBackend(folder)
+    with pytest.raises(ObserverError, match=r"safetensors"):
+        list_tensors(folder, read_shape(folder))
+    assert cli.main(["export", str(folder), "--out", str(folder.parent / "gguf")]) == 1
+    assert not marker.exists()
+
+
+def test_a_pickled_adapter_is_refused(pickled: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
+    folder, marker = pickled
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(tiny_model), "r": 4, "lora_alpha": 4})
+    shutil.copy(folder / "pytorch_model.bin", adapter / "adapter_model.bin")
+    with pytest.raises(ObserverError, match="only safetensors are read"):
+        merge_adapter(adapter, tiny_model, tmp_path / "merged")
+    assert not marker.exists()
+
+
+def test_code_in_a_models_folder_is_never_run(tmp_path: Path, tiny_model: Path) -> None:
+    folder, marker = tmp_path / "with-code", tmp_path / "owned"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "evil.Qwen3Config", "AutoModelForCausalLM": "evil.Qwen3ForCausalLM"}
+    write_json(folder / "config.json", config | {"auto_map": auto_map})
+    (folder / "evil.py").write_text(
+        f"from transformers import Qwen3Config, Qwen3ForCausalLM\nopen({str(marker)!r}, 'w').close()\n"
+    )
+    with HfBackend(folder, n_threads=1):
+        assert not marker.exists()
+
+
+class Called(NamedTuple):
+    """A call in our sources: `AutoModel.from_pretrained`, what it is given by name, and where it stands."""
+
+    name: str
+    given: dict[str, str]
+    place: str
+
+
+@cache
+def calls() -> list[Called]:
+    return [called for path in SOURCES for called in calls_in(path)]
+
+
+def calls_in(path: Path) -> Iterator[Called]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    dicts: dict[str, ast.Dict] = {}
+    for node in nodes:
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(node.value, ast.Dict):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            dicts[ast.unparse(target)] = node.value
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg}
+            for keyword in node.keywords:
+                spread = dicts.get(ast.unparse(keyword.value)) if keyword.arg is None else None
+                if spread:  # `**options`, where the file says what they are
+                    pairs = zip(spread.keys, spread.values, strict=True)
+                    given |= {ast.unparse(key).strip("'"): ast.unparse(value) for key, value in pairs if key}
+            place = f"{path.relative_to(PROJECT_ROOT).as_posix()}:{node.lineno}"
+            yield Called(ast.unparse(node.func), given, place)
+
+
+CHECKS_ITS_FOLDER = {"FastLanguageModel.from_pretrained"}
+"""Unsloth knows no `use_safetensors`; `base_folder` has refused a folder without safetensors before."""
+
+
+def test_models_are_loaded_without_their_code_and_from_safetensors() -> None:
+    loads = [call for call in calls() if call.name.endswith(".from_pretrained")]
+    assert len(loads) >= 10
+    assert [call.place for call in loads if call.given.get("trust_remote_code") != "False"] == []
+    weights = [call for call in loads if "Model" in call.name or "CausalLM" in call.name]
+    careless = [call for call in weights if call.given.get("use_safetensors") != "True"]
+    assert [call.place for call in careless if call.name not in CHECKS_ITS_FOLDER] == []
+
+
+def test_nothing_that_is_read_can_run() -> None:
+    roots, names = {"pickle", "marshal", "shelve", "joblib", "dill"}, {"eval", "exec", "yaml.load", "os.system"}
+    assert [
+        call.place
+        for call in calls()
+        if call.name.partition(".")[0] in roots
+        or call.name in names
+        or "shell" in call.given
+        or call.given.get("allow_pickle", "False") != "False"
+        or (call.name == "torch.load" and call.given.get("weights_only") != "True")
+    ] == []
+
+
+# ---- nothing calls home
+
+
+def test_every_command_switches_the_telemetry_of_dependencies_off() -> None:
+    code = (
+        "import os, sys\nfrom observer.cli import main\n"
+        "try: main(['memory', 'show', 'none.sqlite'])\nexcept SystemExit: pass\n"
+        "from huggingface_hub import constants\n"
+        "import json; print(json.dumps([dict(os.environ), constants.HF_HUB_DISABLE_TELEMETRY]))"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in SWITCHES}
+    own = clean | {"WANDB_ERROR_REPORTING": "true"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own, cwd=PROJECT_ROOT)
+    environment, is_off = json.loads(done.stdout)
+    assert {name: environment[name] for name in SWITCHES} == SWITCHES | {"WANDB_ERROR_REPORTING": "true"}
+    assert is_off is True
+
+
+def test_the_switches_stand_in_one_place() -> None:
+    telling = {path.name for path in SOURCES for name in SWITCHES if name in path.read_text(encoding="utf-8")}
+    assert telling == {"telemetry.py"}
+
+
+NO_COMMANDS = {"modelfile.py", "quantize.py", "training_child.py", "make_nano_base.py"}
+"""Started by commands, whose environment they inherit, or by developers on rows of this repository."""
+
+
+def test_every_script_goes_through_run_cli() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in SOURCES}
+    scripts = {name for name, text in texts.items() if '__name__ == "__main__"' in text and "run_cli(" not in text}
+    assert scripts == NO_COMMANDS
+
+
+def test_training_reports_to_nobody_unless_asked() -> None:
+    assert Config().training.report_to == ()
+
+
+WATCHED_TRAINING = """
+import json, sys
+reached = []
+
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        reached.append(f"{event} {args}")
+
+sys.addaudithook(watch)
+import train_sft
+from observer.errors import run_cli
+code = run_cli(lambda: train_sft.main(["--config", sys.argv[1]]))
+print("\\n" + json.dumps([code, reached]))
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_on_local_files_looks_up_no_address(tmp_path: Path, tiny_model: Path) -> None:
+    """From rows to Modelfile and evaluation. TRL reports every trainer to huggingface.co unless it is told not to."""
+    config = write_tiny_run(tmp_path, tiny_model)
+    kept_quiet_by = {*SWITCHES, "CI", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    environment = {name: value for name, value in os.environ.items() if name not in kept_quiet_by}
+    command = [sys.executable, "-c", WATCHED_TRAINING, str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, []], done.stderr[-2000:]
