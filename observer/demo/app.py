@@ -13,6 +13,8 @@ from observer.demo.reading import MAX_TEXT_CHARACTERS, Read, read_conversation
 from observer.demo.remembering import Memory, recall, take_in
 from observer.errors import ObserverError
 from observer.memory.store import Store
+from observer.schema import Temporal
+from observer.when import validity
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -22,6 +24,8 @@ Shown = tuple[str, str, Memory]
 
 _OWN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Of every event: it is the page's own, and the cards themselves say how far they are."""
+_AT_ONCE: dict[str, Any] = _OWN | {"queue": False}
+"""Of events that take no time. Gradio closes its stream when the queue is empty, and loses what joins just then."""
 
 EXAMPLES = {
     "A change": "I left Siemens in March, I'm at Bosch now.",
@@ -56,6 +60,17 @@ def observe_text(observers: Sequence[Observer], store: Store | None, text: str, 
             yield _shown(cards, n_exchanges, memory, store)
     except ObserverError as error:
         yield _shown(cards, n_exchanges, memory, store, str(error))
+
+
+def warm_up(observers: Sequence[Observer]) -> None:
+    """Ask each model once, so that the first answer on the page waits for nothing to load.
+
+    Raises ObserverError for a model that does not answer.
+    """
+    validity("si ago", Temporal.COMPLETED, datetime.now().astimezone())  # of no language: the words of all are loaded
+    for observer in observers:
+        observer.grade("hello")
+        observer.extract("hello")
 
 
 def _observe(observers: Sequence[Observer], read: Read) -> Card:
@@ -100,10 +115,10 @@ def build_page(observers: Sequence[Observer], store: Store | None = None) -> gr.
             with gr.Column(min_width=0, elem_classes="obs-remembered"):
                 facts = gr.HTML("", js_on_load=None, elem_id="memory")
                 forget = gr.Button("Forget", size="sm", visible=store is None, elem_id="forget")
-        page.load(opened, None, [facts, memory], **_OWN)
+        page.load(opened, None, [facts, memory], **_AT_ONCE)
         going = gr.on([start.click, text.submit], observed, [text, memory], [cards, facts, memory], **_OWN)
         stop.click(None, cancels=[going])
-        forget.click(opened, None, [facts, memory], **_OWN)
+        forget.click(opened, None, [facts, memory], **_AT_ONCE)
     return page
 
 
@@ -124,5 +139,5 @@ def _input(gr: Any) -> tuple[gr.Textbox, gr.Button, gr.Button]:
     with gr.Row(elem_classes="obs-examples"):
         for name, example in EXAMPLES.items():
             button = gr.Button(name, size="sm", min_width=90)
-            button.click(lambda example=example: example, None, text, **_OWN)
+            button.click(lambda example=example: example, None, text, **_AT_ONCE)
     return text, start, stop

@@ -48,13 +48,14 @@ def _run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(listen(args.host, args.port))  # what is wrong with a port is told at once
         from observer.client import Observer
-        from observer.demo.app import build_page
+        from observer.demo.app import build_page, warm_up
         from observer.memory.store import Store
         from observer.observe.run import default_model
 
         specs = [args.model or default_model(), *([args.compare] if args.compare else [])]
         print(f"model: {', '.join(specs)}", file=sys.stderr)
         observers = [stack.enter_context(Observer(spec, n_threads=args.threads)) for spec in specs]
+        warm_up(observers)
         store = stack.enter_context(Store(args.memory)) if args.memory else None
         serve(build_page(observers, store), listening)
     return 0

@@ -21,7 +21,7 @@ from observer.schema import USER
 
 MAX_LINE_CHARACTERS, MAX_NAME_LINES, MAX_LABEL_CHARACTERS = 18, 3, 24
 LINE_HEIGHT, NODE_PADDING, LANE_HEIGHT, ROW_GAP, MARGIN = 16.0, 14.0, 36.0, 10.0, 4.0
-FAN, ARROW = 34.0, 16.0
+FAN, ARROW = 28.0, 12.0
 """How far lines run to part from one another, and the room before and behind a label."""
 NAME_SIZE, LABEL_SIZE = 7.8, 7.4
 """Width of a character, on average and a little over."""

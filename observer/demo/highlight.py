@@ -77,8 +77,8 @@ def _without_overlaps(ranges: Iterator[_Range]) -> Sequence[_Range]:
 
 
 def _plain(text: str) -> Iterator[Piece]:
-    position = 0
-    for match in _HIDDEN_CONTROL.finditer(text.replace("\r\n", "\n")):
+    text, position = text.replace("\r\n", "\n"), 0
+    for match in _HIDDEN_CONTROL.finditer(text):
         if match.start() > position:
             yield Piece(text[position : match.start()])
         yield Piece(f"U+{ord(match.group()):04X}", "control")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ MAX_EXCHANGES = 50
 MAX_EXCHANGE_CHARACTERS = 20_000
 CONTEXT_TURNS = 2
 """How many turns before an exchange the model is shown: as many as in the rows it learns from."""
+
+
+_OBJECT = re.compile(r'\{\s*"')
 
 
 class Read(NamedTuple):
@@ -63,7 +67,7 @@ def _as_json_lines(text: str) -> str:
         try:
             value = load_json(text)
         except ValueError:
-            if text.startswith("{"):
+            if _OBJECT.match(text):
                 return text  # several lines of JSON, whose faults are told by line
         else:
             return json.dumps(value if isinstance(value, dict) else {"messages": value})

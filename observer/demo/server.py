@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STYLE = Path(__file__).with_name("page.css")
+FRAME_STYLE = """<style>
+.gradio-container .app { max-width: 1400px; margin: 0 auto; }
+@media (max-width: 800px) { .gradio-container .app { padding: 16px 12px !important; } }
+</style>"""
+"""Of what is around the page: gradio confines `page.css` to what is within."""
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -82,6 +87,7 @@ def app_of(page: gr.Blocks, host: str) -> ASGIApp:
         path="/",
         theme=Base(primary_hue="teal", neutral_hue="slate", font=font, font_mono=mono),
         css=STYLE.read_text(encoding="utf-8"),
+        head=FRAME_STYLE,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -123,11 +129,13 @@ class Guard:
 
     def fault_of(self, host: str, origin: str | None) -> str:
         """Why a request is refused, or nothing."""
-        if self.is_local and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        try:
+            name, asker = urlsplit(f"//{host}").hostname or "", urlsplit(origin or f"//{host}").netloc
+        except ValueError:
+            return "not an address"
+        if self.is_local and not is_loopback(name):
             return "this page is served to this machine alone"
-        if origin is not None and urlsplit(origin).netloc != host:
-            return "another site's page may not use this one"
-        return ""
+        return "" if asker == host else "another site's page may not use this one"
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, fault: str) -> None:
