@@ -139,7 +139,7 @@ def _relationships(found: Extraction, prepared: Prepared, confidence: float | No
         ends = (relation.subject, relation.object)
         if any(prepared.is_secret(end) for end in ends):
             continue
-        when = relation.when if relation.when and not prepared.is_secret(relation.when) else None
+        when = _time_in_the_text(relation.when, prepared)
         holds = validity(when, relation.temporal, prepared.exchange.at)
         evidence = [*(end for end in ends if end != USER), *([when] if when else [])]
         seen[
@@ -156,6 +156,13 @@ def _relationships(found: Extraction, prepared: Prepared, confidence: float | No
             )
         ] = None
     return list(seen)
+
+
+def _time_in_the_text(when: str | None, prepared: Prepared) -> str | None:
+    """`when` is verbatim from the text: one that stands nowhere in it was made up, and would date a fact wrongly."""
+    if not when or prepared.is_secret(when) or not find_name(when, prepared.messages):
+        return None
+    return when
 
 
 def _grade_result(grade: Grade) -> GradeResult:

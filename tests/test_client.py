@@ -302,6 +302,15 @@ def test_relationships_are_dated_by_the_turns_time() -> None:
     assert (found.at, found.id) == (at, "7")
 
 
+def test_a_time_that_stands_nowhere_in_the_text_is_no_time() -> None:
+    ready = prepare(Exchange(user_message="I left Acme", at=datetime(2026, 11, 22, tzinfo=UTC)))
+    text = json.dumps(
+        {"entities": [ENTITY], "relationships": [RELATION | {"temporal": "completed", "when": "last month"}]}
+    )
+    (relation,) = observation(ready, "x", completion=Completion(text, (), False)).relationships
+    assert (relation.when, relation.invalid_at, relation.stated_by) == (None, None, "user")
+
+
 def test_an_observation_reads_back_from_its_json(observer: Observer) -> None:
     for found in observer.observe_many(TURNS):
         assert Observation.model_validate_json(found.model_dump_json()) == found
