@@ -27,6 +27,7 @@ from eval.quantization_choice import MARGIN
 from eval.quantization_files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
 from eval.report import split_prefix, this_machine
 from eval.rows import Row, families_of, of_task, rows_of_split, take
+from observer.arguments import positive
 from observer.errors import ObserverError, run_cli
 from observer.files import check_writable
 from observer.manifest import environment
@@ -153,15 +154,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="files of others; without RUN the first is the reference",
     )  # fmt: skip
     add("--split", metavar="val|train|challenge|FILE.jsonl", help="raw or split rows (default: the run's own val)")
-    add("--limit", type=_positive, metavar="N", help="rows of each task, evenly spread (all): quick, and less sure")
+    add("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all): quick, and less sure")
     add(
         "--margin", type=_share, default=MARGIN, metavar="SHARE",
         help="the loss of accuracy or F1 that is taken for harm (default: %(default)s)",
     )  # fmt: skip
-    add("--quality-rows", type=_positive, default=200, metavar="N", help="of each task, for divergence (%(default)s)")
+    add("--quality-rows", type=positive, default=200, metavar="N", help="of each task, for divergence (%(default)s)")
     add("--speed-rounds", type=_natural, default=3, metavar="N", help="0: no speeds (%(default)s)")
-    add("--speed-rows", type=_positive, default=32, metavar="N", help="of each task (%(default)s)")
-    add("--threads", type=_positive, metavar="N", help="threads of llama.cpp (all cores)")
+    add("--speed-rows", type=positive, default=32, metavar="N", help="of each task (%(default)s)")
+    add("--threads", type=positive, metavar="N", help="threads of llama.cpp (all cores)")
     add("--out", type=Path, metavar="DIR", help="folder of the reports (RUN/reports)")
     add("--work", type=Path, metavar="DIR", help="folder of the files made and the records (RUN/benchmark)")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -176,15 +177,8 @@ def _words(text: str) -> list[str]:
     return [word.strip().lower() for word in text.split(",") if word.strip()]
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
-    return value
-
-
 def _natural(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    return 0 if text == "0" else positive(text)
 
 
 def _share(text: str) -> float:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from observer.arguments import positive
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.paths import TRAIN_JSONL
 
@@ -162,22 +163,15 @@ def _parser() -> argparse.ArgumentParser:
         "--split", metavar="val|train|challenge|FILE.jsonl",
         help="rows to answer, raw or split rows (those of saved answers, else val)",
     )  # fmt: skip
-    parser.add_argument("--limit", type=_positive, metavar="N", help="rows of each task, evenly spread (all)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")
     parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the examples")
     parser.add_argument("--seed", type=int, default=0, help="draws the examples of +fewN (0)")
     parser.add_argument(
         "--out", type=Path, default=COMPARISONS, metavar="DIR", help=f"reports and answers ({COMPARISONS})"
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of a model in this process (all cores)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of a model in this process (all cores)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ if not __package__:  # run as a script: import from the project, not from this f
 from eval.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers
 from eval.report import STAND_IN_NOTE, Report, report_path, summary_table, write_report
 from eval.rows import ATTACKS, Row, rows_of_split, take
+from observer.arguments import positive
 from observer.dataset import read_split
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.files import check_writable
@@ -141,18 +142,11 @@ def _parser() -> argparse.ArgumentParser:
         help="rows to score on, raw or split rows (val)",
     )  # fmt: skip
     parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="rows of each task, evenly spread (all)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the reports (the run's reports/)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of llama.cpp (all cores)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads of llama.cpp (all cores)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
-    return value
 
 
 if __name__ == "__main__":

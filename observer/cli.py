@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from observer import __version__
+from observer.arguments import positive
 from observer.audit.command import add_audit_action
 from observer.clean import add_clean_command
 from observer.demo.command import add_demo_command
@@ -62,7 +63,7 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     generate.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="where the folder data/ is written (default: here)"
     )
-    generate.add_argument("--rows", type=_positive, metavar="N", help="rows of both tasks together (default: 3300)")
+    generate.add_argument("--rows", type=positive, metavar="N", help="rows of both tasks together (default: 3300)")
     generate.add_argument("--seed", type=int, help="another world (default: the seed of the shipped rows)")
     generate.set_defaults(run=_generate)
 
@@ -100,13 +101,6 @@ def _doctor(_: argparse.Namespace) -> int:
     findings = examine()
     print(render(findings))
     return int(any(finding.is_fatal for finding in findings))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"a positive number is expected, found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -77,6 +77,18 @@ class QuietServer(ThreadingHTTPServer):
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Answer in a thread of its own, until the end of the block."""
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.shutdown()
+            self.server_close()
+            thread.join()
+
 
 class LabelServer:
     """Answers with `plan(request)`; `received` holds every request in the order it came."""
@@ -97,14 +109,8 @@ class LabelServer:
 
     @contextmanager
     def running(self) -> Iterator[LabelServer]:
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with self._http.serving():
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
 
 
 def _handler(server: LabelServer) -> type[BaseHTTPRequestHandler]:

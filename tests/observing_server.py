@@ -34,14 +34,8 @@ class ObservingServer:
 
     @contextmanager
     def running(self) -> Iterator[ObservingServer]:
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with self._http.serving():
             yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
 
     def answer(self, messages: list[dict[str, str]]) -> str | None:
         """The model's words, or None for a server that is at its end."""

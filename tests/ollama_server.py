@@ -65,14 +65,10 @@ class OllamaServer:
 
     @contextmanager
     def running(self) -> Iterator[OllamaServer]:
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
         try:
-            yield self
+            with self._http.serving():
+                yield self
         finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
             for served in self._loaded.values():
                 served.close()
 

@@ -14,7 +14,7 @@ from observer.paths import PROJECT_ROOT
 
 LAYERS = [
     {"telemetry"},
-    {"errors", "progress"},
+    {"arguments", "errors", "progress"},
     {"files", "paths", "schema", "aliases"},
     {"answers", "config", "observation", "prompts", "repairs", "traits"},
     {"synth", "dataset", "importing", "splits", "labeling", "manifest", "grounding", "redaction", "when", "tables"},
