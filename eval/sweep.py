@@ -4,11 +4,17 @@
         --grid training.learning_rate=3e-4,6e-4,1.2e-3 training.per_device_train_batch_size=8,16
     python eval/sweep.py --config configs/qwen3-0.6b.yaml --grid 'lora.target_modules=[q_proj,v_proj],[down_proj]' \\
         --target-nll 0.12 --evaluate
+    python eval/sweep.py --config configs/nano.yaml --rows 880 --val-rows 160 --set training.num_train_epochs=1 \\
+        --grid training.learning_rate=6e-4,1.2e-3 lora.r:lora.lora_alpha=16:32,32:64 \\
+        training.per_device_train_batch_size:training.eval_steps=8:28,16:14
 
 Each point is a run of `train_sft.py` up to the adapter, in outputs/sweep-<run name>/<point>/; --evaluate goes on to
-the GGUF files and their scores. A point that fails is a line of the table. Cut, it goes on with the same command,
-and a larger grid takes what is done. Validation loss is measured every training.eval_steps steps, and the time to a
-target lies between two of them on a straight line: choose eval_steps small enough. The last line of stdout is JSON.
+the GGUF files and their scores. Keys joined by colons change together: alpha with r, or the scale alpha / r changes
+too; eval_steps with the batch, or small batches are evaluated more often, which counts in their time. --rows takes
+fewer train rows for a first look; the best rate for all may be another. A point that fails is a line of the table.
+Cut, it goes on with the same command, and a larger grid takes what is done. Validation loss is measured every
+training.eval_steps steps, and the time to a target lies between two of them on a straight line: choose eval_steps
+small enough. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -25,11 +31,12 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.benchmark_training import choose_rows
 from eval.report import this_machine
 from eval.sweep_points import Outcome, Point, by_time_to, default_target, parse_grid, read_outcome, to_table
 from observer.config import Config, load_config
 from observer.errors import ObserverError, raise_all, run_cli
-from observer.files import write_json, write_text
+from observer.files import write_json, write_jsonl, write_text
 from observer.manifest import environment
 from observer.paths import PROJECT_ROOT
 
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     base = load_config(args.config, args.overrides)
     root = base.run.output_dir / f"sweep-{base.run.name}"
+    args.overrides += draw_rows(args, base, root)
     points = parse_grid(args.grid)
     configs = check_points(args, points, root)
     errors = {}
@@ -57,6 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = {"report": str(report), "target_nll": target, "best": best.point.name, "failed": failed}
     print(json.dumps(line | {"time_to_target_s": best.time_to(target)}))
     return 0 if any(not outcome.error for outcome in outcomes) else 1
+
+
+def draw_rows(args: argparse.Namespace, base: Config, root: Path) -> list[str]:
+    """Write the rows that all points share, where fewer were asked for; return the settings that name them."""
+    settings = []
+    for key, n_rows in (("train", args.rows), ("val", args.val_rows)):
+        if n_rows is None:
+            continue
+        if base.data.utility or base.data.extraction:
+            raise ObserverError(
+                f"--rows, --val-rows: {args.config} splits rows of your own in every run; split them once with "
+                "`observer data split`, and name what it writes as data.train and data.val"
+            )
+        drawn = root / f"{key}-{n_rows}.jsonl"
+        write_jsonl(drawn, choose_rows(getattr(base.data, key), n_rows, base.run.seed))
+        settings.append(f"data.{key}={drawn}")
+    return settings
 
 
 def check_points(args: argparse.Namespace, points: Sequence[Point], root: Path) -> list[Config]:
@@ -120,6 +145,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="what all points share")
     parser.add_argument("--grid", nargs="+", required=True, metavar="SECTION.KEY=A,B,…", help="the values to cross")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--rows", type=int, help="train rows, drawn at random, the same for all points; default: all")
+    parser.add_argument("--val-rows", type=int, help="rows of the validation loss, drawn likewise; default: all")
     parser.add_argument("--target-nll", type=float, help="nats a token; default: the median of the points' lowest")
     parser.add_argument("--evaluate", action="store_true", help="go on to GGUF files and task metrics")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="for the table; default: %(default)s")

@@ -61,13 +61,21 @@ class Outcome:
 
 
 def parse_grid(texts: Sequence[str]) -> list[Point]:
-    """`section.key=a,b` crossed with the next; commas inside brackets part no values. Raises ObserverError."""
-    faults = [f"--grid {text}: `section.key=value,value` is expected" for text in texts if not _is_axis(text)]
-    keys = [text.partition("=")[0] for text in texts]
+    """`section.key=a,b` crossed with the next; commas inside brackets part no values. Raises ObserverError.
+
+    Keys that belong together change together: `lora.r:lora.lora_alpha=16:32,32:64` is two points.
+    """
+    faults = [f"--grid {text}: `section.key=value,value` is expected, or `a.b:c.d=1:2,3:4` for keys that change "
+              "together" for text in texts if not _is_axis(text)]  # fmt: skip
+    keys = [key for text in texts for key in text.partition("=")[0].split(":")]
     faults += [f"--grid {key}: given twice; name all its values at once" for key in keys if keys.count(key) > 1]
     raise_all(list(dict.fromkeys(faults)))
     axes = [list(dict.fromkeys(_SPLIT.split(text.partition("=")[2]))) for text in texts]
-    settings = [dict(zip(keys, values, strict=True)) for values in itertools.product(*axes)]
+    widths = [text.partition("=")[0].count(":") + 1 for text in texts]
+    settings = []
+    for chosen in itertools.product(*axes):
+        values = [value for choice, n in zip(chosen, widths, strict=True) for value in _parts(choice, n)]
+        settings.append(dict(zip(keys, values, strict=True)))
     return [Point(point_name(chosen), chosen) for chosen in settings]
 
 
@@ -172,5 +180,11 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _is_axis(text: str) -> bool:
-    key, equals, values = text.partition("=")
-    return bool(equals) and len(key.split(".")) == 2 and all(key.split(".")) and all(_SPLIT.split(values))
+    names, equals, values = text.partition("=")
+    keys, choices = names.split(":"), _SPLIT.split(values)
+    are_keys = all(len(key.split(".")) == 2 and all(key.split(".")) for key in keys)
+    return bool(equals) and are_keys and all(len(_parts(c, len(keys))) == len(keys) and c for c in choices)
+
+
+def _parts(choice: str, n_keys: int) -> list[str]:
+    return choice.split(":") if n_keys > 1 else [choice]

@@ -7,7 +7,7 @@ loop. Nothing here is imported before `build` runs, since unsloth has to come be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,6 +116,12 @@ def ours(entry: Entry) -> Trainer:
     return make_trainer(model, prepared.tokenizer, prepared.splits, config, runtime)
 
 
+def ours_compiled(entry: Entry) -> Trainer:
+    """The same with `training.torch_compile`."""
+    training = entry.config.training.model_copy(update={"torch_compile": True})
+    return ours(replace(entry, config=entry.config.model_copy(update={"training": training})))
+
+
 CONTESTANTS = {
     "trl": Contestant(
         "plain TRL + PEFT",
@@ -146,6 +152,7 @@ CONTESTANTS = {
         batch=lambda rows: 2 * rows,
     ),
     "ours": Contestant("ours", "auto", ours, "train_sft.py's trainer, backend as it chooses itself"),
+    "ours-compiled": Contestant("ours, compiled", "transformers", ours_compiled, "with training.torch_compile"),
     "ours-transformers": Contestant(
         "ours, transformers", "transformers", ours, "train_sft.py's trainer over plain PEFT"
     ),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +27,7 @@ UnknownPredicates = Literal["strict", "quarantine", "related"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunConfig(_Section):
@@ -84,21 +85,31 @@ class LoraConfig(_Section):
 class TrainingConfig(_Section):
     num_train_epochs: float = Field(default=2.0, gt=0, description="Passes over the train rows.")
     max_steps: int = Field(default=-1, description="Optimizer steps instead of epochs when positive.")
-    per_device_train_batch_size: int = Field(default=8, gt=0, description="Rows a step and device.")
+    per_device_train_batch_size: Literal["auto"] | Annotated[int, Field(gt=0)] = Field(
+        default=8, description="Rows a batch and device; auto: train_batch_size, in parts where memory is short."
+    )
+    train_batch_size: int = Field(
+        default=16, gt=0, description="Rows an optimizer step of all devices; read where the batch is auto."
+    )
     per_device_eval_batch_size: int = Field(default=16, gt=0, description="Rows a batch of the eval loss.")
     gradient_accumulation_steps: int = Field(default=1, gt=0, description="Batches an optimizer step.")
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak; LoRA wants about ten times full fine-tuning's.")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        default="cosine", description="How the rate falls after its peak."
+    )
     warmup_steps: int = Field(default=20, ge=0, description="Steps from 0 to the peak rate.")
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled, as in AdamW.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients of a larger norm are scaled down to it.")
     optim: str = Field(
         default="adamw_torch", description="TRL's name of the optimizer; adamw_8bit saves memory on CUDA."
     )
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="Less memory for more time; auto: only where the activations do not fit."
     )
-    logging_steps: int = Field(default=10, gt=0)
+    torch_compile: bool = Field(
+        default=False, description="Compile the model's blocks at the first batch: seconds lost, then less time a step."
+    )
+    logging_steps: int = Field(default=10, gt=0, description="Steps between two lines of the log.")
     eval_steps: int = Field(default=100, gt=0, description="Steps between two eval losses and checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept.")
     load_best: bool = Field(
@@ -110,6 +121,13 @@ class TrainingConfig(_Section):
     report_to: tuple[Reporter, ...] = Field(
         default=(), description="Also log there, as TRL does; each needs its package. W&B reads its key itself."
     )
+
+    @property
+    def batch_size(self) -> int:
+        """`per_device_train_batch_size` of a config that leaves it to nothing any more; see training/settle.py."""
+        rows = self.per_device_train_batch_size
+        assert rows != "auto", "settle_memory comes first"
+        return rows
 
 
 class ExportConfig(_Section):
@@ -157,6 +175,27 @@ class Config(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few lines of them can stand for more than a machine holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not read, write the value", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(text: str) -> tuple[yaml.Node | None, Any]:
+    """The tree, for its lines, and the values. Raises YAMLError for all that is wrong."""
+    loader = _Loader(text)
+    try:
+        tree = loader.get_single_node()
+        return tree, loader.construct_document(tree) if tree else None
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="nested too deeply") from None
+    except (ValueError, AttributeError, TypeError, KeyError) as error:  # a date that is none, a number too long
+        raise yaml.MarkedYAMLError(problem=f"a value that cannot be read ({error})") from None
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML config and apply `section.key=value` overrides.
 
@@ -164,12 +203,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     text = read_text(path)
     try:
-        values = yaml.safe_load(text) or {}
-        tree = yaml.compose(text)
+        tree, values = _read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ObserverError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    values = values or {}
     if not isinstance(values, dict):
         raise ObserverError(f"{path}:1: sections such as `model:` are expected, found a {type(values).__name__}")
     raise_all([f"{path}:{line}: key {key!r} is given twice; keep one" for key, line in _repeated_keys(tree)])
@@ -194,7 +233,7 @@ def _apply_override(values: dict[str, Any], override: str) -> tuple[str, ...]:
     if not isinstance(section, dict):
         raise ObserverError(f"--set {override}: {keys[0]} is no section")
     try:
-        value = yaml.safe_load(text)
+        _, value = _read_yaml(text)
     except yaml.YAMLError as error:
         raise ObserverError(f"--set {override}: the value is not valid YAML") from error
     section[keys[1]] = value
@@ -229,11 +268,14 @@ def _explain(fault: Any, places: dict[tuple[str, ...], str], default_place: str)
     place = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), default_place)
     if fault["type"] != "extra_forbidden":
         return f"{place}: {describe_fault(fault)}"
-    key, fields = loc[-1], Config.model_fields
-    if len(loc) > 1:
-        fields = type(getattr(Config(), loc[0])).model_fields
-    near = difflib.get_close_matches(key, list(fields), n=1)
+    key, fields = loc[-1], _keys_of(loc[0]) if len(loc) > 1 else list(Config.model_fields)
+    near = difflib.get_close_matches(key, fields, n=1)
     if not near and len(loc) == 1:
-        near = [f"{name}.{loc[0]}" for name in fields if loc[0] in type(getattr(Config(), name)).model_fields][:1]
+        near = [f"{name}.{key}" for name in fields if key in _keys_of(name)][:1]
     hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(fields)}"
     return f"{place}: unknown key {'.'.join(loc)!r}; {hint}"
+
+
+@cache
+def _keys_of(section: str) -> list[str]:
+    return list(type(getattr(Config(), section)).model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from observer.training.attention import FOREST_ATTENTION
+from observer.training.compiling import compile_blocks
 from observer.training.device import choose_runtime, prepare_backend
 from observer.training.layout import SHORTEST_SHARED_PREFIX, Batch, Row, collate, pad
 from observer.training.loss import completion_nll, hidden_states, layout_line, mean_nll_by_task, sharing_obstacle
@@ -202,6 +204,19 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, tiny_model: Path
     assert sharing_obstacle(checkpointed) is None
     found = scores_of(checkpointed, completion_nll(checkpointed, collate(as_dicts(rows))))
     assert max(differences(found, scores_of(model, completion_nll(model, collate(as_dicts(rows)))))) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_blocks_change_nothing_at_any_number_of_tokens(
+    tmp_path: Path, tiny_model: Path, model: PeftModel
+) -> None:
+    compiled = load(tmp_path, tiny_model)
+    compile_blocks(compiled)
+    for name in ("both tasks mixed", "one row"):
+        batch = collate(as_dicts(CASES[name]))
+        found = scores_of(compiled, completion_nll(compiled, batch))
+        assert max(differences(found, scores_of(model, completion_nll(model, batch)))) < TOLERANCE, name
 
 
 def test_lora_dropout_makes_it_fall_back_to_padded_rows_and_say_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config
 
 from observer.config import Config, load_config
 from observer.export.checkpoint import read_shape
+from observer.files import write_jsonl
 from observer.paths import PROJECT_ROOT
 from observer.training.cost import Work, estimate_memory, evaluation_work, shared_lengths, training_work
 from observer.training.device import Runtime
@@ -25,9 +27,11 @@ from observer.training.plan import Plan, artefact_sizes, compare_with_plan, coun
 from observer.training.rows import TokenRow, encode_by_length
 from observer.training.size import QWEN3_0_6B, count_parameters, count_trainable
 from observer.training.speed import measure_speed
-from tests.tiny_runs import write_tiny_run
+from tests.tiny_runs import split_rows, write_tiny_run
 
 CONFIGS = sorted((PROJECT_ROOT / "configs").glob("*.yaml"))
+FACTOR = 1.25
+"""How far memory in use may be off its plan, either way."""
 ON_CPU = Runtime("cpu", "transformers", "float32", ())
 
 
@@ -168,6 +172,22 @@ def test_memory_grows_with_the_batch_and_shrinks_when_activations_are_computed_a
         for change in ({}, {"per_device_train_batch_size": 32}, {"gradient_checkpointing": True})
     )
     assert thrifty < small < large
+
+
+@pytest.mark.slow
+def test_memory_in_use_is_within_a_quarter_of_the_plan_on_the_nano_base(tmp_path: Path) -> None:
+    """With the recipe's batch of 16; on the CPU, resident memory with all libraries."""
+    write_jsonl(tmp_path / "val.jsonl", split_rows(8))
+    command = [sys.executable, "train_sft.py", "--config", "configs/nano.yaml", "--until", "train"]
+    for setting in ("training.max_steps=8", "training.warmup_steps=0", "training.eval_steps=8", "run.device=cpu",
+                    f"data.val={tmp_path / 'val.jsonl'}", f"run.output_dir={tmp_path}"):  # fmt: skip
+        command += ["--set", setting]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"planned ([\d.]+) GB, at most ([\d.]+) GB in use", done.stdout)
+    assert found is not None and "memory     about" in done.stdout and "time       about" in done.stdout, done.stdout
+    planned, used = map(float, found.groups())
+    assert 1 / FACTOR < used / planned < FACTOR, found.group()
 
 
 def test_speed_is_measured_on_this_machine_and_leaves_chance_alone(tiny_model: Path) -> None:

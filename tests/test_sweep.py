@@ -29,6 +29,14 @@ def test_a_grid_crosses_its_axes_and_keeps_lists_whole() -> None:
     assert parse_grid(["lora.r=8"])[0].name == "r-8"
 
 
+def test_keys_joined_by_colons_change_together() -> None:
+    points = parse_grid(["lora.r:lora.lora_alpha=16:32,32:64", "training.learning_rate=3e-4,6e-4"])
+    assert [point.settings["lora.lora_alpha"] for point in points] == ["32", "32", "64", "64"]
+    assert points[0].overrides == ["lora.r=16", "lora.lora_alpha=32", "training.learning_rate=3e-4"]
+    with pytest.raises(ObserverError, match=r"16,32: .*change together[\s\S]*lora.r: given twice"):
+        parse_grid(["lora.r:lora.lora_alpha=16,32", "lora.r=8"])
+
+
 def test_every_fault_of_a_grid_is_named() -> None:
     with pytest.raises(ObserverError, match=r"r=8: `section.key[\s\S]*lora.r=8,: `section.key[\s\S]*given twice"):
         parse_grid(["r=8", "lora.r=8,", "lora.r=16"])
@@ -70,7 +78,8 @@ def test_a_sweep_trains_every_point_and_goes_on_past_a_failure(
     root.mkdir(parents=True)
     (root / "learning_rate-1e-2").write_text("a file where the run's folder should be")
     arguments = ["--config", str(config), "--grid", "training.learning_rate=1e-2,1e-3,5e-3", "--out", str(tmp_path)]
-    assert main([*arguments, "--set", "training.eval_steps=2"]) == 0
+    assert main([*arguments, "--rows", "16", "--set", "training.eval_steps=2"]) == 0
+    assert len((root / "train-16.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(line["failed"]) == ["learning_rate-1e-2"], line["failed"]
     assert "a file is in the way of a folder" in line["failed"]["learning_rate-1e-2"]

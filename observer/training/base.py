@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observer.config import Config
 from observer.errors import ObserverError
+from observer.files import parse_json
 from observer.prompts import END_OF_TEXT, IM_END, IM_START
 from observer.training.tokenizer import prepare_tokenizer
 
@@ -37,6 +39,19 @@ def base_folder(config: Config, *, download: bool = True) -> Path:
     return folder
 
 
+def with_commit(config: Config, folder: Path) -> Config:
+    """The config with the commit that the hub's copy in `folder` is of, where it names none: what is saved says it."""
+    commit, is_pinned = folder.name, config.model.revision == folder.name
+    if folder.parent.name != "snapshots" or Path(config.model.base).is_dir() or is_pinned:
+        return config
+    print(
+        f"model.revision is {config.model.revision or 'not set'}: {config.model.base} is commit {commit} today; "
+        "set it, or another day may fetch another model",
+        file=sys.stderr,
+    )
+    return config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
+
+
 def looks_local(base: str) -> bool:
     """Whether a name is meant as a path: `data/nano-base` is, `Qwen/Qwen3-0.6B` is not."""
     path = Path(base)
@@ -54,8 +69,9 @@ def check_base(folder: Path) -> None:
             "a Hugging Face folder with safetensors weights is needed"
         )
     try:
-        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    except (json.JSONDecodeError, AttributeError) as error:
+        architectures = parse_json((folder / "config.json").read_bytes()).get("architectures") or []
+        architectures = [str(name) for name in architectures]
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ObserverError(f"model.base: {folder / 'config.json'}: not a model's config; fetch it again") from error
     if not set(architectures) & set(LOADABLE_ARCHITECTURES):
         raise ObserverError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from observer.config import Config
 from observer.export.checkpoint import Qwen3Shape
 from observer.training.device import Runtime
+from observer.training.head import CHUNK_BYTES
 from observer.training.layout import SHORTEST_SHARED_PREFIX
 from observer.training.order import RowSampler
 from observer.training.rows import Splits, TokenRow
@@ -16,9 +17,10 @@ from observer.training.size import count_embedding, count_parameters, count_trai
 from observer.training.speed import Speed
 
 BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-KEPT_BYTES = {"float32": 4.3, "bfloat16": 2.8, "float16": 2.8}
-"""Bytes that each activation of a block keeps for the backward pass; autocast keeps some of them in float32.
-Measured on blocks of the nano base's and of Qwen3-0.6B's shape, with adapters on all linear layers."""
+KEPT_BYTES = {"float32": 4.3, "bfloat16": 4.0, "float16": 4.0}
+"""Bytes that each activation of a block keeps for the backward pass; autocast keeps many of them in float32 or twice.
+Measured on the CPU as resident memory, between models of 2 and 6 blocks of Qwen3-0.6B's shape in bfloat16 and on the
+nano base in float32, with adapters on all linear layers."""
 RUNTIME_BYTES = {"cpu": 900e6, "cuda": 700e6}
 """What the libraries and, on CUDA, its context take before any tensor."""
 
@@ -34,7 +36,7 @@ class Work:
 def training_work(config: Config, rows: Sequence[TokenRow], n_processes: int = 1) -> list[Work]:
     """The batches of the first epoch, those of all processes added up."""
     are_padded = config.lora.lora_dropout > 0
-    batch_size = n_processes * config.training.per_device_train_batch_size
+    batch_size = n_processes * config.training.batch_size
     order = list(RowSampler(rows, batch_size, config.run.seed, are_padded=are_padded))
     return _work([rows[index] for index in order], batch_size, shared_lengths(rows), are_padded)
 
@@ -65,14 +67,16 @@ def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], 
     n_tokens = max((batch.n_tokens for batch in work), default=0) / n_processes
     n_scored = max((batch.n_scored for batch in work), default=0) / n_processes
     body = count_parameters(shape) - count_embedding(shape)
+    n_parts = n_processes if runtime.launch.shards_weights else 1  # and two blocks at a time are whole
+    body = body / n_parts + (2 * body / shape.block_count if n_parts > 1 else 0)
     weights = count_embedding(shape) * width + body * (0.52 if config.model.load_in_4bit else width)
-    adapter = 16 * count_trainable(shape, config)  # float32: value, gradient, Adam's two moments
+    adapter = 16 * count_trainable(shape, config) / n_parts  # float32: value, gradient, Adam's two moments
     block = KEPT_BYTES[runtime.dtype] * kept_activations(shape)
     if config.training.gradient_checkpointing is True:
         kept = block + width * shape.embedding_length * shape.block_count
     else:
         kept = block * shape.block_count
-    logits = n_scored * shape.vocab_size * 4 * 3  # float32 logits, their softmax and gradient
+    logits = min(CHUNK_BYTES[runtime.device], n_scored * shape.vocab_size * 4) * (1 + width / 4)  # see `head`
     return weights + adapter + n_tokens * kept + logits + RUNTIME_BYTES[runtime.device]
 
 

@@ -45,7 +45,8 @@ def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
     dtype, dtype_reason = _choose_dtype(config, device)
     reasons = [device_reason, backend_reason, dtype_reason]
     if launch.is_shared:
-        reasons.append(f"processes {launch.n_processes}, each with its own rows and the whole model")
+        share = f"1/{launch.n_processes} of the weights (FSDP)" if launch.shards_weights else "the whole model"
+        reasons.append(f"processes {launch.n_processes}, each with its own rows and {share}")
     return Runtime(device, backend, dtype, tuple(reasons), launch)
 
 

@@ -5,7 +5,7 @@ It is the same number however rows are batched, in training and in evaluation, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,6 +15,7 @@ from observer.training.attention import attention_obstacle, use_forest_attention
 from observer.training.head import head_nll
 from observer.training.layout import Batch, collate, pad, to_device
 from observer.training.rows import TokenRow
+from observer.training.sharding import gather_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,6 +30,7 @@ def completion_nll(model: PeftModel, batch: Batch) -> torch.Tensor:
     targets = batch["labels"][0].index_select(0, scored + 1)
     hidden = hidden_states(model, batch).index_select(0, scored)
     head = cast(torch.nn.Linear, model.get_output_embeddings())
+    gather_weights(head)
     return head_nll(hidden, head.weight, targets)
 
 
@@ -67,21 +69,29 @@ def layout_line(model: PeftModel) -> str:
     return f"batches: rows of like length, padded, each with its instruction ({obstacle})"
 
 
-@torch.no_grad()
 def mean_nll_by_task(model: PeftModel, rows: Sequence[TokenRow], batch_size: int) -> dict[str, float]:
     """Token-mean loss over all rows (`all`) and over each task's; independent of how rows are batched."""
+    sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), rows, batch_size, model.device)
+    return {task: nats / n_tokens for task, (nats, n_tokens) in sums.items()}
+
+
+@torch.no_grad()
+def sum_nll_by_task(
+    score: Callable[[Batch], torch.Tensor], rows: Sequence[TokenRow], batch_size: int, device: torch.device
+) -> dict[str, tuple[float, int]]:
+    """Nats and scored tokens of all rows (`all`) and of each task's; `score` is `completion_nll` of a model."""
     sums: dict[str, float] = {"all": 0.0}
     counts: dict[str, int] = {"all": 0}
     ordered = sorted(rows, key=lambda row: (row.task, len(row)), reverse=True)
     for start in range(0, len(ordered), batch_size):
         chunk = ordered[start : start + batch_size]
-        batch = to_device(collate([{"input_ids": row.input_ids, "labels": row.labels} for row in chunk]), model.device)
-        nll = completion_nll(model, batch).cpu()
+        batch = to_device(collate([{"input_ids": row.input_ids, "labels": row.labels} for row in chunk]), device)
+        nll = score(batch).cpu()
         for row, part in zip(chunk, nll.split([len(row) - row.prompt_length for row in chunk]), strict=True):
             for key in ("all", row.task):
                 sums[key] = sums.get(key, 0.0) + part.sum().item()
                 counts[key] = counts.get(key, 0) + len(part)
-    return {key: sums[key] / counts[key] for key in sums}
+    return {key: (sums[key], counts[key]) for key in sums}
 
 
 def _over_rows(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

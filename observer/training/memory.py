@@ -1,4 +1,4 @@
-"""Memory: what is free, what a run has taken, whether activations are kept, and what to lower when it ends."""
+"""Memory: what is free, what a run has taken, and what to lower when it ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from pathlib import Path
 
 from observer.config import Config
 from observer.errors import ObserverError
-from observer.export.checkpoint import Qwen3Shape
-from observer.training.cost import estimate_memory
 from observer.training.device import Device, Runtime
-from observer.training.rows import Splits
 
 USABLE = 0.9
 """Share of the free memory that a plan may fill; its estimate is one."""
@@ -55,29 +52,6 @@ def peak_memory(device: Device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def settle_checkpointing(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> tuple[Config, str]:
-    """The config with `gradient_checkpointing` decided, and the plan's line about it.
-
-    `auto` recomputes activations only where keeping them would not fit.
-    """
-    wanted = config.training.gradient_checkpointing
-    free_bytes = free_memory(runtime.device)
-    plain, thrifty = (_with_checkpointing(config, choice) for choice in (False, True))
-    need_bytes, least_bytes = (estimate_memory(c, runtime, splits.train, shape) for c in (plain, thrifty))
-    if wanted != "auto":
-        return (thrifty, "recompute on: gradient_checkpointing says so") if wanted else (
-            plain, "recompute off: gradient_checkpointing says so")  # fmt: skip
-    if free_bytes is None:
-        return plain, f"recompute off: how much of the {runtime.device} memory is free is not known here"
-    room = f"{free_bytes / 1e9:.1f} GB free"
-    if need_bytes <= USABLE * free_bytes:
-        return plain, f"recompute off: activations fit, {need_bytes / 1e9:.1f} GB of {room}"
-    line = f"recompute on: {need_bytes / 1e9:.1f} GB without, {least_bytes / 1e9:.1f} GB with it, {room}"
-    if least_bytes > USABLE * free_bytes:
-        line += "; even so it may not fit: lower training.per_device_train_batch_size"
-    return thrifty, line
-
-
 @contextmanager
 def memory_errors_explained(config: Config, runtime: Runtime, planned_bytes: float) -> Iterator[None]:
     """Turn what torch and Python raise when memory ends into one line with this run's numbers and what to lower."""
@@ -91,7 +65,7 @@ def memory_errors_explained(config: Config, runtime: Runtime, planned_bytes: flo
 
 def _explain(config: Config, runtime: Runtime, planned_bytes: float) -> str:
     t = config.training
-    batch, accumulation = t.per_device_train_batch_size, t.gradient_accumulation_steps
+    batch, accumulation = t.batch_size, t.gradient_accumulation_steps
     free_bytes = free_memory(runtime.device)
     room = "" if free_bytes is None else f", {free_bytes / 1e9:.1f} GB are free"
     mends = []
@@ -108,11 +82,6 @@ def _explain(config: Config, runtime: Runtime, planned_bytes: float) -> str:
         f"about {planned_bytes / 1e9:.1f} GB planned{room}; "
         + (f"--set {', or '.join(mends)}" if mends else "take a smaller model.base, or a larger machine")
     )
-
-
-def _with_checkpointing(config: Config, choice: bool) -> Config:
-    training = config.training.model_copy(update={"gradient_checkpointing": choice})
-    return config.model_copy(update={"training": training})
 
 
 def _left_to_container() -> list[int]:

@@ -10,9 +10,10 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from observer.errors import ObserverError, raise_all
@@ -84,16 +85,26 @@ def read_lora(adapter: Path) -> Lora:
     if not weights.is_file():
         raise ObserverError(f"{weights}: no such file; train again, only safetensors are read")
     sides: dict[str, dict[str, torch.Tensor]] = {}
-    with safe_open(weights, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            match = _LORA_NAME.fullmatch(name)
-            if match is None:
-                raise ObserverError(f"{weights}: tensor {name} is not plain LoRA")
-            sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
+    try:
+        with safe_open(weights, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                match = _LORA_NAME.fullmatch(name)
+                if match is None:
+                    raise ObserverError(f"{weights}: tensor {name[:100]!r} is not plain LoRA")
+                sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
+    except SafetensorError as error:
+        raise ObserverError(f"{weights}: not a whole safetensors file ({error}); train again") from error
     raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in sides.items() if len(pair) != 2])
-    rank, alpha = config["r"], config["lora_alpha"]
+    rank, alpha = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return Lora(scale, {module: (pair["A"], pair["B"]) for module, pair in sides.items()})
+
+
+def _positive(adapter: Path, config: dict[str, Any], name: str) -> float:
+    value = config.get(name)
+    if not isinstance(value, int | float) or not 0 < value < 1 << 20:
+        raise ObserverError(f"{adapter}: {name} is {str(value)[:40]}, a positive number is expected; train again")
+    return value
 
 
 def delta(lora: Lora, module: str) -> torch.Tensor:

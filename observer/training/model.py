@@ -63,11 +63,12 @@ def lora_settings(config: Config) -> dict[str, Any]:
 def _load_with_transformers(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
+    is_whole_on_gpu = runtime.device == "cuda" and not runtime.launch.shards_weights  # FSDP takes it there in parts
     return AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=runtime.dtype,
         quantization_config=_nf4(runtime) if config.model.load_in_4bit else None,
-        device_map={"": runtime.launch.local_rank} if runtime.device == "cuda" else None,
+        device_map={"": runtime.launch.local_rank} if is_whole_on_gpu else None,
         attn_implementation="sdpa",
         use_safetensors=True,
         local_files_only=True,

@@ -99,12 +99,12 @@ def _time_line(seconds: float | None, runtime: Runtime) -> str:
 
 
 def _tokens_of_rows(config: Config, runtime: Runtime, splits: Splits) -> int:
-    n_rows = runtime.launch.n_processes * config.training.per_device_train_batch_size
+    n_rows = runtime.launch.n_processes * config.training.batch_size
     return sum(map(len, splits.train)) * n_rows // max(1, len(splits.train))
 
 
 def rows_per_step(config: Config) -> int:
-    return config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+    return config.training.batch_size * config.training.gradient_accumulation_steps
 
 
 def count_steps(config: Config, n_rows: int, n_processes: int = 1) -> int:
@@ -112,7 +112,7 @@ def count_steps(config: Config, n_rows: int, n_processes: int = 1) -> int:
     t = config.training
     if t.max_steps > 0:
         return t.max_steps
-    batches = math.ceil(n_rows / (n_processes * t.per_device_train_batch_size))
+    batches = math.ceil(n_rows / (n_processes * t.batch_size))
     return math.ceil(t.num_train_epochs * max(1, math.ceil(batches / t.gradient_accumulation_steps)))
 
 

@@ -12,20 +12,23 @@ from observer.errors import ObserverError, raise_all
 from observer.export.checkpoint import Qwen3Shape, read_shape
 from observer.export.quantization_types import check_quantizations, check_tensor_types
 from observer.own_data import OwnData, own_data_of
-from observer.training.base import base_folder, load_tokenizer, looks_local
+from observer.training.base import base_folder, load_tokenizer, looks_local, with_commit
 from observer.training.device import Runtime, cache_folder
 from observer.training.known_shapes import known_shape
-from observer.training.memory import settle_checkpointing
+from observer.training.memory import free_memory
 from observer.training.plan import Plan, make_plan
 from observer.training.rows import Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
+from observer.training.settle import settle_memory
+from observer.training.sharding import sharding_faults
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WITHOUT_EFFECT = {
     "per_device_eval_batch_size", "logging_steps", "save_total_limit", "gradient_checkpointing", "report_to",
+    "train_batch_size", "torch_compile",
 }  # fmt: skip
-"""Training settings that leave the adapter as it is."""
+"""Training settings that leave the adapter as it is, or whose effect is in the settled others."""
 REPORTER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
@@ -54,7 +57,9 @@ class Prepared:
             "load_in_4bit": config.model.load_in_4bit,
             "lora": config.lora.model_dump(),
             "training": config.training.model_dump(exclude=WITHOUT_EFFECT),
-            "runtime": [runtime.device, runtime.backend, runtime.dtype, runtime.launch.n_processes],
+            "runtime": [runtime.device, runtime.backend, runtime.dtype, runtime.launch.n_processes]
+            + ["fsdp"] * runtime.launch.shards_weights
+            + ["compiled"] * config.training.torch_compile,
         }
 
 
@@ -70,6 +75,7 @@ def prepare(config: Config, runtime: Runtime) -> Prepared:
     """Find the base, check every row, plan. Raises ObserverError; loads no weights and writes nothing."""
     check_settings(config, runtime)
     folder = base_folder(config)
+    config = with_commit(config, folder)
     tokenizer = load_tokenizer(folder)
     own_data = own_data_of(config)
     splits = load_splits(config, encode_with(tokenizer, cache_folder() / "tokens"), own_data=own_data)
@@ -98,9 +104,9 @@ def prepare_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None
 
 
 def settle(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> tuple[Config, Runtime]:
-    """Decide what the config leaves to the machine; the runtime gains the plan's line about it."""
-    config, line = settle_checkpointing(config, runtime, splits, shape)
-    return config, replace(runtime, reasons=(*runtime.reasons, line))
+    """Decide what the config leaves to the machine; the runtime gains the plan's lines about it."""
+    config, lines = settle_memory(config, runtime, splits, shape, free_memory(runtime.device))
+    return config, replace(runtime, reasons=(*runtime.reasons, *lines))
 
 
 def plan_run(
@@ -139,6 +145,7 @@ def check_settings(config: Config, runtime: Runtime) -> None:
         faults.append(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_8bit on CUDA")
     elif runtime.device == "cpu" and ("8bit" in optimizer or "paged" in optimizer):
         faults.append(f"training.optim: {optimizer} needs CUDA; take adamw_torch on CPU")
+    faults += sharding_faults(config, runtime)
     for reporter in config.training.report_to:
         packages = REPORTER_PACKAGES[reporter]
         if not any(importlib.util.find_spec(package) for package in packages):

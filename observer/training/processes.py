@@ -16,11 +16,12 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those of the run."""
+    """This process among those of the run; `shards_weights`: each holds a part of the model, see `sharding`."""
 
     rank: int = 0
     n_processes: int = 1
     local_rank: int = 0
+    shards_weights: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -34,8 +35,11 @@ class Launch:
 def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
     """What torchrun or accelerate set; one process when neither started this one."""
     found = os.environ if environment is None else environment
-    return Launch(*(int(found.get(name, default)) for name, default in
-                    (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))  # fmt: skip
+    rank, n_processes, local_rank = (
+        int(found.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    )
+    shards_weights = n_processes > 1 and found.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return Launch(rank, n_processes, local_rank, shards_weights)
 
 
 def join_processes(launch: Launch, device: str) -> None:

@@ -5,23 +5,28 @@ Import only after `prepare_backend`: unsloth replaces `trl.SFTTrainer` when it i
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from observer.config import Config
-from observer.files import atomic_path
+from observer.errors import ObserverError
+from observer.files import atomic_path, disk_errors_explained
 from observer.paths import RunPaths
+from observer.stopping import Stopped
 from observer.training.checkpoints import (
+    RotationCallback,
     StopCallback,
     checkpoint_step,
-    disk_errors_explained,
     find_checkpoint,
     finish_checkpoints,
+    remove_cut_checkpoints,
     start_checkpoints,
 )
 from observer.training.device import Runtime
@@ -30,6 +35,7 @@ from observer.training.memory import peak_memory
 from observer.training.processes import meet
 from observer.training.progress import ProgressCallback, RunLog, plot_losses
 from observer.training.rows import Splits
+from observer.training.sharding import whole_adapter
 from observer.training.trainer import CompletionTrainer, make_trainer
 
 if TYPE_CHECKING:
@@ -50,8 +56,7 @@ def train(
     """Train and save the adapter to `paths.adapter`; return what the manifest keeps.
 
     `inputs` is the fingerprint of all the training depends on; checkpoints carry it. Every process of a
-    launch calls this, the first alone writes. Raises KeyboardInterrupt, after a checkpoint, when a signal asked to
-    stop.
+    launch calls this, the first alone writes. Raises Stopped, after a checkpoint, when a signal asked for it.
     """
     paths, launch = config.paths, runtime.launch
     checkpoint = find_checkpoint(paths, inputs, resume=resume)
@@ -64,14 +69,21 @@ def train(
     trainer = make_trainer(model, tokenizer, splits, config, runtime)
     log.write(layout_line(model))
     started = time.monotonic()
-    with watched(trainer, stop, log, config, runtime, checkpoint_step(checkpoint)), disk_errors_explained(paths.root):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        with watched(trainer, stop, log, config, runtime, checkpoint_step(checkpoint)), \
+             disk_errors_explained(paths.checkpoints):  # fmt: skip
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except ObserverError:
+        if launch.is_first:
+            remove_cut_checkpoints(paths.checkpoints)  # it takes room on a full disk
+        raise
+    stop.settle(trainer.args)
     seconds, step = time.monotonic() - started, trainer.state.global_step
     if stop.has_stopped:
         if launch.is_first:
             plot_losses(paths.metrics, paths.loss_curve)
         log.write(f"stopped by a signal; checkpoint {step} saved")
-        raise KeyboardInterrupt
+        raise Stopped(stop.asked_by)
     if step < trainer.state.max_steps:
         log.write(
             f"stopped early at step {step}: {config.training.early_stopping_patience} evaluations without a lower loss"
@@ -79,10 +91,11 @@ def train(
     kept = kept_step(trainer)
     log.write(f"adapter of step {kept} saved: eval loss {trainer.state.best_metric:.4f} is the lowest"
               if kept != step else f"adapter of step {step} saved, the last one")  # fmt: skip
+    weights = whole_adapter(model) if launch.shards_weights else None
     if launch.is_first:
         plot_losses(paths.metrics, paths.loss_curve, kept_step=kept)
         with disk_errors_explained(paths.adapter):
-            save_adapter(model, tokenizer, paths)
+            save_adapter(model, tokenizer, paths, weights)
         finish_checkpoints(paths, inputs)
     return {
         "steps": step,
@@ -99,7 +112,7 @@ def watched(
     trainer: CompletionTrainer, stop: StopCallback, log: RunLog, config: Config, runtime: Runtime, resumed_step: int
 ) -> Iterator[None]:
     """Progress, signals and early stopping for the training inside."""
-    callbacks: list[TrainerCallback] = [stop]
+    callbacks: list[TrainerCallback] = [stop, RotationCallback(config.training.save_total_limit)]
     patience = config.training.early_stopping_patience
     if patience is not None:
         callbacks.append(EarlyStoppingCallback(patience))
@@ -127,11 +140,22 @@ def kept_step(trainer: CompletionTrainer) -> int:
     return state.best_global_step or state.global_step if is_best else state.global_step
 
 
-def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, paths: RunPaths) -> None:
-    """Save the adapter with its tokenizer, whole or not at all."""
+def save_adapter(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, paths: RunPaths, weights: dict[str, Any] | None = None
+) -> None:
+    """Save the adapter with its tokenizer, whole or not at all; `weights` where the model holds a part of them only."""
     with atomic_path(paths.adapter) as temporary:
-        model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False, state_dict=weights)
         tokenizer.save_pretrained(str(temporary))
+        _sort_target_modules(temporary / "adapter_config.json")
+
+
+def _sort_target_modules(path: Path) -> None:
+    """PEFT writes a set, in another order in each process: equal trainings would leave unequal folders."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def describe(config: Config, runtime: Runtime, splits: Splits) -> str:
@@ -142,7 +166,7 @@ def describe(config: Config, runtime: Runtime, splits: Splits) -> str:
         f"run {config.run.name}: {config.model.base}, {runtime.backend} on {runtime.device}, {runtime.dtype}"
         f"{', base in NF4' if config.model.load_in_4bit else ''}\n"
         f"LoRA r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout} on {', '.join(lora.target_modules)}\n"
-        f"{len(splits.train):,} train rows, {len(splits.val):,} val rows, batch {t.per_device_train_batch_size} x "
+        f"{len(splits.train):,} train rows, {len(splits.val):,} val rows, batch {t.batch_size} x "
         f"{t.gradient_accumulation_steps}{f' x {n_processes} processes' if n_processes > 1 else ''}, "
         f"learning rate {t.learning_rate:g} ({t.lr_scheduler_type}), "
         f"seed {config.run.seed}"

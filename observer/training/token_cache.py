@@ -52,5 +52,13 @@ def _write(path: Path, ids: list[list[int]]) -> None:
             writer.write_table(table)
     except ObserverError:  # a cache that cannot be written costs time, not the run
         return
-    for old in sorted(path.parent.glob("*.arrow"), key=lambda file: file.stat().st_mtime)[:-FILES_KEPT]:
+    others = [(_modified(file), file) for file in path.parent.glob("*.arrow") if file != path]
+    for _, old in sorted(others, reverse=True)[FILES_KEPT - 1 :]:
         old.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another run has just removed it
+        return 0.0

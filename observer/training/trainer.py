@@ -15,12 +15,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from observer.config import Config
+from observer.training.compiling import compile_blocks
 from observer.training.device import Runtime
 from observer.training.layout import Batch, Row, collate
-from observer.training.loss import completion_nll, mean_nll_by_task, sharing_obstacle
+from observer.training.loss import completion_nll, sharing_obstacle, sum_nll_by_task
 from observer.training.order import RowSampler
 from observer.training.processes import Launch, SharedOrder, add_up
-from observer.training.rows import IGNORED, Splits
+from observer.training.rows import IGNORED, Splits, TokenRow
+from observer.training.sharding import keep_precision, let_cpus_shard, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,6 +42,8 @@ class CompletionTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True  # num_items_in_batch makes gradient accumulation exact
         if launch.is_shared:
             _score_in_forward(model)
+        if launch.shards_weights:
+            keep_precision(self.accelerator)
         for parameter in model.parameters():
             if parameter.requires_grad:  # TRL casts a QLoRA adapter to bfloat16, which loses small updates
                 parameter.data = parameter.data.float()
@@ -58,9 +62,15 @@ class CompletionTrainer(SFTTrainer):
         batch = cast(Batch, inputs)
         with self.accelerator.autocast():
             # The wrapper adds up the gradients of all processes, if it is what is called.
-            nll = model(completion_batch=batch) if self.launch.is_shared else completion_nll(self.peft_model, batch)
+            nll = model(completion_batch=batch) if self.launch.is_shared else self.score(batch)
         n_items = len(nll) if num_items_in_batch is None else num_items_in_batch
         return nll.sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
+
+    def score(self, batch: Batch) -> torch.Tensor:
+        """`completion_nll` of this process's batch; where weights are split, all processes must call this together."""
+        if self.launch.shards_weights:
+            return self.peft_model(completion_batch=batch)
+        return completion_nll(self.peft_model, batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -79,18 +89,16 @@ class CompletionTrainer(SFTTrainer):
         return metrics
 
     def validation_losses(self) -> dict[str, float]:
-        """`mean_nll_by_task` of all validation rows; each process scores its share."""
-        rows, batch_size = self.splits.val, self.args.per_device_eval_batch_size
-        share = rows[self.launch.rank :: self.launch.n_processes]
+        """The token-mean loss of all validation rows and of each task's; each process scores its share."""
+        rows, batch_size, n_processes = self.splits.val, self.args.per_device_eval_batch_size, self.launch.n_processes
+        share = rows[self.launch.rank :: n_processes]
+        if self.launch.shards_weights:  # every process runs as many batches, or they would wait for one another
+            share = share + [TokenRow([0, 0], 2, rows[0].task)] * (-(-len(rows) // n_processes) - len(share))
         with self.accelerator.autocast():
-            losses = mean_nll_by_task(self.peft_model, share, batch_size) if share else {}
-        if not self.launch.is_shared:
-            return losses
+            sums = sum_nll_by_task(self.score, share, batch_size, self.peft_model.device)
         tasks = ["all", *sorted({row.task for row in rows})]
-        counts = [sum(len(row) - row.prompt_length for row in share if task in ("all", row.task)) for task in tasks]
-        sums = [losses.get(task, 0.0) * count for task, count in zip(tasks, counts, strict=True)]
-        totals = add_up(self.launch, [*sums, *counts], self.args.device)
-        return {task: totals[n] / totals[n + len(tasks)] for n, task in enumerate(tasks)}
+        totals = add_up(self.launch, [part for task in tasks for part in sums.get(task, (0.0, 0))], self.args.device)
+        return {task: totals[2 * n] / totals[2 * n + 1] for n, task in enumerate(tasks)}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         n_processes, batch_size = self.launch.n_processes, self.args.per_device_train_batch_size
@@ -101,6 +109,13 @@ class CompletionTrainer(SFTTrainer):
         shared = SharedOrder(order, n_processes, batch_size, filler=len(self.splits.train))
         self.add_callback(EpochCallback(shared))
         return shared
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.launch.shards_weights:
+            return super().save_model(output_dir, _internal_call)
+        weights = whole_adapter(self.peft_model)  # transformers would put the whole base together
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """A model card in every checkpoint would tell nobody anything."""
@@ -133,10 +148,14 @@ def make_trainer(
     rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in splits.train]
     if runtime.launch.is_shared:  # what a process takes that has no row left in the last step
         rows.append({"input_ids": rows[0]["input_ids"][:2], "labels": [IGNORED] * 2})
+    if config.training.torch_compile:
+        compile_blocks(model)
     dataset = Dataset.from_list(rows)
     args = training_arguments(config, runtime)
     if runtime.launch.is_shared and runtime.device == "cpu":
         args.__dict__["_setup_devices"] = torch.device("cpu")  # accelerate's is `cpu:0`: torch.load refuses to go there
+        if runtime.launch.shards_weights:
+            let_cpus_shard()
     return CompletionTrainer(
         model=model,
         args=args,
@@ -157,7 +176,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         output_dir=str(config.paths.checkpoints),
         num_train_epochs=t.num_train_epochs,
         max_steps=t.max_steps,
-        per_device_train_batch_size=t.per_device_train_batch_size,
+        per_device_train_batch_size=t.batch_size,
         per_device_eval_batch_size=t.per_device_eval_batch_size,
         gradient_accumulation_steps=t.gradient_accumulation_steps,
         learning_rate=t.learning_rate,
@@ -182,7 +201,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         eval_steps=t.eval_steps,
         save_strategy="steps",
         save_steps=t.eval_steps,
-        save_total_limit=t.save_total_limit,
+        save_total_limit=None,  # RotationCallback sees to it
         load_best_model_at_end=t.load_best,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
