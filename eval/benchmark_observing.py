@@ -3,7 +3,7 @@
     python eval/benchmark_observing.py outputs/nano/gguf/nano-q8_0.gguf --turns 1000
 
 Turns are the shipped raw rows of both tasks, evenly spread. They are cut into parts; every part goes through both ways
-before the next, since a shared machine changes its pace within minutes, but a part of 250 already fills the batches.
+before the next, since a shared machine changes its pace within minutes; a part of 250 already fills the batches.
 Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -36,12 +37,13 @@ from observer.schema import parse_row
 
 @dataclass(frozen=True)
 class Part:
-    """The same turns both ways: seconds, and how many observations are equal but for probabilities."""
+    """The same turns both ways: seconds, how many observations are equal but for probabilities, and how many in all."""
 
     n_turns: int
     loop_s: float
     many_s: float
     n_equal: int
+    n_identical: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,13 +88,14 @@ def measure(observer: Observer, turns: Sequence[Exchange], part_size: int) -> li
                 found[way] = observer.observe_many(chosen) if way == "many" else [observer.observe(t) for t in chosen]
                 seconds[way] = time.perf_counter() - began
             n_equal = sum(is_same(a, b) for a, b in zip(found["loop"], found["many"], strict=True))
-            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal))
+            n_identical = sum(a == b for a, b in zip(found["loop"], found["many"], strict=True))
+            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal, n_identical))
             progress(start + len(chosen), len(turns))
     return parts
 
 
 def is_same(one: Observation, other: Observation) -> bool:
-    """Equal but for probabilities, which move with the rounding of a batch."""
+    """Equal but for probabilities, which may move with the rounding of a batch."""
     return without_numbers(one) == without_numbers(other)
 
 
@@ -109,26 +112,53 @@ def ratio(parts: Sequence[Part]) -> float:
 
 def render(name: str, parts: Sequence[Part], n_threads: int, command: str) -> str:
     machine, versions = this_machine(n_threads), environment()
-    n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
+    n_turns = sum(part.n_turns for part in parts)
     lines = [
         f"# observe_many beside a loop of observe, {name}",
         "",
         *([f"> {STAND_IN_NOTE}", ""] if "nano" in name else []),
-        f"- machine: {machine.cpu}, {machine.n_cores} cores, {machine.n_threads} threads, shared: trust the ratios",
+        f"- machine: {machine.cpu}, {usable_of_all()}, {n_threads} threads, shared: trust the ratios",
         f"- date: {date.today().isoformat()}, commit {versions['git_commit']}",
         f"- data: {n_turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread",
         f"- command: `{command}`",
         "",
-        f"`observe_many` is **{ratio(parts):.1f} times** as fast; {n_equal:,} of {n_turns:,} observations are equal "
-        "but for probabilities.",
+        f"{speed_in_words(parts)} {agreement_in_words(parts)}",
         "",
-        "| part | turns | loop s | many s | ratio | loop turns/s | many turns/s | equal |",
-        "|---|---|---|---|---|---|---|---|",
+        "| part | turns | loop s | many s | ratio | loop turns/s | many turns/s | equal | with probabilities |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for number, p in enumerate(parts, 1):
-        speeds = f"{p.loop_s / p.many_s:.1f} | {p.n_turns / p.loop_s:.1f} | {p.n_turns / p.many_s:.1f}"
-        lines.append(f"| {number} | {p.n_turns} | {p.loop_s:.1f} | {p.many_s:.1f} | {speeds} | {p.n_equal} |")
+        speeds = f"{p.loop_s / p.many_s:.2f} | {p.n_turns / p.loop_s:.1f} | {p.n_turns / p.many_s:.1f}"
+        equal = f"{p.n_equal} | {p.n_identical}"
+        lines.append(f"| {number} | {p.n_turns} | {p.loop_s:.1f} | {p.many_s:.1f} | {speeds} | {equal} |")
     return "\n".join(lines) + "\n"
+
+
+def usable_of_all() -> str:
+    """The cores that this process may run on, of those there are."""
+    if not hasattr(os, "sched_getaffinity"):
+        return f"{usable_cores()} cores"
+    numbers = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+    return f"{usable_cores()} of its {os.cpu_count()} cores ({numbers})"
+
+
+def speed_in_words(parts: Sequence[Part]) -> str:
+    ratios = [part.loop_s / part.many_s for part in parts]
+    n_turns = sum(part.n_turns for part in parts)
+    loop, many = (n_turns / sum(seconds) for seconds in ([p.loop_s for p in parts], [p.many_s for p in parts]))
+    return (
+        f"`observe_many`: **{ratio(parts):.2f} times** as fast ({min(ratios):.2f} to {max(ratios):.2f} in the parts): "
+        f"{many:.1f} turns/s where the loop does {loop:.1f}."
+    )
+
+
+def agreement_in_words(parts: Sequence[Part]) -> str:
+    n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
+    n_identical = sum(part.n_identical for part in parts)
+    if n_identical == n_turns:
+        return f"All {n_turns:,} observations are equal to the last digit of their probabilities."
+    of_all = f"All {n_turns:,}" if n_equal == n_turns else f"{n_equal:,} of {n_turns:,}"
+    return f"{of_all} observations are equal but for probabilities, {n_identical:,} with them."
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,13 +5,15 @@ Which prompts, and in which context, is `engine`'s.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from observer.answers import Completion, Progress
+from observer.answers import Completion
 from observer.errors import ObserverError
 from observer.grammar import Grammar
 from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits
@@ -20,13 +22,30 @@ EXPECTED_ANSWER = 128
 """Tokens of an answer that a row finds room for when it starts; a longer one may have to wait for others to end."""
 
 
-@dataclass
-class Row:
-    """An answer in the making; `n_shared` tokens of the prompt are the cached instruction's, `room` is its limit."""
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens of the row `index`, the first `n_shared` of which are the cached instruction's."""
 
     index: int
-    prompt: Sequence[int]
+    tokens: Sequence[int]
     n_shared: int
+
+    @property
+    def n_own(self) -> int:
+        return len(self.tokens) - self.n_shared
+
+    def own_tokens(self, sequences: tuple[int, ...], answer: Sequence[int] = ()) -> list[BatchToken]:
+        """What is to be decoded of the prompt and the answer so far, for logits after the last token."""
+        text = [*self.tokens, *answer]
+        last = len(text) - 1
+        return [BatchToken(text[n], n, sequences, n == last) for n in range(self.n_shared, len(text))]
+
+
+@dataclass
+class Row:
+    """An answer in the making, of at most `room` tokens."""
+
+    prompt: Prompt
     room: int
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -37,57 +56,80 @@ class Row:
     @property
     def n_own(self) -> int:
         """Cells of the cache that are this row's alone, once its last token is decoded."""
-        return len(self.prompt) - self.n_shared + len(self.tokens)
+        return self.prompt.n_own + len(self.tokens)
+
+    def close(self) -> None:
+        if self.grammar:
+            self.grammar.close()
+
+
+_Call = tuple[dict[int, Row], list[BatchToken]]
+"""The tokens of one call, and whose next token follows from the logits at which place."""
 
 
 class Generation:
-    """One call's rows. Its answers depend on the rows and on the number of sequences and cells, on nothing else."""
+    """A lane's part of one call's rows, taken from `waiting` as sequences and cells are free.
+
+    Rows of several lanes may wait in the same queue. `n_cells` are those that the rows share; None: each has its own.
+    """
 
     def __init__(
-        self, model: LlamaModel, context: LlamaContext, *, prefix: int, sequences: Iterable[int], n_cells: int
+        self,
+        model: LlamaModel,
+        context: LlamaContext,
+        waiting: deque[Row],
+        *,
+        instruction: int,
+        sequences: Iterable[int],
+        n_cells: int | None,
+        wants_logprobs: bool,
     ) -> None:
         self._model, self._context = model, context
-        self._prefix = prefix
+        self._waiting = waiting
+        self._instruction = instruction
         self._free = deque(sequences)
-        self._n_cells = n_cells
+        self._has_own_cells = n_cells is None
+        self._n_cells = math.inf if n_cells is None else n_cells
+        self._wants_logprobs = wants_logprobs
         self._active: list[Row] = []
-        self._waiting: deque[Row] = deque()
 
-    def run(
-        self, rows: Sequence[Row], grammar: Grammar | None, wants_logprobs: bool, progress: Progress
-    ) -> list[Completion]:
-        """The answers in the order of the rows' indices. Long prompts go first: the last ones to end are short."""
-        self._waiting.extend(sorted(rows, key=lambda row: (-len(row.prompt), row.index)))
-        n_done = 0
-        try:
-            while self._waiting or self._active:
-                batch, owners = self._next_batch(grammar)
-                for place, logits in self._context.decode(batch):
-                    if not self._advance(owners[place], logits, wants_logprobs):
-                        self._release(owners[place])
-                        n_done += 1
-                        progress(n_done, len(rows))
-        finally:
-            for row in rows:
-                if row.grammar:
-                    row.grammar.close()
-        return [self._completion(row, wants_logprobs) for row in sorted(rows, key=lambda row: row.index)]
+    def run(self, grammar: Grammar | None) -> Generator[list[Row]]:
+        """Yield, step by step, the rows whose answers ended with it."""
+        while calls := self._next_calls(grammar):
+            ended: list[Row] = []
+            for rows, tokens in calls:
+                for places, logits in self._context.decode_together(tokens):
+                    ended += self._advance([rows[place] for place in places], logits)
+            for row in ended:
+                self._release(row)
+                row.close()
+            yield ended
 
-    def _next_batch(self, grammar: Grammar | None) -> tuple[list[BatchToken], dict[int, Row]]:
-        """The next token of every active row and the prompts of those that start, with who is behind which logits."""
+    def _next_calls(self, grammar: Grammar | None) -> list[_Call]:
+        """The next token of every active row, and the prompts of those that start: with cells of their own, apart."""
         while len(self._active) > 1 and self._n_used + len(self._active) > self._n_cells:
             self._suspend(self._active[-1])
-        batch = [self._last_token(row) for row in self._active]
-        owners = dict(enumerate(self._active))
-        n_taken = self._n_used + len(batch)
-        while self._waiting and self._free and self._fits(self._waiting[0], n_taken):
-            row = self._waiting.popleft()
+        steps = [(row, [self._last_token(row)]) for row in sorted(self._active, key=lambda row: row.sequence or 0)]
+        starts: list[tuple[Row, list[BatchToken]]] = []
+        n_taken = self._n_used + len(steps)
+        while self._free and (row := self._next_row(n_taken)):
             n_taken += row.n_own
             if grammar and row.grammar is None:
                 row.grammar = grammar.start()
-            batch += self._start(row)
-            owners[len(batch) - 1] = row
-        return batch, owners
+            starts.append((row, self._start(row)))
+        parts = [steps, *([start] for start in starts)] if self._has_own_cells else [[*steps, *starts]]
+        return [_call(part) for part in parts if part]
+
+    def _next_row(self, n_taken: int) -> Row | None:
+        """The row whose turn it is to start, if it fits."""
+        try:
+            row = self._waiting.popleft()
+        except IndexError:
+            return None
+        if self._fits(row, n_taken):
+            return row
+        self._waiting.appendleft(row)
+        return None
 
     @property
     def _n_used(self) -> int:
@@ -101,14 +143,12 @@ class Generation:
         """Give the row a sequence with the cached instruction; return what is left to decode of its text."""
         sequence = row.sequence = self._free.popleft()
         self._active.append(row)
-        self._context.copy_prefix(self._prefix, sequence, row.n_shared)
-        text = [*row.prompt, *row.tokens]
-        last = len(text) - 1
-        return [BatchToken(text[n], n, (sequence,), n == last) for n in range(row.n_shared, len(text))]
+        self._context.share(self._instruction, sequence, row.prompt.n_shared)
+        return row.prompt.own_tokens((sequence,), row.tokens)
 
     def _last_token(self, row: Row) -> BatchToken:
         assert row.sequence is not None
-        return BatchToken(row.tokens[-1], len(row.prompt) + len(row.tokens) - 1, (row.sequence,), True)
+        return BatchToken(row.tokens[-1], len(row.prompt.tokens) + len(row.tokens) - 1, (row.sequence,), True)
 
     def _suspend(self, row: Row) -> None:
         """Take the row's cells; it waits in front, and its text is decoded anew when there is room."""
@@ -117,43 +157,57 @@ class Generation:
 
     def _release(self, row: Row) -> None:
         assert row.sequence is not None
-        self._context.clear(row.sequence)
+        self._context.release(row.sequence)
         self._free.append(row.sequence)
         self._active.remove(row)
         row.sequence = None
 
-    def _advance(self, row: Row, logits: Logits, wants_logprobs: bool) -> bool:
-        """Choose the row's next token; return whether another must follow."""
-        token = int(logits.argmax())
-        if not np.isfinite(logits[token]):  # a NaN is the largest to argmax
+    def _advance(self, rows: Sequence[Row], logits: Logits) -> list[Row]:
+        """Choose each row's next token from its logits; return the rows that end with it."""
+        best = logits.argmax(axis=1)
+        if not np.isfinite(logits[np.arange(len(rows)), best]).all():  # a NaN is the largest to argmax
             raise ObserverError(damaged(self._model))
-        if row.grammar and not row.grammar.allows(token):
-            token = row.grammar.best(logits)
-        if self._model.is_end(token):
-            row.has_ended = True
-            return False
-        row.tokens.append(token)
-        if wants_logprobs:
-            row.logprobs.append(float(logits[token]) - log_sum_exp(logits))
-        if len(row.tokens) == row.room:
-            return False
-        if row.grammar:
-            row.grammar.accept(token)
-        return True
-
-    def _completion(self, row: Row, has_logprobs: bool) -> Completion:
-        return Completion(
-            self._model.detokenize(row.tokens),
-            tuple(row.tokens),
-            truncated=not row.has_ended,
-            logprobs=tuple(row.logprobs) if has_logprobs else None,
-        )
+        totals = log_sum_exp(logits) if self._wants_logprobs else None
+        ended: list[Row] = []
+        for number, (row, token) in enumerate(zip(rows, best.tolist(), strict=True)):
+            if row.grammar and not row.grammar.allows(token):
+                token = row.grammar.best(logits[number])
+            row.has_ended = self._model.is_end(token)
+            if not row.has_ended:
+                row.tokens.append(token)
+                if totals is not None:
+                    row.logprobs.append(float(logits[number, token]) - float(totals[number]))
+            if row.has_ended or len(row.tokens) == row.room:
+                ended.append(row)
+            elif row.grammar:
+                row.grammar.accept(token)
+        return ended
 
 
-def log_sum_exp(logits: Logits) -> float:
-    """log Σ exp, added up in float64."""
-    highest = float(logits.max())
-    return highest + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+def _call(parts: Sequence[tuple[Row, list[BatchToken]]]) -> _Call:
+    rows: dict[int, Row] = {}
+    batch: list[BatchToken] = []
+    for row, tokens in parts:
+        batch += tokens
+        rows[len(batch) - 1] = row
+    return rows, batch
+
+
+def completion_of(row: Row, model: LlamaModel, has_logprobs: bool) -> Completion:
+    """The row's answer as its caller gets it."""
+    return Completion(
+        model.detokenize(row.tokens),
+        tuple(row.tokens),
+        truncated=not row.has_ended,
+        logprobs=tuple(row.logprobs) if has_logprobs else None,
+    )
+
+
+def log_sum_exp(logits: Logits) -> npt.NDArray[np.float64]:
+    """log Σ exp of each row, added up in float64."""
+    highest = logits.max(axis=-1, keepdims=True)
+    total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
+    return highest[..., 0].astype(np.float64) + np.log(total)
 
 
 def damaged(model: LlamaModel) -> str:

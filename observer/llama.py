@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -79,12 +80,20 @@ class LlamaModel:
         self.vocab: Any = llama_cpp.llama_model_get_vocab(handle)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train = llama_cpp.llama_model_n_ctx_train(handle)
+        self.size_bytes = llama_cpp.llama_model_size(handle)
         self.n_decoded = self.n_outputs = 0
+        self._counting = threading.Lock()
 
     def close(self) -> None:
         if self.handle:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
+
+    def count(self, n_decoded: int, n_outputs: int) -> None:
+        """Add to the counts; contexts of several threads do."""
+        with self._counting:
+            self.n_decoded += n_decoded
+            self.n_outputs += n_outputs
 
     def metadata(self, key: str) -> str | None:
         """A value of the GGUF's header as text, such as `general.name`."""
@@ -123,7 +132,16 @@ class LlamaModel:
         """Those of the chat format and the padding of the vocabulary; an answer holds none but its end."""
         return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_control(self.vocab, t))
 
+    @cached_property
+    def _pieces(self) -> dict[int, bytes]:
+        return {}
+
     def _piece(self, token: int) -> bytes:
+        if token not in self._pieces:
+            self._pieces[token] = self._read_piece(token)
+        return self._pieces[token]
+
+    def _read_piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
         length = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)  # type: ignore[arg-type]
         if length < 0:
@@ -133,21 +151,32 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """A unified KV cache of `n_ctx` cells shared by up to `n_seq_max` sequences.
+    """A KV cache of `n_ctx` cells for up to `n_seq_max` sequences.
+
+    `is_unified`: all sequences share the cells. Otherwise each has `n_ctx / n_seq_max` of its own, a multiple of 256,
+    in the order of its tokens; then no token may be of two sequences, and those of one call are decoded together when
+    they come in the order of consecutive sequences.
 
     `flash_attn` leaves the cells of other sequences out instead of masking what was computed from them, which makes
-    many sequences faster; on a CPU it adds the values up in float16 in calls of fewer than 64 tokens.
+    many sequences faster; on a CPU it adds the values up in float16 in passes of fewer than 64 tokens.
     """
 
     def __init__(
-        self, model: LlamaModel, *, n_ctx: int, n_seq_max: int, n_threads: int, flash_attn: bool = False
+        self,
+        model: LlamaModel,
+        *,
+        n_ctx: int,
+        n_seq_max: int,
+        n_threads: int,
+        flash_attn: bool = False,
+        is_unified: bool = True,
     ) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = _BATCH_TOKENS
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        params.kv_unified = True
+        params.kv_unified = is_unified
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
@@ -156,9 +185,15 @@ class LlamaContext:
         if not self.handle:
             raise ObserverError(f"{model.path}: no memory for a context of {n_ctx:,} tokens; use fewer sequences")
         self.n_ctx = n_ctx
+        self._is_unified = is_unified
         self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)
         self._batch = _Batch(n_seq_max)
+        self._shared: dict[int, tuple[int, int]] = {}  # sequence -> whose first tokens it holds, and how many
+
+    def use_threads(self, n_single: int, n_several: int) -> None:
+        """From now on: for passes of a single token, and of several."""
+        llama_cpp.llama_set_n_threads(self.handle, n_single, n_several)
 
     def close(self) -> None:
         if self.handle:
@@ -170,22 +205,37 @@ class LlamaContext:
 
         The logits are a view that the next step of the iteration may overwrite.
         """
+        for indices, logits in self.decode_together(tokens):
+            yield from zip(indices, logits, strict=True)
+
+    def decode_together(self, tokens: Sequence[BatchToken]) -> Iterator[tuple[list[int], Logits]]:
+        """`decode` a call at a time: the indices of the tokens that want logits, and those, (n, vocabulary)."""
         for start, stop in _chunks(tokens):
             self._batch.fill(tokens[start:stop])
             code = llama_cpp.llama_decode(self.handle, self._batch.handle)
             if code != 0:
                 raise RuntimeError(f"llama_decode returned {code}: {'; '.join(_last_errors)}")
             wanting = [index for index in range(start, stop) if tokens[index].wants_logits]
-            self._model.n_decoded += stop - start
-            self._model.n_outputs += len(wanting)
+            self._model.count(stop - start, len(wanting))
             if wanting:
-                yield from zip(wanting, self._logits(len(wanting)), strict=True)
+                yield wanting, self._logits(len(wanting))
 
-    def copy_prefix(self, source: int, target: int, n_tokens: int) -> None:
-        """Let `target` share the first `n_tokens` cells of `source`."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+    def share(self, source: int, target: int, n_tokens: int) -> None:
+        """Let `target` hold the first `n_tokens` of `source` and nothing else."""
+        held, n_held = self._shared.get(target, (source, 0))
+        if held != source or n_held < n_tokens:
+            self.clear(target)
+            end = n_tokens if self._is_unified else -1  # from cells of its own llama.cpp copies all or nothing
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
+        llama_cpp.llama_memory_seq_rm(self._memory, target, n_tokens, -1)
+        self._shared[target] = (source, n_tokens)
+
+    def release(self, sequence: int) -> None:
+        """Forget all but what the sequence shares; the next `share` of as much finds it there."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, self._shared.get(sequence, (0, 0))[1], -1)
 
     def clear(self, sequence: int) -> None:
+        self._shared.pop(sequence, None)
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def _logits(self, n_rows: int) -> Logits:
