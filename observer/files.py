@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from observer.errors import ObserverError, raise_all
 
+_DISK_FAULT = re.compile(
+    r"PytorchStreamWriter|inline_container\.cc:\d+\] \. unexpected pos|iostream error"  # torch, which tells no number
+    r"|No space left|Disk quota|os error (?P<number>27|28|30|122)\b"  # Python and Rust
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 PRIVATE = 0o600
 """Mode of files that hold conversations, or what was said in them."""
 
@@ -22,25 +31,36 @@ def atomic_path(path: Path, *, is_private: bool = False) -> Iterator[Path]:
     """Yield a sibling temporary path; on success fsync it and move it to `path`, else delete it.
 
     Works for a file or a folder; a file that `is_private`, such as one of conversations, is there from the start and
-    its owner's alone. Raises ObserverError when the folder is read-only or the disk is full.
+    its owner's alone. What killed processes have left of the same file goes.
+    Raises ObserverError when the folder is read-only or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        if is_private:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
-        yield temporary
-        if temporary.is_file():
-            _fsync(temporary)
-        elif path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        _fsync(path.parent)
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
+        with disk_errors_explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path)
+            _remove(temporary)
+            if is_private:
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
+            yield temporary
+            if temporary.is_file():
+                _fsync(temporary)
+            elif path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _fsync(path.parent)
     finally:
         _remove(temporary)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of `atomic_path(path)` whose processes were killed."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        import psutil
+
+        process = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            _remove(leftover)
 
 
 def write_text(path: Path, text: str, *, is_private: bool = False) -> None:
@@ -69,6 +89,18 @@ def write_row(stream: TextIO, row: dict[str, Any]) -> None:
     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def append_whole(descriptor: int, data: bytes) -> None:
+    """Write all of it to the end of an open file, or nothing; it is on the disk on return. Raises OSError."""
+    end = os.fstat(descriptor).st_size
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except BaseException:
+        os.ftruncate(descriptor, end)
+        raise
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8 text, without a byte-order mark. Raises ObserverError when missing, unreadable or not UTF-8."""
     try:
@@ -78,6 +110,27 @@ def read_text(path: Path) -> str:
         raise ObserverError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
     except OSError as error:
         raise ObserverError(explain_os_error(error, path)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Values that can be written as UTF-8 again: halves of characters, `\\ud800` alone, become question marks.
+
+    Raises json.JSONDecodeError, also where Python's own parser fails otherwise: depth, digits, encoding.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
+        value = json.loads(text)
+        if not _SURROGATE.search(text):
+            return value
+        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError:
+        raise json.JSONDecodeError("not UTF-8 text", "", 0) from None
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except ValueError:
+        raise json.JSONDecodeError("a number of too many digits", "", 0) from None
 
 
 def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -98,10 +151,9 @@ def scan_jsonl(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            faults.append(f"{path}:{number}: not JSON ({what}); one object a line is expected")
+            row = parse_json(line)
+        except json.JSONDecodeError as error:
+            faults.append(f"{path}:{number}: not JSON ({error.msg}); one object a line is expected")
             continue
         if isinstance(row, dict):
             rows.append((number, row))
@@ -130,9 +182,8 @@ def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLD
     """Raise ObserverError unless files of `needed_bytes` in all can be written below `folder`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-probe.{os.getpid()}"
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:  # without a name: a kill leaves nothing
+            probe.write(b"\0" * 4096)
     except OSError as error:
         raise ObserverError(explain_os_error(error, folder)) from error
     free_bytes = shutil.disk_usage(folder).free
@@ -142,14 +193,32 @@ def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLD
         )
 
 
+@contextlib.contextmanager
+def disk_errors_explained(path: Path) -> Iterator[None]:
+    """Turn what Python and the libraries that write for us raise on a full or read-only disk into one line."""
+    try:
+        yield
+    except ObserverError:
+        raise
+    except OSError as error:
+        raise ObserverError(explain_os_error(error, path)) from error
+    except Exception as error:  # safetensors, tokenizers and torch have errors of their own
+        if not (found := _DISK_FAULT.search(str(error))):
+            raise
+        number = int(found["number"] or errno.ENOSPC)
+        raise ObserverError(explain_os_error(OSError(number, os.strerror(number)), path)) from error
+
+
 def explain_os_error(error: OSError, path: Path) -> str:
     """One line for the errors a disk gives: place, what was found, what to do."""
     what, mend = error.strerror or str(error), "check the path"
     if isinstance(error, FileNotFoundError):
         what, mend = "no such file", "check the path, relative to the folder you run from"
-    elif error.errno in (28, 122):  # ENOSPC, EDQUOT
+    elif error.errno == errno.EFBIG:
+        what, mend = "larger than this disk or `ulimit -f` lets a file be", "raise the limit, or name another folder"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
         what, mend = "the disk is full", "free some space and run the same command again"
-    elif error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+    elif error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
         what, mend = "cannot be written or read here", "mend its permissions, or name another folder"
     elif isinstance(error, (NotADirectoryError, FileExistsError)):
         what, mend = "a file is in the way of a folder", "move it away"

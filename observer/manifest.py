@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from observer.errors import ObserverError
-from observer.files import read_text, sha256_file, write_json
+from observer.files import parse_json, read_text, sha256_file, write_json
 from observer.paths import PROJECT_ROOT
 
 TRACED_PACKAGES = "torch transformers trl peft accelerate datasets unsloth gguf llama-cpp-python bitsandbytes".split()
@@ -62,10 +62,13 @@ class Manifest:
 
 def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        stages = json.loads(read_text(path))["stages"]
-        return {name: {key: stage[key] for key in ("inputs", "outputs", "notes")} for name, stage in stages.items()}
+        stages = parse_json(read_text(path))["stages"]
+        found = {name: {key: stage[key] for key in ("inputs", "outputs", "notes")} for name, stage in stages.items()}
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ObserverError(f"{path}: not a manifest of ours; delete it to start the run anew") from error
+    if not all(isinstance(stage[key], dict) for stage in found.values() for key in ("outputs", "notes")):
+        raise ObserverError(f"{path}: not a manifest of ours; delete it to start the run anew")
+    return found
 
 
 def fingerprint(inputs: dict[str, Any]) -> str:

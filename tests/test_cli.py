@@ -139,3 +139,9 @@ def test_doctor_says_how_to_mend_what_is_missing() -> None:
 )
 def test_ollama_host_forms(host: str, url: str) -> None:
     assert ollama_url(host) == url
+
+
+def test_an_error_moves_no_cursor(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", GRADING | {"\x1b[2J\u202efield": 1})
+    done = observer("data", "check", str(path))
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {path}:1: \\x1b[2J\\u202efield: unknown field")

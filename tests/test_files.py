@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.files import (
+    append_whole,
     atomic_path,
     check_writable,
+    disk_errors_explained,
     explain_os_error,
     read_jsonl,
     read_text,
@@ -94,6 +96,57 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> Non
         temporary.symlink_to("/dev/full")
         temporary.write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",  # safetensors, tokenizers
+        "[enforce fail at inline_container.cc:672] . unexpected pos 118912 vs 118804",  # torch, of optimizer.pt
+        "basic_ios::clear: iostream error",
+        "PytorchStreamWriter failed writing file data/0: file write failed",
+    ],
+)
+def test_what_libraries_say_of_a_full_disk_is_the_same_clear_line(tmp_path: Path, words: str) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(ObserverError, match="model: the disk is full; free some space"), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise Exception(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_libraries_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="os error 2"), disk_errors_explained(tmp_path):
+        raise Exception("No such file or directory (os error 2)")
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_of_the_file(tmp_path: Path) -> None:
+    dead, alive = 2**22 + 1, os.getppid()  # beyond Linux's highest process number
+    for name in (f".a[1].json.{dead}.tmp", f".b.json.{dead}.tmp", f".a[1].json.{alive}.tmp", ".a[1].json.mine.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / f".adapter.{dead}.tmp").mkdir()
+    write_text(tmp_path / "a[1].json", "{}")
+    with atomic_path(tmp_path / "adapter") as temporary:
+        temporary.mkdir()
+    left = {f".b.json.{dead}.tmp", f".a[1].json.{alive}.tmp", ".a[1].json.mine.tmp", "a[1].json", "adapter"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_what_is_appended_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "answers.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with path.open("ab") as stream:
+        append_whole(stream.fileno(), b"one\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6, before[1]))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                append_whole(stream.fileno(), b"two\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        append_whole(stream.fileno(), b"three\n")
+    assert path.read_bytes() == b"one\nthree\n"
 
 
 def test_too_little_space_is_told_before_work_starts(tmp_path: Path) -> None:

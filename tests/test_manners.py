@@ -24,11 +24,12 @@ from observer.training.base import load_tokenizer
 from observer.training.device import Runtime, choose_runtime
 from observer.training.known_shapes import KNOWN_SHAPES, known_shape
 from observer.training.lock import held_for_one_run
-from observer.training.memory import memory_errors_explained, settle_checkpointing
+from observer.training.memory import memory_errors_explained
 from observer.training.plan import count_parameters, count_steps
 from observer.training.prepare import check_settings
 from observer.training.processes import Launch, SharedOrder, find_launch
 from observer.training.rows import Splits, TokenRow, encode_with, load_splits
+from observer.training.settle import settle_memory
 from tests.test_training import metrics_of, terminate_after, trained
 from tests.tiny_runs import tiny_config
 
@@ -188,7 +189,7 @@ def test_activations_are_recomputed_only_where_they_do_not_fit(
                          f"training.per_device_train_batch_size={n_rows}")  # fmt: skip
     shape = KNOWN_SHAPES.get(base) or read_shape(tiny_model)
     rows = [TokenRow([0] * 1000, 900, "grade")] * n_rows
-    settled, line = settle_checkpointing(config, ON_CPU, Splits(rows, rows[:1]), shape)
+    settled, [line] = settle_memory(config, ON_CPU, Splits(rows, rows[:1]), shape, 16 * 10**9)
     assert settled.training.gradient_checkpointing is is_on
     assert line.startswith(f"recompute {'on' if is_on else 'off'}") and says in line
 

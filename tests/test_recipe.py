@@ -43,6 +43,8 @@ def test_one_command_leaves_every_artefact(finished_run: Path) -> None:
         assert (root / name).stat().st_size > 0, name
     assert "q8_0" in (root / "reports" / "summary.md").read_text()
     assert set(json.loads((root / "manifest.json").read_text())["stages"]) == set(STAGES)
+    modules = json.loads((root / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert modules == sorted(modules), "PEFT's set has another order in each process"
     assert not list(root.rglob(".*")), "no temporary files are left"
 
 

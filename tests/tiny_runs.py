@@ -66,5 +66,5 @@ evaluation: {{limit: 1}}
     return config
 
 
-def tiny_config(folder: Path, base: Path, *overrides: str) -> Config:
-    return load_config(write_tiny_run(folder, base), overrides)
+def tiny_config(folder: Path, base: Path, *overrides: str, n_rows: int = 24) -> Config:
+    return load_config(write_tiny_run(folder, base, n_rows=n_rows), overrides)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from observer.errors import ObserverError, raise_all
-from observer.files import read_text
+from observer.files import parse_json, read_text
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements decoded at a time: 4 MB in float32."""
@@ -39,6 +40,10 @@ _CONFIG_KEYS = {
     "vocab_size": "vocab_size",
 }
 """Fields of Qwen3Shape -> keys of config.json."""
+
+_FRACTIONS = frozenset({"rope_theta", "rms_norm_eps"})
+MAX_BLOCKS = 1_000
+"""No Qwen3 has a tenth of it; a config with more asks for memory, not for a model."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,10 @@ def read_shape(folder: Path) -> Qwen3Shape:
     config["rope_theta"] = _rope_theta(path, config)
     mend = "save the model again with transformers"
     raise_all([f"{path}: {key!r} is missing; {mend}" for key in _CONFIG_KEYS.values() if config.get(key) is None])
+    odd = [key for key in _CONFIG_KEYS.values() if not _is_size(config[key], may_be_broken=key in _FRACTIONS)]
+    raise_all([f"{path}: {key!r} is {str(config[key])[:40]}; a positive number is expected" for key in odd])
+    if config["num_hidden_layers"] > MAX_BLOCKS:
+        raise ObserverError(f"{path}: {config['num_hidden_layers']} layers; at most {MAX_BLOCKS} are read")
     values = {field: config[key] for field, key in _CONFIG_KEYS.items()}
     return Qwen3Shape(**values, is_tied=bool(config.get("tie_word_embeddings", False)))
 
@@ -117,8 +126,8 @@ def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
     """All tensors, sorted by name. Raises ObserverError naming every missing, unknown or misshapen one."""
     tensors = [tensor for path in _weight_files(folder) for tensor in _tensors_of(path)]
     found, expected = {tensor.name: tensor for tensor in tensors}, expected_shapes(shape)
-    optional = {"lm_head.weight"} if shape.is_tied else set()
-    faults = [f"{folder}: tensor {name} is missing" for name in expected if name not in found | dict.fromkeys(optional)]
+    there = found.keys() | ({"lm_head.weight"} if shape.is_tied else set())
+    faults = [f"{folder}: tensor {name} is missing" for name in expected if name not in there]
     for tensor in tensors:
         if tensor.name not in expected:
             faults.append(f"{tensor.path}: tensor {tensor.name} has no GGUF name; save a plain merged Qwen3")
@@ -133,7 +142,7 @@ def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Raises ObserverError when missing or not a JSON object."""
     try:
-        value = json.loads(read_text(path))
+        value = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise ObserverError(f"{path}:{error.lineno}: not JSON ({error.msg}); save the model again") from error
     if not isinstance(value, dict):
@@ -144,9 +153,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def _rope_theta(path: Path, config: dict[str, Any]) -> float | None:
     # transformers 5 writes rope_parameters; before it, rope_theta and rope_scaling stood at the top
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ObserverError(f"{path}: rope_parameters is no object; save the model again with transformers")
     if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
         raise ObserverError(f"{path}: rope_type {kind!r} is not converted; use a model with the default RoPE")
     return rope.get("rope_theta", config.get("rope_theta"))
+
+
+def _is_size(value: Any, *, may_be_broken: bool) -> bool:
+    is_number = type(value) is int or (may_be_broken and type(value) is float)
+    return is_number and 0 < value < 1 << 40  # NaN is in no order
 
 
 def expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
@@ -178,11 +194,15 @@ def expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        paths = [folder / name for name in sorted(set(read_json_object(index).get("weight_map", {}).values()))]
+        named = read_json_object(index).get("weight_map")
+        names = set(map(str, named.values())) if isinstance(named, dict) else set()
+        if not names or any(Path(name).name != name for name in names):
+            raise ObserverError(f"{index}: weight_map is to name files of this folder; save the model again")
+        paths = [folder / name for name in sorted(names)]
     else:
         paths = [folder / "model.safetensors"]
     mend = "merge or save the model again; only safetensors are read"
-    raise_all([f"{path}: no such file; {mend}" for path in paths if not path.is_file()])
+    raise_all([f"{path}: no such file; {mend}" for path in paths if not os.path.isfile(path)])
     return paths
 
 

@@ -30,6 +30,7 @@ from observer.export.source import Source
 from observer.export.verify import verify_gguf
 from observer.files import check_writable, sha256_file
 from observer.manifest import Manifest
+from observer.training.lock import held_folder
 from observer.training.merge import merge_adapter
 from observer.training.stages import Stages
 
@@ -80,6 +81,11 @@ def export(plan: ExportPlan) -> Manifest:
     Raises ObserverError for what can be told before (types, source, disk), and at the end naming every failed check.
     """
     check_plan(plan)
+    with held_folder(plan.out, "name another one with --out"):
+        return _export_alone(plan)
+
+
+def _export_alone(plan: ExportPlan) -> Manifest:
     remove_leftovers(plan.out)
     check_disk(plan)
     manifest = Manifest(plan.out / EXPORT_JSON)

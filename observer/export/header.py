@@ -50,6 +50,8 @@ def read_header(path: Path) -> GGUFHeader:
             return _read(data)
     except OSError as error:
         raise ObserverError(explain_os_error(error, path)) from error
+    except RecursionError as error:
+        raise ObserverError(f"{path}: not a whole GGUF file (nested too deeply); delete it and export again") from error
     except (ValueError, KeyError, struct.error) as error:
         raise ObserverError(f"{path}: not a whole GGUF file ({error}); delete it and export again") from error
 

@@ -67,7 +67,7 @@ def read_imatrix(path: Path) -> Imatrix:
         raise ObserverError(f"{path}: general.type is {metadata.get('general.type')!r}, not 'imatrix'; {_MEND}")
     try:
         tensors = {tensor.name: np.array(tensor.data).reshape(-1) for tensor in gguf.GGUFReader(path).tensors}
-    except ValueError as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
         raise ObserverError(f"{path}: cut short ({error}); {_MEND}") from error
     names = sorted(name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS))
     pairs = {name: (tensors[name + _SUMS], tensors.get(name + _COUNT)) for name in names}

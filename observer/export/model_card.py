@@ -132,7 +132,7 @@ def _training_section(config: Config, paths: RunPaths) -> str:
         f"- base: `{config.model.base}`{revision}{', in 4 bits (NF4)' if config.model.load_in_4bit else ''}",
         f"- LoRA: rank {lora.r}, alpha {lora.lora_alpha} (scale {scale}), on {', '.join(lora.target_modules)}",
         f"- learning rate {training.learning_rate:g} ({training.lr_scheduler_type}), "
-        f"{training.per_device_train_batch_size * training.gradient_accumulation_steps} rows a step, "
+        f"{training.batch_size * training.gradient_accumulation_steps} rows a step, "
         f"seed {config.run.seed}",
     ]
     notes = Manifest(paths.manifest).notes("train")

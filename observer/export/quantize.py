@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -39,6 +42,8 @@ from observer.progress import show_progress
 
 FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
 _PLACE = re.compile(r"\[ *(\d+)/ *\d+\] ")
+_BLOCK_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1
 _WHY = re.compile(r"error|fail|abort|assert|disabled", re.IGNORECASE)
 
 
@@ -87,7 +92,12 @@ def quantize(
         job = Job(
             str(source), str(temporary), file_types()[quantization], imatrix and str(imatrix), dict(overrides or {})
         )
-        log = run_job(job, lambda done: show(done, n_tensors))
+        try:
+            log = run_job(job, lambda done: show(done, n_tensors))
+        except ObserverError as error:
+            if shutil.disk_usage(temporary.parent).free < _BLOCK_BYTES:  # llama.cpp says "iostream error"
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         return _report(quantization, temporary, log, used)
 
 
@@ -217,5 +227,12 @@ def _report(quantization: str, path: Path, log: str, imatrix: Path | None) -> Qu
     return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks, has_imatrix)
 
 
+def _end_with_parent() -> None:
+    """Have the system kill this child when its parent is killed: nobody would take what it writes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     sys.exit(_quantize_here(Job(**json.loads(sys.argv[1]))))

@@ -27,7 +27,10 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     path = folder / "tokenizer.json"
     tokenizer = read_json_object(path)
     _check_kind(path, tokenizer)
-    tokens, types = _tokens(path, tokenizer, vocab_size)
+    try:
+        tokens, types = _tokens(path, tokenizer, vocab_size)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
     control = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL}
     mend = "a control token of the prompt, is not among its added tokens; use a Qwen tokenizer"
     raise_all([f"{path}: {token}, {mend}" for token in (IM_START, IM_END) if token not in control])
@@ -35,7 +38,10 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
+    try:
+        special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
     special.special_token_ids["eos"] = tokens.index(IM_END)
     special.add_special_token["bos"] = False
     if special.chat_template != CHAT_TEMPLATE:
@@ -46,7 +52,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
 
 def _check_kind(path: Path, tokenizer: dict[str, Any]) -> None:
     model, pre_tokenizer = tokenizer.get("model", {}), json.dumps(tokenizer.get("pre_tokenizer"))
-    if model.get("type") != "BPE" or json.dumps(QWEN2_PATTERN) not in pre_tokenizer:
+    if not isinstance(model, dict) or model.get("type") != "BPE" or json.dumps(QWEN2_PATTERN) not in pre_tokenizer:
         raise ObserverError(f"{path}: not a byte-level BPE with Qwen2's pre-tokenizer; use a Qwen tokenizer")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -12,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import TypeAdapter
+
 from observer.errors import ObserverError, raise_all
-from observer.files import PRIVATE, explain_os_error
+from observer.files import PRIVATE, append_whole, explain_os_error, parse_json
 
 _START = b'{"key": '
 
@@ -30,6 +33,9 @@ class Answer:
     cost_usd: float = 0.0
 
 
+_ANSWER = TypeAdapter(Answer)
+
+
 class Ledger:
     """The answers by key; `append` returns once the line is on the disk."""
 
@@ -42,9 +48,7 @@ class Ledger:
         """Record one answer. Raises ObserverError when the disk does not take it."""
         record = {"key": key, "time": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(answer)
         try:
-            self._stream.write(json.dumps(record).encode() + b"\n")
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            append_whole(self._stream.fileno(), json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise ObserverError(explain_os_error(error, self._path)) from error
         self.answers[key] = answer
@@ -87,11 +91,13 @@ def read_ledger(path: Path) -> dict[str, Answer]:
 def _parse(data: bytes, path: Path) -> dict[str, Answer]:
     *lines, torn = data.split(b"\n")
     names = [field.name for field in fields(Answer)]
-    answers, faults = {}, []
+    answers, faults = dict[str, Answer](), list[str]()
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            answers[record["key"]] = Answer(**{name: record[name] for name in names})
+            record = parse_json(line)
+            answers[str(record["key"])] = answer = _ANSWER.validate_python({name: record[name] for name in names})
+            if not math.isfinite(answer.cost_usd):
+                raise ValueError("costs that are no number")
         except (ValueError, KeyError, TypeError):
             faults.append(f"{path}:{number}: no line of a ledger; delete it, or name another file with --ledger")
     if torn and not torn.startswith(_START) and not _START.startswith(torn):

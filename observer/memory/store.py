@@ -6,13 +6,16 @@ Each observation is one transaction and counts once. Facts are ended, never dele
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from observer.errors import ObserverError
 from observer.files import explain_os_error
@@ -22,9 +25,12 @@ from observer.memory.rules import related_predicates
 from observer.observation import Observation
 from observer.schema import canonical_triple
 
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x6F627376  # "obsv", in the file's header: no other program's file is taken for a memory
 BUSY_TIMEOUT_S = 30.0
+PAGE_BYTES = 1 << 16
+"""What SQLite may ask of the disk at once: its index of the log grows by half of it."""
 
 SCHEMA = """
 CREATE TABLE sources (
@@ -119,7 +125,7 @@ class Store:
         )
         with self._faults_explained():
             rows = self._database.execute(query, values).fetchall()
-        return [_event(row) for row in rows]
+        return self._parsed(_event, rows)
 
     def has(self, source: str) -> bool:
         with self._faults_explained():
@@ -138,8 +144,8 @@ class Store:
         found: dict[str, dict[str, str]] = {}
         with self._faults_explained():
             rows = self._database.execute("SELECT observation FROM sources ORDER BY seen_at, rowid").fetchall()
-        for (text,) in rows:
-            for entity in Observation.model_validate_json(text).entities:
+        for observation in self._parsed(lambda row: Observation.model_validate_json(row["observation"]), rows):
+            for entity in observation.entities:
                 found.setdefault(entity.name.casefold(), {}).update(entity.attributes)
         return found
 
@@ -151,6 +157,9 @@ class Store:
                     f"{self.path}: a memory of version {version}, this program reads version {SCHEMA_VERSION}; "
                     "use the version of observer that wrote it, or name another file"
                 )
+            if (shape := _shape_of(self._database)) != shape_of_a_memory():
+                odd = ", ".join(sorted(shape ^ shape_of_a_memory()))[:200]
+                raise ObserverError(f"{self.path}: no memory: unlike ours in {odd}; name another file")
             return
         with self._transaction():  # two programs may come to a new file at once
             if self._pragma("application_id") == APPLICATION_ID:
@@ -174,7 +183,8 @@ class Store:
             try:
                 yield
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # SQLite has ended it itself where the disk is full
+                    self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
 
@@ -188,6 +198,8 @@ class Store:
             if "locked" in str(error) or "busy" in str(error):
                 mend = f"another program has been writing to it for {BUSY_TIMEOUT_S:.0f} s; run the same again"
                 raise ObserverError(f"{self.path}: {mend}") from error
+            if shutil.disk_usage(self.path.parent).free < PAGE_BYTES:  # also told as "disk I/O error"
+                raise ObserverError(explain_os_error(OSError(errno.ENOSPC, ""), self.path)) from error
             raise ObserverError(f"{self.path}: {error}; check the file, its folder and the space left") from error
         except sqlite3.DatabaseError as error:
             raise ObserverError(f"{self.path}: no memory ({error}); name another file") from error
@@ -220,7 +232,14 @@ class Store:
             rows = self._database.execute(
                 f"SELECT {columns} FROM facts{where} ORDER BY first_seen, id", values
             ).fetchall()
-        return [Fact.model_validate(dict(row)) for row in rows]
+        return self._parsed(lambda row: Fact.model_validate(dict(row)), rows)
+
+    def _parsed(self, parse: Callable[[sqlite3.Row], T], rows: Iterable[sqlite3.Row]) -> list[T]:
+        try:
+            return [parse(row) for row in rows]
+        except (ValueError, TypeError) as error:
+            what = str(error).partition("\n")[0]
+            raise ObserverError(f"{self.path}: holds what is none of ours ({what}); take a copy of before") from error
 
     def _upsert(self, fact: Fact) -> None:
         subject, _, obj = fact.key
@@ -234,6 +253,19 @@ class Store:
         row = (source, seen_at.isoformat(), operation.kind, operation.reason, fact.id, fact.model_dump_json())
         columns = "source, seen_at, kind, reason, fact_id, fact"
         self._database.execute(f"INSERT INTO operations ({columns}) VALUES ({_marks(row)})", row)
+
+
+@cache
+def shape_of_a_memory() -> set[str]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(SCHEMA)
+        return _shape_of(database)
+
+
+def _shape_of(database: sqlite3.Connection) -> set[str]:
+    """Kind, name and words of every table, index, view and trigger: a view could ask for anything, and for ever."""
+    rows = database.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    return {" ".join(" ".join(map(str, row)).split()) for row in rows}
 
 
 def _create_private(path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
-from observer.files import explain_os_error
+from observer.files import append_whole, explain_os_error
 from observer.observation import Asked, Observation
 
 _STARTS = [f'{{"{name}":'.encode() for name in Observation.model_fields]
@@ -28,9 +28,7 @@ class Ledger:
     def write(self, observations: Sequence[Observation]) -> None:
         """Append a line each. Raises ObserverError when the disk does not take them."""
         try:
-            self._stream.write(b"".join(to_line(observation) for observation in observations))
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            append_whole(self._stream.fileno(), b"".join(to_line(observation) for observation in observations))
         except OSError as error:
             raise ObserverError(explain_os_error(error, self.path)) from error
         self.done |= {str(observation.id): observation.fault for observation in observations}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from observer.errors import printable
+
 T = TypeVar("T")
 WAIT_S = 0.2
 SECONDS_BETWEEN_LINES = 15.0
@@ -100,6 +102,7 @@ class Meter:
             self.say(", ".join(parts))
 
     def say(self, line: str) -> None:
+        line = printable(line)
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:

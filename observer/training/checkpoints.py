@@ -14,22 +14,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
 from observer.errors import ObserverError
-from observer.files import explain_os_error, read_text, write_json
+from observer.files import read_text, write_json
 from observer.paths import RunPaths
+from observer.stopping import Stopped
 from observer.training.processes import Launch, add_up
 
-CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
-RNG_STATES = "rng_state*.pth"
-"""One file, or one for each process."""
+CHECKPOINT_FILES = ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json")
+CHECKPOINT_STATES = ("optimizer.*", "rng_state*.pth")
+"""The optimizer's is .pt, or .bin where weights are split; the other is one file, or one for each process."""
 ECHO_S = 2.0
 """Seconds in which a second signal is the first one again: torchrun passes on what the terminal told every process."""
 
 _RECORD = "inputs.json"
-_DISK_FAULT = re.compile(r"PytorchStreamWriter|No space left|os error (28|30|122)|Disk quota")
 
 
 def find_checkpoint(paths: RunPaths, inputs: str, *, resume: bool) -> Path | None:
@@ -56,14 +56,23 @@ def find_checkpoint(paths: RunPaths, inputs: str, *, resume: bool) -> Path | Non
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that a kill did not cut: trainer_state.json is written last."""
-    if not folder.is_dir():
-        return None
-    found = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return next((path for path in sorted(found, key=checkpoint_step, reverse=True) if _is_whole(path)), None)
+    return max(filter(_is_whole, _checkpoints_in(folder)), key=checkpoint_step, default=None)
+
+
+def remove_cut_checkpoints(folder: Path) -> None:
+    """Remove those that a kill or a full disk cut: nothing can go on from them."""
+    for checkpoint in _checkpoints_in(folder):
+        if not _is_whole(checkpoint):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
 def start_checkpoints(paths: RunPaths, inputs: str, checkpoint: Path | None) -> None:
-    """Record what the checkpoints belong to; without one to go on from, clear the folder first."""
+    """Record what the checkpoints belong to; what was cut goes, and without one to go on from, the whole folder."""
+    remove_cut_checkpoints(paths.checkpoints)
     if checkpoint is None:
         shutil.rmtree(paths.checkpoints, ignore_errors=True)
     write_json(paths.checkpoints / _RECORD, {"inputs": inputs, "is_finished": False})
@@ -84,12 +93,17 @@ class StopCallback(TrainerCallback):
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.asked_at: float | None = None
+        self.asked_by: int = signal.SIGINT
         self.has_stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if add_up(self.launch, [self.asked_at is not None], args.device)[0]:
             control.should_save = control.should_training_stop = True
-            self.has_stopped = state.global_step < state.max_steps
+            self.has_stopped = True
+
+    def settle(self, args: TrainingArguments) -> None:
+        """After the last step: a signal that came during what follows it stops the run just as well."""
+        self.has_stopped = self.has_stopped or bool(add_up(self.launch, [self.asked_at is not None], args.device)[0])
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -105,28 +119,31 @@ class StopCallback(TrainerCallback):
     def _take(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.asked_at is None:
-            self.asked_at = now
+            self.asked_at, self.asked_by = now, number
             if self.launch.is_first:  # os.write: the signal may have come in the middle of another write
                 os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
         elif not self.launch.is_shared or now - self.asked_at > ECHO_S:
-            raise KeyboardInterrupt
+            raise Stopped(number)
 
 
-@contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn what torch, safetensors and Python raise on a full or read-only disk into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
-    except (SafetensorError, RuntimeError) as error:
-        if not _DISK_FAULT.search(str(error)):
-            raise
-        raise ObserverError(f"{path}: the disk is full; free some space and run the same command again") from error
+class RotationCallback(TrainerCallback):
+    """Removes all checkpoints but the last ones and the best, by their steps.
+
+    The trainer itself would go by the time of the folders: after the clock is set back, the newest is taken.
+    """
+
+    def __init__(self, save_total_limit: int) -> None:
+        self.save_total_limit = save_total_limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero and args.output_dir:
+            rotate_checkpoints(args.output_dir, self.save_total_limit, state.best_model_checkpoint, use_mtime=False)
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES) or not any(checkpoint.glob(RNG_STATES)):
+    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
+        return False
+    if not all(any(checkpoint.glob(name)) for name in CHECKPOINT_STATES):
         return False
     try:
         return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from observer.manifest import Manifest
+from observer.stopping import check_asked
 
 
 class Stages:
@@ -19,6 +20,7 @@ class Stages:
     def __call__(
         self, name: str, inputs: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any] | None]
     ) -> bool:
+        check_asked()
         started = time.monotonic()
         did_run = self.manifest.run(name, inputs, outputs, work)
         what = f"done in {time.monotonic() - started:.1f} s" if did_run else "done before on the same inputs, skipped"

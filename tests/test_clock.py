@@ -1,0 +1,68 @@
+"""A clock that jumps by a day, either way, changes nothing but the times that are written down."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import os
+import time
+from pathlib import Path
+
+import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from observer.paths import PROJECT_ROOT
+from observer.training.checkpoints import RotationCallback
+from observer.training.token_cache import FILES_KEPT, look_up
+from tests.tiny_runs import tiny_config
+
+DAY_S = 86_400.0
+CODE = [PROJECT_ROOT / "train_sft.py", *sorted((PROJECT_ROOT / "observer").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(PROJECT_ROOT).as_posix())
+def test_no_duration_is_measured_by_the_clock_on_the_wall(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    asked = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert not {"time.time", "time.time_ns", "datetime.utcnow", "os.path.getmtime"}.intersection(asked)
+
+
+def test_the_last_checkpoints_are_kept_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    now = time.time()
+    for number, step in enumerate((3, 6, 9, 12)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        os.utime(folder, (now - number * DAY_S,) * 2)
+    state = TrainerState(best_model_checkpoint=str(tmp_path / "checkpoint-3"), is_world_process_zero=True)
+    RotationCallback(2).on_save(TrainingArguments(str(tmp_path)), state, TrainerControl())
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-12"}
+
+
+def test_what_was_just_tokenized_is_kept_though_older_files_seem_newer(tmp_path: Path) -> None:
+    for number in range(FILES_KEPT):
+        look_up([str(number)], "tokenizer", lambda texts: [[1]], tmp_path)
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() + DAY_S,) * 2)
+    asked: list[list[str]] = []
+    for _ in range(2):
+        look_up(["new"], "tokenizer", lambda texts: asked.append(texts) or [[2]], tmp_path)
+    assert asked == [["new"]] and len(list(tmp_path.iterdir())) == FILES_KEPT
+
+
+@pytest.mark.slow
+def test_a_training_is_the_same_while_the_clock_jumps(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_training import trained
+
+    steps = ["training.num_train_epochs=2", "training.eval_steps=2", "training.save_total_limit=1"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "jumping").mkdir()
+    expected = trained(tiny_config(tmp_path / "plain", tiny_model, *steps))
+    clock, jumps = time.time, itertools.cycle([0.0, -DAY_S, DAY_S])
+    monkeypatch.setattr(time, "time", lambda: clock() + next(jumps))
+    config = tiny_config(tmp_path / "jumping", tiny_model, *steps)
+    assert trained(config) == expected
+    assert {path.name for path in config.paths.checkpoints.glob("checkpoint-*")} == {"checkpoint-6"}
+    lines = [line for line in config.paths.log.read_text().splitlines() if " left" in line]
+    assert lines and not any("-" in line.rpartition("GB")[2] for line in lines), "no time left is below 0"
