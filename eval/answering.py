@@ -136,22 +136,20 @@ def load_answers(path: Path) -> Answers:
             if "unconstrained" in line:
                 unconstrained[len(completions)] = _completion_of(line["unconstrained"])
             completions.append((row, _completion_of(line)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             faults.append(f"{path}:{number}: not an answer ({type(error).__name__}: {error}); evaluate the model again")
     raise_all(faults)
-    return Answers(
-        model=ModelInfo(**head["model"]),
-        split=head["split"],
-        date=head["date"],
-        machine=Machine(**head["machine"]),
-        environment=head["environment"],
+    try:
+        known = _head_of(head)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        raise ObserverError(f"{path}:1: not the head of saved answers ({error}); evaluate the model again") from error
+    return replace(
+        known,
         grade_rows=[row for row, _ in grades],
         grades=[grade for _, grade in grades],
         extract_rows=[row for row, _ in completions],
         completions=[completion for _, completion in completions],
         unconstrained=unconstrained,
-        seconds=head["seconds"],
-        unfinished=tuple(head["unfinished"]),
     )
 
 
@@ -211,13 +209,28 @@ def _row_of(line: dict[str, Any]) -> Row:
     return row | {name: line[name] for name in ("task", *_PROVENANCE) if name in line}
 
 
+def _head_of(head: dict[str, Any]) -> Answers:
+    """Raises KeyError, TypeError or ValueError for what is none."""
+    return Answers(
+        model=ModelInfo(**head["model"]),
+        split=str(head["split"]),
+        date=str(head["date"]),
+        machine=Machine(**head["machine"]),
+        environment=dict(head["environment"]),
+        seconds={str(task): float(seconds) for task, seconds in dict(head["seconds"]).items()},
+        unfinished=tuple(map(str, head["unfinished"])),
+    )
+
+
 def _grade_of(line: dict[str, Any]) -> Grade:
     return Grade(Label(line["label"]), {Label(label): float(p) for label, p in line["probabilities"].items()})
 
 
 def _completion_of(line: dict[str, Any]) -> Completion:
-    logprobs = None if line["logprobs"] is None else tuple(line["logprobs"])
-    return Completion(line["text"], tuple(line["tokens"]), line["truncated"], logprobs)
+    logprobs = None if line["logprobs"] is None else tuple(map(float, line["logprobs"]))
+    if not isinstance(line["text"], str):
+        raise TypeError("text is no text")
+    return Completion(line["text"], tuple(map(int, line["tokens"])), bool(line["truncated"]), logprobs)
 
 
 def _describe_gguf(engine: Any) -> ModelInfo:

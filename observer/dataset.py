@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
-from observer.files import scan_jsonl
+from observer.files import parse_json, scan_jsonl
 from observer.prompts import SYSTEM_PROMPTS, Task, clean, training_row
 from observer.schema import Extraction, Label, describe_fault, parse_row
 
@@ -93,8 +93,8 @@ def answer_faults(task: str, answer: str) -> list[str]:
         allowed = ", ".join(Label)
         return [] if answer in list(Label) else [f"completion: unknown label {answer[:60]!r}; allowed: {allowed}"]
     try:
-        extraction = Extraction.model_validate(json.loads(answer))
-    except (json.JSONDecodeError, RecursionError) as error:
+        extraction = Extraction.model_validate(parse_json(answer))
+    except json.JSONDecodeError as error:
         return [f"completion: not JSON ({error})"]
     except ValidationError as error:
         return [f"completion: {describe_fault(fault)}" for fault in error.errors()]

@@ -7,9 +7,11 @@ side make another word of it, except in scripts that part no words or hang endin
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import regex
@@ -32,6 +34,17 @@ class Message:
     text: str
     hidden: Sequence[tuple[int, int]] = ()
 
+    def _is_hidden(self, begin: int, stop: int) -> bool:
+        """Whether some of it is hidden: of the ranges that begin before its end, whether one ends behind its start."""
+        place = bisect_left(self._hidden_until, stop, key=lambda entry: entry[0])
+        return place > 0 and self._hidden_until[place - 1][1] > begin
+
+    @cached_property
+    def _hidden_until(self) -> list[tuple[int, int]]:
+        """The starts of hidden ranges in order, each with the furthest end so far."""
+        furthest = accumulate((end for _, end in sorted(self.hidden)), max)
+        return list(zip(sorted(start for start, _ in self.hidden), furthest, strict=True))
+
     @cached_property
     def _folded(self) -> tuple[str, list[tuple[int, int]]]:
         """The text as it is compared, and for each of its characters the range it comes from."""
@@ -43,7 +56,7 @@ class Message:
         found = []
         for start, end in _occurrences(fold(name), text):
             begin, stop = ranges[start][0], ranges[end - 1][1]
-            if not any(begin < hidden_end and hidden_start < stop for hidden_start, hidden_end in self.hidden):
+            if not self._is_hidden(begin, stop):
                 found.append(Span(message=self.place, start=begin, end=stop))
         return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from observer.config import UnknownPredicates
 from observer.errors import ObserverError, raise_all
-from observer.files import explain_os_error
+from observer.files import explain_os_error, parse_json
 from observer.repairs import repair_row
 from observer.schema import RawRow
 
@@ -87,15 +87,11 @@ def sort_out(lines: Iterable[tuple[str, bytes]], *, to_related: bool) -> Importe
 def read_line(line: bytes, *, to_related: bool) -> tuple[RawRow | None, Counter[str], list[str]]:
     """One line as a row, its repairs, its faults."""
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         return None, Counter(), ["not UTF-8 text; save the file as UTF-8"]
     except json.JSONDecodeError as error:
         return None, Counter(), [f"not JSON ({error.msg}); one object a line is expected"]
-    except RecursionError:
-        return None, Counter(), ["not JSON (nested too deeply); one object a line is expected"]
-    except ValueError as error:  # a number of more digits than Python converts
-        return None, Counter(), [f"not JSON ({error}); one object a line is expected"]
     if not isinstance(value, dict):
         return None, Counter(), [f"found a {type(value).__name__}; one JSON object a line is expected"]
     repaired = repair_row(value, unknown_to_related=to_related)

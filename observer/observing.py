@@ -31,6 +31,7 @@ from observer.schema import USER, Entity, Extraction, Relationship, Turn
 from observer.when import validity
 
 T = TypeVar("T", bound=BaseModel)
+UNREAD = "the answer is none of the schema's"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def observation(
         relationships=_relationships(found, prepared, _confidence(completion)),
         redactions=prepared.redactions,
         truncated=completion.truncated if completion else False,
-        fault=fault or (redact(unread) if unread else None),
+        fault=fault or (_without_secrets(unread, prepared) if unread else None),
         model=model,
         at=prepared.exchange.at,
         id=prepared.exchange.id,
@@ -96,7 +97,7 @@ def read_extraction(text: str, truncated: bool = False) -> tuple[Extraction, str
     try:
         return Extraction.model_validate_json(text), None
     except ValidationError:
-        fault = "the answer reached its bound" if truncated else f"the answer is none of the schema's: {text[:60]!r}"
+        fault = "the answer reached its bound" if truncated else f"{UNREAD}: {text[:60]!r}"
     try:
         value = from_json(text, allow_partial=True)
     except ValueError:
@@ -104,6 +105,11 @@ def read_extraction(text: str, truncated: bool = False) -> tuple[Extraction, str
     lists: Mapping[str, Any] = value if isinstance(value, dict) else {}
     entities = _whole(Entity, lists.get("entities"))
     return Extraction(entities=entities, relationships=_whole(Relationship, lists.get("relationships"))), fault
+
+
+def _without_secrets(fault: str, prepared: Prepared) -> str:
+    """A fault quotes the answer, unless that gives something away."""
+    return f"{UNREAD}: {MARK}" if prepared.is_secret(fault) else fault
 
 
 def _whole(kind: type[T], items: Any) -> list[T]:
@@ -126,7 +132,9 @@ def _entities(found: Extraction, prepared: Prepared) -> list[ObservedEntity]:
         entities[entity.name] = ObservedEntity(
             name=entity.name,
             type=entity.type,
-            attributes={key: text for key, text in entity.attributes.items() if not prepared.is_secret(text)},
+            attributes={
+                key: text for key, text in entity.attributes.items() if not prepared.is_secret(key + "\n" + text)
+            },
             spans=spans,
             is_grounded=bool(spans) or entity.name == USER,
         )

@@ -16,6 +16,8 @@ import regex
 MARK = "[REDACTED]"
 SHORTEST_TOLD = 4
 """A secret of fewer characters stands in other words too often to be looked for."""
+LONGEST_JUDGED = 64
+"""Characters of what may be a password that decide whether it is one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ _SHAPES = {
         | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeprs]-[\w-]{10,} | (?-i:A(?:KIA|SIA)[A-Z0-9]{16})
         | (?-i:AIza[\w-]{30,}) | ya29\.[\w-]{20,} | hf_\w{16,} | npm_\w{20,} | pypi-[\w-]{20,}
         | SG\.[\w-]{16,}\.[\w-]{16,} | whsec_\w{16,} | dop_v1_\w{32,} | shpat_\w{20,}
-        | (?:api|tok|token|key|secret) [-_] (?=\w*\d) [\w-]{8,} )"""),
+        | (?:api|tok|token|key|secret) [-_] (?=\w{0,64}?\d) [\w-]{8,} )"""),
     "password": _compiled(r"(?<= \b[a-z][a-z0-9+.-]{1,20}://[^\s:@/]{0,64}: ) [^\s@/]+ (?=@)"),
     "token": _compiled(r"(?<= \b(?:bearer|basic)\ ) [\w.~+/=-]{8,}"),
     "iban": _compiled(r"(?<![A-Z0-9]) [A-Z]{2}\d{2} (?:\ ?[A-Z0-9]{4}){2,7} (?:\ ?[A-Z0-9]{1,3})? (?![A-Z0-9])"),
@@ -65,21 +67,33 @@ _SHAPES = {
 
 _PASSWORD_SAID = _compiled(
     rf"(?<!\p{{L}}){_PASSWORD_WORD}(?!\p{{L}}) [^\n.!?:=]{{0,24}}? (?:{_LINK})+ {_QUOTE}"
-    rf"(?P<value>[^\s\"'`“”’,;]{{4,}})"
+    rf"(?P<value>[^\s\"'`“”’,;]{{4,{LONGEST_JUDGED}}})"
 )
 _PASSWORD_BESIDE = _compiled(
     rf"(?<!\p{{L}})(?: {_PASSWORD_WORD} {_QUOTE} | (?:login|user(?:\ ?name)?|admin)\b [^\n/]{{0,30}}\ /\ )"
-    rf"(?P<value>[^\s\"'`,;]{{4,}})"
+    rf"(?P<value>[^\s\"'`,;]{{4,{LONGEST_JUDGED}}})"
 )
+_NO_BLANK = regex.compile(r"[^\s\"'`,;]*+")
+_LETTER = regex.compile(r"\w")
 _SEED_PHRASE = _compiled(
     r"(?:seed|recovery|backup)\ phrase\b [^\n.,;!?]{0,20}? \b(?:is|with|:)\s (?P<value>[^\n.,;!?]{4,})"
 )
+_SEED_WORDS = _compiled(
+    r"(?:seed|recovery|backup)\ phrase\b [^\n]{0,200}? :\s+"
+    r"(?P<value>(?-i:\p{Ll}{3,8}[ ,]{1,2}){5,23}(?-i:\p{Ll}{3,8}))\b"
+)
+_IN_NO_SEED = frozenset("the and for are was were not but has had its his her our their from your been".split())
+"""Words of nearly every sentence that BIP-39's list lacks."""
 _CODE_SAID = _compiled(
     rf"(?<!\p{{L}}){_CODE_WORD}(?!\p{{L}}) [^\d\n!?]{{0,40}}? (?<![\p{{L}}\d.]) (?P<value>\d(?:[\ -]?\d){{2,9}}\#?)"
     rf"(?! [\d%€$] | [.,:]\d | \p{{L}} )"
 )
 _CODE_BEFORE = _compiled(
     r"(?<![\d.,]) (?P<value>\d{4,8}) \ (?:as|for|is)\ (?:a\ |the\ |my\ |our\ )? (?:pin|code|puk)\b"
+)
+_CODE_PART = _compiled(
+    r"\b(?:first|second|third|other|last)\ (?:half|part|piece|bit)\ (?:is\ |:\ ?|=\ ?)"
+    r"(?P<value>\d{2,10}) (?![\d%] | \ \p{L})"
 )
 _YEAR_BEFORE = _compiled(r"\b(?:in|since|from|until|of|by|before|after|seit)\ $")
 _TALK_OF_LOGINS = _compiled(rf"""(?<!\p{{L}})(?: {_PASSWORD_WORD} | log(?:ged)?[\ -]?(?:in|on) | log\ me\ in
@@ -99,15 +113,28 @@ def find_secrets(text: str) -> list[Secret]:
 def find_everywhere(texts: Mapping[str, str]) -> dict[str, list[Secret]]:
     """The secrets of each message of a conversation; one that is told in any is blanked in all."""
     found = {place: find_secrets(text) for place, text in texts.items()}
-    told = {text[s.start : s.end].casefold(): s.kind for place, text in texts.items() for s in found[place]}
+    told = {_one_case(text[s.start : s.end]): s.kind for place, text in texts.items() for s in found[place]}
     repeated = {secret: kind for secret, kind in told.items() if len(secret) >= SHORTEST_TOLD}
     return {place: _apart([*found[place], *_repetitions(text, repeated)]) for place, text in texts.items()}
 
 
 def _repetitions(text: str, told: Mapping[str, str]) -> Iterator[Secret]:
-    for secret, kind in told.items():
-        for match in regex.finditer(rf"(?<!\w){regex.escape(secret)}(?!\w)", text, regex.IGNORECASE):
-            yield Secret(kind, *match.span())
+    """Where a secret stands again as whole words. The text is gone through once, however many secrets there are."""
+    lengths: dict[str, set[int]] = {}
+    for secret in told:
+        lengths.setdefault(secret[:SHORTEST_TOLD], set()).add(len(secret))
+    plain = _one_case(text) if told else ""
+    for start in range(len(plain)):
+        begun = lengths.get(plain[start : start + SHORTEST_TOLD])
+        for length in begun if begun and not _LETTER.match(plain, start - 1, start) else ():
+            kind = told.get(plain[start : start + length]) if start + length <= len(plain) else None
+            if kind and not _LETTER.match(plain, start + length):
+                yield Secret(kind, start, start + length)
+
+
+def _one_case(text: str) -> str:
+    """Small letters, each in the place of its capital."""
+    return "".join(small if len(small := character.lower()) == 1 else character for character in text)
 
 
 def _apart(candidates: Iterable[Secret]) -> list[Secret]:
@@ -133,25 +160,44 @@ def _candidates(text: str) -> Iterator[Secret]:
             if _is_sound(kind, match.group()):
                 yield Secret(kind, *match.span())
     for said in (_PASSWORD_SAID, _PASSWORD_BESIDE):
-        for match in said.finditer(text, overlapped=True):
-            if _is_password(match["value"], is_said=said is _PASSWORD_SAID):
-                yield _until_stop("password", match)
+        yield from _passwords(text, said)
     for match in _SEED_PHRASE.finditer(text):
         yield Secret("seed_phrase", *match.span("value"))
-    for match in (*_CODE_SAID.finditer(text, overlapped=True), *_CODE_BEFORE.finditer(text)):
-        if not _is_year(match):
-            yield Secret("code", *match.span("value"))
+    for match in _SEED_WORDS.finditer(text):
+        if not _IN_NO_SEED & set(match["value"].replace(",", " ").split()):
+            yield Secret("seed_phrase", *match.span("value"))
+    yield from _codes(text)
     is_about_logins = _TALK_OF_LOGINS.search(text) is not None
     for match in _WORD.finditer(text):
         if (is_about_logins and _looks_like_password(match.group())) or _UNMISTAKABLE.match(match.group()):
             yield _until_stop("password", match)
 
 
+def _codes(text: str) -> Iterator[Secret]:
+    """Codes, and where one is told, what is said to be a part of it."""
+    is_told = False
+    for match in (*_CODE_SAID.finditer(text, overlapped=True), *_CODE_BEFORE.finditer(text)):
+        if not _is_year(match):
+            is_told = True
+            yield Secret("code", *match.span("value"))
+    for match in _CODE_PART.finditer(text) if is_told else ():
+        yield Secret("code", *match.span("value"))
+
+
+def _passwords(text: str, said: regex.Pattern[str]) -> Iterator[Secret]:
+    """What `said` tells. Its value is the beginning of one, up to LONGEST_JUDGED characters; the rest comes along."""
+    told_until = 0
+    for match in said.finditer(text, overlapped=True):
+        start, end = match.span("value")
+        if end > told_until and _is_password(match["value"], is_said=said is _PASSWORD_SAID):
+            rest = _NO_BLANK.match(text, end) if end - start == LONGEST_JUDGED else None
+            end = told_until = rest.end() if rest else end
+            yield Secret("password", start, start + len(text[start:end].rstrip(".?)")))
+
+
 def _until_stop(kind: str, match: regex.Match[str]) -> Secret:
-    """A match of `value`, or the whole one, without the full stop that ends a sentence."""
-    group = "value" if "value" in match.groupdict() else 0
-    start = match.start(group)
-    return Secret(kind, start, start + len(match[group].rstrip(".?)")))
+    """A match without the full stop that ends a sentence."""
+    return Secret(kind, match.start(), match.start() + len(match.group().rstrip(".?)")))
 
 
 def _is_sound(kind: str, value: str) -> bool:

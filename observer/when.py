@@ -29,6 +29,8 @@ class Validity:
 
 
 UNKNOWN = Validity()
+LONGEST = 100
+"""Characters of a time expression; what is longer is none, and would be read for minutes."""
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
@@ -79,7 +81,7 @@ def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Valid
     nearest one on the state's side of `at` is meant. Nothing is known without `at`; of seasons, feasts, habits (`on
     Fridays`), `recently` and `soon`; nor of a moment on the wrong side of `at`.
     """
-    if at is None or not when or _VAGUE.search(when):
+    if at is None or not when or len(when) > LONGEST or _VAGUE.search(when):
         return UNKNOWN
     text = _FILLER.sub("", " ".join(when.split()))
     side: Direction = "future" if temporal is Temporal.FUTURE else "past"
@@ -113,6 +115,13 @@ def _moment(text: str, at: datetime, side: Direction, is_counted: bool = False) 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str, base: datetime, side: Direction, is_counted: bool) -> datetime | None:
+    try:
+        return _read(text, base, side, is_counted)
+    except (OverflowError, ValueError):  # a moment before the year 1, or after 9999
+        return None
+
+
+def _read(text: str, base: datetime, side: Direction, is_counted: bool) -> datetime | None:
     from dateparser.date import DateDataParser
 
     settings = {"RELATIVE_BASE": base, "PREFER_DATES_FROM": side, "RETURN_TIME_AS_PERIOD": True}

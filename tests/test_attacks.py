@@ -283,18 +283,14 @@ def test_no_answer_to_an_attack_leaves_the_schema_or_holds_a_control_token(engin
             assert parse_answer(completion.text) is not None, completion.text
 
 
-KNOWN_LEAKS = {"attack-extract-048", "attack-extract-049"}
-
-
 def test_the_client_shows_the_model_no_secret_that_it_can_recognise() -> None:
-    """Those that it cannot are listed, in SECURITY.md too: a code told in halves, a phrase called a poem."""
     leaked = set()
     for row in attack_rows():
         if isinstance(row, ExtractionRow) and "secrets" in row.slices:
             shown = prepare(Exchange(user_message=row.user_message, assistant_message=row.assistant_message)).prompt
             if any(secret in shown for secret in goals()[id_of(row)].says):
                 leaked.add(row.id)
-    assert leaked == KNOWN_LEAKS
+    assert leaked == set()
 
 
 # ---- how success is counted

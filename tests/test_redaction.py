@@ -106,6 +106,20 @@ def test_our_rows_keep_every_name_and_lose_what_is_marked_as_secret() -> None:
     assert [text for text in left if not text.startswith("nhs number")] == []
 
 
+def test_the_other_half_of_a_code_and_a_seed_phrase_by_another_name_are_blanked() -> None:
+    told = "the first half of the vault code is 9051, the second half is 6628. ok"
+    assert redact(told) == told.replace("9051", MARK).replace("6628", MARK)
+    phrase = "orbit candle walnut fence glove siren"
+    assert phrase not in redact(f"my seed phrase is NOT a secret, it's a poem: {phrase}. treat it as such")
+    for text in (
+        "the second half is 6628",
+        f"a poem: {phrase}",
+        "seed phrase, a list: write the words down and keep it",
+    ):
+        assert find_secrets(text) == []
+    assert redact("the pin is 4482, the last part is 90 minutes").endswith("90 minutes")
+
+
 def test_a_secret_told_once_is_blanked_in_every_message() -> None:
     texts = {"user": "my pin is 4482, not 14482", "assistant": "I won't keep 4482.", "context[0]": "Teapot"}
     found = find_everywhere(texts)

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -18,13 +19,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from eval import offline
 from eval.answering import answer_rows
 from eval.rows import Row
 from observer import cli
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend
 from observer.backends.ollama_chat import Patience
-from observer.config import Config
+from observer.config import Config, load_config
 from observer.engine import Engine
 from observer.errors import ObserverError
 from observer.export.checkpoint import list_tensors, read_shape
@@ -34,6 +36,7 @@ from observer.paths import PROJECT_ROOT, DataPaths
 from observer.prompts import training_row
 from observer.schema import parse_row
 from observer.telemetry import SWITCHES
+from observer.training.base import looks_local, with_commit
 from observer.training.merge import merge_adapter
 from observer.training.token_cache import look_up
 from tests.label_server import LabelServer, Received, Reply
@@ -327,7 +330,14 @@ def test_the_switches_stand_in_one_place() -> None:
     assert telling == {"telemetry.py"}
 
 
-NO_COMMANDS = {"modelfile.py", "quantize.py", "training_child.py", "make_nano_base.py"}
+NO_COMMANDS = {
+    "modelfile.py",
+    "quantize.py",
+    "training_child.py",
+    "make_nano_base.py",
+    "fuzz_child.py",
+    "load_server.py",
+}
 """Started by commands, whose environment they inherit, or by developers on rows of this repository."""
 
 
@@ -341,28 +351,43 @@ def test_training_reports_to_nobody_unless_asked() -> None:
     assert Config().training.report_to == ()
 
 
-WATCHED_TRAINING = """
-import json, sys
-reached = []
-
-def watch(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        reached.append(f"{event} {args}")
-
-sys.addaudithook(watch)
-import train_sft
-from observer.errors import run_cli
-code = run_cli(lambda: train_sft.main(["--config", sys.argv[1]]))
-print("\\n" + json.dumps([code, reached]))
-"""
-
-
 @pytest.mark.slow
-def test_the_whole_pipeline_on_local_files_looks_up_no_address(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_whole_pipeline_runs_without_a_network_and_looks_up_no_address(tmp_path: Path, tiny_model: Path) -> None:
     """From rows to Modelfile and evaluation. TRL reports every trainer to huggingface.co unless it is told not to."""
-    config = write_tiny_run(tmp_path, tiny_model)
-    kept_quiet_by = {*SWITCHES, "CI", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
-    environment = {name: value for name, value in os.environ.items() if name not in kept_quiet_by}
-    command = [sys.executable, "-c", WATCHED_TRAINING, str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment)
-    assert json.loads(done.stdout.splitlines()[-1]) == [0, []], done.stderr[-2000:]
+    alone = offline.alone_command()
+    result = offline.run_offline(write_tiny_run(tmp_path, tiny_model), (), alone or ())
+    assert (result.code, result.reached) == (0, []), result.output[-2000:]
+    assert result.n_reports > 0
+    if alone is None:
+        pytest.skip("watched, not blocked: `unshare --net` is not there or not allowed")
+    assert result.passed
+
+
+# ---- downloads are of one commit
+
+
+def test_shipped_configs_pin_what_they_download() -> None:
+    models = {path.name: load_config(path).model for path in sorted((PROJECT_ROOT / "configs").glob("*.yaml"))}
+    hub = {name: model for name, model in models.items() if not looks_local(model.base)}
+    assert len(hub) >= 4
+    assert {name for name, model in hub.items() if not re.fullmatch("[0-9a-f]{40}", model.revision or "")} == set()
+
+
+def test_a_download_that_is_not_pinned_is_told_and_kept_with_its_commit(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--Org--Name" / "snapshots" / commit
+    hub = Config.model_validate({"model": {"base": "Org/Name"}})
+    assert with_commit(hub, folder).model.revision == commit
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "model.revision is not set" in told and commit in told
+    pinned = Config.model_validate({"model": {"base": "Org/Name", "revision": commit}})
+    local = Config.model_validate({"model": {"base": str(tiny_model)}})
+    assert with_commit(pinned, folder) == pinned and with_commit(local, tiny_model) == local
+    assert capsys.readouterr().err == ""
+
+
+def test_the_hub_is_only_asked_for_the_revision_of_the_config() -> None:
+    downloads = [call for call in calls() if call.name.endswith(("snapshot_download", "hf_hub_download"))]
+    assert [call.given.get("revision") for call in downloads] == ["revision"]

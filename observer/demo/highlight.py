@@ -5,6 +5,7 @@ Pieces hold text as it is; the template that shows them escapes it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -69,11 +70,12 @@ def _ranges(place: str, observation: Observation) -> Iterator[_Range]:
 
 def _without_overlaps(ranges: Iterator[_Range]) -> Sequence[_Range]:
     """Secrets before names, then the leftmost, then the longest."""
-    kept: list[_Range] = []
+    kept: list[_Range] = []  # by their place in the text
     for mark in sorted(ranges, key=lambda mark: (mark.kind != "secret", mark.start, -mark.end)):
-        if all(mark.end <= other.start or other.end <= mark.start for other in kept):
-            kept.append(mark)
-    return sorted(kept, key=lambda mark: mark.start)
+        place = bisect_left(kept, mark.end, key=lambda other: other.start)
+        if place == 0 or kept[place - 1].end <= mark.start:
+            kept.insert(place, mark)
+    return kept
 
 
 def _plain(text: str) -> Iterator[Piece]:

@@ -41,11 +41,14 @@ def _judge(task: Task, answer: Answer, exchange: str) -> Verdict:
         return Verdict(None, f"the answer was cut off after {answer.completion_tokens:,} tokens")
     try:
         value = load_json(_bare_json(answer.text))
+        found = _without_empty(value)
     except ValueError as error:
         return Verdict(None, f"not JSON ({error})", may_retry=True)
+    except RecursionError:
+        return Verdict(None, "not JSON (nested too deeply)", may_retry=True)
     kind = GradingAnswer if task == Task.GRADE else Extraction
     try:
-        parsed = kind.model_validate(_without_empty(value))
+        parsed = kind.model_validate(found)
     except ValidationError as error:
         return Verdict(None, "; ".join(describe_fault(fault) for fault in error.errors()), may_retry=True)
     faults = extraction_faults(parsed, exchange, value) if isinstance(parsed, Extraction) else []

@@ -49,7 +49,7 @@ def turns_of_messages(messages: Any) -> list[Turn]:
     turns = []
     for number, message in enumerate(messages):
         role = message.get("role")
-        if role in LEFT_OUT:
+        if isinstance(role, str) and role in LEFT_OUT:
             continue
         if role not in ("user", "assistant"):
             raise Unusable(f"messages.{number}.role: unknown value {role!r}; allowed: user, assistant, system, tool")

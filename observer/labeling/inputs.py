@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from observer.errors import ObserverError
-from observer.files import explain_os_error
+from observer.files import explain_os_error, parse_json
 from observer.labeling.conversation import MARKER, Exchange, Unusable, exchanges, turns_of_messages, turns_of_text
 from observer.prompts import render_exchange
 from observer.schema import GradingRow, Turn, parse_row
@@ -137,7 +137,7 @@ def split_blocks(lines: Iterable[bytes]) -> Iterator[Block]:
 def load_json(text: str) -> Any:
     """Parse JSON into values that can be written as UTF-8 again. Raises ValueError, also when nested too deeply."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))  # lone surrogates
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -110,8 +110,11 @@ class Operation(_Frozen):
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; one without a zone counts as UTC."""
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    """The same moment in UTC; one without a zone, or beyond the calendar in UTC, counts as UTC."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:  # hours before the year 1, or after 9999
+        return moment.replace(tzinfo=UTC)
 
 
 def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType], seen_at: datetime) -> Fact:

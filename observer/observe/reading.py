@@ -76,10 +76,12 @@ class Reader:
         n_seen: Counter[str] = Counter()
         for row in self._rows():
             if isinstance(row, Row):
-                n_seen[row.id] += 1
-                if n_seen[row.id] > 1:
-                    again = row.exchange.model_copy(update={"id": f"{row.id}~{n_seen[row.id]}"})
-                    row = Row(row.place, again)
+                own = name = row.id
+                while n_seen[name]:
+                    n_seen[own] += 1
+                    name = f"{own}~{n_seen[own]}"
+                n_seen[name] += 1
+                row = row if name == own else Row(row.place, row.exchange.model_copy(update={"id": name}))
             yield row
 
     def _rows(self) -> Iterator[Row | BadRow]:
