@@ -3,8 +3,9 @@
     with Observer("outputs/nano") as observer:
         seen = observer.observe(("I'm at Bosch now", "Congratulations!"))
 
-Answers do not depend on which form is called, nor on the turns beside them in a batch beyond the rounding of the
-engine's floating-point sums. An Observer may be shared by threads and by event loops.
+Answers do not depend on which form is called, nor on the turns beside them beyond the rounding of the engine's
+floating-point sums; of a small q8_0 model not even on that (`observer/layout.py`). An Observer may be shared by threads
+and by event loops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from observer.observation import Asked, Exchange, GradeResult, Observation
 from observer.observing import Prepared, observation, prepare
 from observer.prompts import Task
 from observer.schema import Label
+from observer.sharing import TOGETHER, SharedBackend
 
 _Answers = list[Grade] | list[Completion] | RowsError
 _Result = TypeVar("_Result")
@@ -63,8 +65,11 @@ class Observer:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self._backend = open_backend(model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens)
-        self._is_concurrent = isinstance(self._backend, AsyncBackend)
         self._lock = threading.Lock()
+        is_concurrent = isinstance(self._backend, AsyncBackend)
+        self._shared = None if is_concurrent else SharedBackend(self._backend, self._lock, self._check_open)
+        # Not the event loop's own threads: those are few, and its file and address look-ups wait for one.
+        self._threads = ThreadPoolExecutor(TOGETHER, thread_name_prefix="observer")
         self._is_open = True
 
     @property
@@ -84,6 +89,7 @@ class Observer:
             if self._is_open:
                 self._is_open = False
                 self._backend.close()
+                self._threads.shutdown(wait=False)
 
     def grade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
         """How much the turn is worth remembering."""
@@ -102,11 +108,11 @@ class Observer:
         return self._run(_GRADE, turns, progress)[0]
 
     def extract_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
-        """`extract` in batches; order and faults as in `grade_many`."""
+        """`extract` for many at once, on all cores; order and faults as in `grade_many`."""
         return self._run(_EXTRACT, turns, progress)[0]
 
     def observe_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
-        """`observe` in batches; order and faults as in `grade_many`."""
+        """`observe` for many at once, on all cores; order and faults as in `grade_many`."""
         return self._run(_ALL, turns, progress)[0]
 
     async def agrade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
@@ -152,8 +158,9 @@ class Observer:
     async def _arun(
         self, tasks: Sequence[Task], turns: Iterable[TurnLike], progress: Progress = no_progress
     ) -> tuple[list[Observation], dict[int, str]]:
-        if not self._is_concurrent:
-            return await asyncio.to_thread(self._run, tasks, turns, progress)
+        if self._shared:
+            self._check_open()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, tasks, turns, progress)
         asking = _observations(self.name, tasks, list(turns), progress)
         answers: _Answers | None = None
         while True:
@@ -167,11 +174,12 @@ class Observer:
                 answers = error
 
     def _answer(self, question: _Question) -> list[Grade] | list[Completion]:
-        with nullcontext() if self._is_concurrent else self._lock:
-            self._check_open()
-            if question.task is Task.GRADE:
-                return self._backend.grade(question.prompts, question.progress)
-            return self._backend.extract(question.prompts, progress=question.progress, logprobs=True)
+        if self._shared:
+            return self._shared.ask(question.task, question.prompts, question.progress)
+        self._check_open()
+        if question.task is Task.GRADE:
+            return self._backend.grade(question.prompts, question.progress)
+        return self._backend.extract(question.prompts, progress=question.progress, logprobs=True)
 
     async def _aanswer(self, question: _Question) -> list[Grade] | list[Completion]:
         self._check_open()
