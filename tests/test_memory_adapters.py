@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from observer.errors import ObserverError
 from observer.memory.diff import apply_operations, diff
 from observer.memory.facts import Fact
 from observer.memory.graphiti import Graph, to_graphiti
 from observer.memory.mem0 import to_mem0, to_mem0_events
 from observer.memory.store import Store
+from observer.schema import ATTRIBUTE_KEYS
 from tests.test_memory_diff import DAY, remember, said
 
 OBSERVATIONS = [
     said("User WORKS_AT Siemens ongoing 2019..", "Ana CHILD_OF User ongoing"),
     said("User WORKS_AT Siemens completed", "User WORKS_AT Bosch ongoing", "User VISITS Kyoto future", day=3),
 ]
+
+MEM0_KEYS = {"data", "user_id", "agent_id", "run_id", "actor_id", "role", "attributed_to", "expiration_date"}
+"""What mem0 itself keeps beside the metadata, in `Memory.get` of mem0/memory/main.py."""
 
 
 @pytest.fixture
@@ -54,6 +59,19 @@ def test_a_node_has_its_type_and_what_was_told_of_it(facts: list[Fact]) -> None:
     nodes = {node["name"]: node for node in to_graphiti(facts, "user-1", None, {"ana": {"age": "9"}}).nodes}
     assert (nodes["Ana"]["labels"], nodes["Ana"]["attributes"]) == (["Entity", "Concept"], {"age": "9"})
     assert nodes["User"]["attributes"] == {}
+
+
+def test_a_plan_is_valid_from_when_it_was_told_as_graphiti_has_it() -> None:
+    facts, _ = remember(said("User VISITS Kyoto future 2027..", day=2))
+    (edge,) = to_graphiti(facts, "user-1").edges
+    assert edge["valid_at"] == edge["reference_time"] == "2026-01-03T12:00:00+00:00"
+    assert edge["attributes"] == {"temporal": "future", "planned_for": "2027-01-01T00:00:00+00:00"}
+
+
+@pytest.mark.parametrize("group_id", ["ana@example.org", "two words", "Zoë", "a\n"])
+def test_a_group_that_graphiti_would_refuse_at_the_first_search_is_refused(facts: list[Fact], group_id: str) -> None:
+    with pytest.raises(ObserverError, match="letters, digits, - and _"):
+        to_graphiti(facts, group_id)
 
 
 def test_the_same_fact_of_two_users_has_two_ids(facts: list[Fact]) -> None:
@@ -94,7 +112,9 @@ def test_graphiti_takes_the_records_as_its_own(graph: Graph) -> None:
         made = edges.EntityEdge.model_validate(edge)
         for name in ("valid_at", "invalid_at", "expired_at", "created_at"):
             assert getattr(made, name) == (datetime.fromisoformat(edge[name]) if edge[name] else None)
-        assert edge.keys() - {"reference_time"} <= edges.EntityEdge.model_fields.keys()
+        assert edge.keys() <= edges.EntityEdge.model_fields.keys()
+        assert not edge["attributes"].keys() & edge.keys()  # they are stored side by side
+    assert not set(ATTRIBUTE_KEYS) & nodes.EntityNode.model_fields.keys()
 
 
 def test_mem0_takes_the_records_as_its_own(facts: list[Fact]) -> None:
@@ -103,6 +123,7 @@ def test_mem0_takes_the_records_as_its_own(facts: list[Fact]) -> None:
         record = to_mem0(fact)
         made = base.MemoryItem.model_validate(record)
         assert made.model_dump(exclude_none=True) == record
+        assert not record["metadata"].keys() & (base.MemoryItem.model_fields.keys() | MEM0_KEYS)
 
 
 def test_a_memory_exports_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

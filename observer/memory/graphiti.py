@@ -1,17 +1,21 @@
 """Facts as the nodes and edges of Graphiti: records that its `EntityNode` and `EntityEdge` accept as they are.
 
-Fields: https://github.com/getzep/graphiti, graphiti_core/nodes.py and edges.py. Embeddings are left to Graphiti.
+Fields: https://github.com/getzep/graphiti, graphiti_core/nodes.py and edges.py of 0.31. Embeddings are left to it.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from observer.errors import ObserverError
 from observer.memory.facts import Fact
+from observer.schema import Temporal
 
+_GROUP_ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NAMESPACE = uuid.UUID("5b2b3a86-3c0e-5c53-8a39-0c4c2a3a7f11")
 
 
@@ -32,8 +36,11 @@ def to_graphiti(
 
     `sources` are the `episodes` of each fact id, `attributes` those of each case-folded name. Where no conversation
     told when a fact ceased to hold, `invalid_at` is the time at which one told that it had: Graphiti takes an edge
-    without it for current.
+    without it for current. A plan is valid from when it was told, as there; `planned_for` has its own time.
+    Raises ObserverError for a group id that Graphiti takes and then refuses at every search.
     """
+    if not _GROUP_ID.fullmatch(group_id):
+        raise ObserverError(f"group id {group_id!r}: letters, digits, - and _ alone are expected")
     nodes: dict[str, dict[str, Any]] = {}
     for fact in facts:
         for name, kind in ((fact.subject, fact.subject_type), (fact.object, fact.object_type)):
@@ -60,6 +67,9 @@ def _node(name: str, group_id: str, seen_at: datetime) -> dict[str, Any]:
 
 def _edge(fact: Fact, group_id: str, episodes: list[str]) -> dict[str, Any]:
     attributes = fact.model_dump(mode="json", include={"temporal", "when", "ended_by", "stated_by", "confidence"})
+    is_plan = fact.temporal is Temporal.FUTURE
+    if is_plan:
+        attributes["planned_for"] = _iso(fact.valid_at)
     return {
         "uuid": _in_group(fact.id, group_id),
         "group_id": group_id,
@@ -70,7 +80,7 @@ def _edge(fact: Fact, group_id: str, episodes: list[str]) -> dict[str, Any]:
         "fact": fact.as_text(),
         "episodes": episodes,
         "expired_at": _iso(fact.ended_at),
-        "valid_at": _iso(fact.valid_at),
+        "valid_at": _iso(fact.first_seen if is_plan else fact.valid_at),
         "invalid_at": _iso(fact.invalid_at or fact.ended_at),
         "reference_time": fact.first_seen.isoformat(),
         "attributes": {key: value for key, value in attributes.items() if value is not None},

@@ -1,7 +1,7 @@
 """Facts as mem0's records: sentences with metadata, in the shape of its `MemoryItem`, and its names for operations.
 
-Fields: https://github.com/mem0ai/mem0, mem0/configs/base.py. mem0 keeps no validity of its own, so that what holds no
-longer is a DELETE there; its times go into `metadata`.
+Fields: https://github.com/mem0ai/mem0, mem0/configs/base.py of 2.2. mem0 keeps no validity of its own, so that what
+holds no longer is a DELETE there; its times go into `metadata`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from observer.memory.facts import Fact, Operation, OperationKind
 
 EVENTS = {OperationKind.ADD: "ADD", OperationKind.INVALIDATE: "DELETE", OperationKind.NOOP: "NONE"}
-"""Our operations -> the events of mem0's update step."""
+"""Our operations -> the events of mem0/configs/prompts.py. mem0 2 itself adds only, and leaves the rest to callers."""
 
 
 def to_mem0(fact: Fact) -> dict[str, Any]:

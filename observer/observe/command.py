@@ -28,6 +28,12 @@ examples:
   observer observe chats.jsonl > observations.jsonl
   observer observe chats.jsonl --out observations.jsonl --memory memory.sqlite
   tail -f chats.jsonl | observer grade - --model ollama:qwen3-observer
+  observer observe corpus.jsonl --ray --workers 4 --out corpus-observed/
+"""
+BULK_HELP = """\
+A large corpus by several models at once, on Ray Data (pip install -e '.[bulk]'). --out is a folder of parts,
+part-00000.jsonl and so on; together they are what the command without --ray writes. A run that was cut goes on with the
+same command: a finished part is kept, none is done twice.
 """
 
 
@@ -44,6 +50,7 @@ def add_observe_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         _add_model(command)
         _add_reading(command)
         _add_output(command, task)
+        _add_bulk(command)
         command.set_defaults(run=_run, task=task)
 
 
@@ -65,23 +72,68 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 def _add_output(command: argparse.ArgumentParser, task: Asked) -> None:
     add = command.add_argument_group("output").add_argument
     add("--out", type=Path, metavar="FILE", help="append observations here; a call that was cut goes on, none is "
-        "done twice")  # fmt: skip
+        "done twice (with --ray: a folder)")  # fmt: skip
     if task != "grade":
         add("--memory", type=Path, metavar="FILE.sqlite", help="keep what is stated in this memory; made when missing")
     add("--json", action="store_true", help="JSON on a terminal too")
 
 
+def _add_bulk(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument_group("past one machine", BULK_HELP).add_argument
+    add("--ray", action="store_true", help="observe on a Ray cluster, into a folder")
+    add("--workers", type=_count, metavar="N", help="models, each in a process of its own (default: one for 4 cores, "
+        "at least 2)")  # fmt: skip
+    add("--rows-per-part", type=_count, metavar="N", help="what a kill may cost for each worker (default: 512)")
+    add("--ray-address", metavar="HOST:PORT", help="a cluster that is there, seen from one of its machines, or auto "
+        "(default: RAY_ADDRESS, else one on this machine that ends with the run)")  # fmt: skip
+
+
 def _run(args: argparse.Namespace) -> int:
+    return _run_bulk(args) if args.ray else _run_here(args)
+
+
+def _run_bulk(args: argparse.Namespace) -> int:
+    import os
+
+    from observer.errors import raise_all
+    from observer.observe.bulk import ROWS_PER_PART, BulkOptions, run_bulk
+    from observer.observe.run import default_model
+
+    faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
+    if getattr(args, "memory", None):
+        faults.append("--memory: a memory takes rows in their order; give it the parts after the run (docs/bulk.md)")
+    raise_all(faults)
+    return run_bulk(
+        BulkOptions(
+            task=args.task,
+            inputs=tuple(args.input),
+            out=args.out,
+            spec=args.model or default_model(),
+            every_turn=args.every_turn,
+            max_characters=args.max_characters,
+            at=args.at,
+            rows_per_part=args.rows_per_part or ROWS_PER_PART,
+            n_workers=args.workers,
+            n_threads=args.threads,
+            timeout_s=args.timeout,
+            address=args.ray_address or os.environ.get("RAY_ADDRESS"),
+        )
+    )
+
+
+def _run_here(args: argparse.Namespace) -> int:
     import contextlib
     import os
     import sys
 
-    from observer.errors import ObserverError
+    from observer.errors import ObserverError, raise_all
     from observer.memory.store import Store
     from observer.observe.ledger import open_ledger
     from observer.observe.reading import Reader
     from observer.observe.run import Session, default_model, explain_stop
 
+    given = [name for name in ("workers", "rows_per_part", "ray_address") if getattr(args, name) is not None]
+    raise_all([f"--{name.replace('_', '-')}: goes with --ray" for name in given])
     reader = Reader(args.input, args.every_turn, args.max_characters, args.at)
     spec = args.model or default_model()
 
