@@ -15,15 +15,18 @@ SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
 # Only the library is built: neither llama.cpp's command-line tools and server nor image input.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: help setup train test lint data bench-training sweep clean distclean
+.PHONY: help setup train test lint data docs bench-training sweep trust audit clean distclean
 
 help:
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests"
 	@echo "make lint       ruff and pyright"
 	@echo "make data       write the rows in data/ again (the same bytes)"
+	@echo "make docs       write docs/reference and the request bodies again"
 	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
 	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
+	@echo "make trust      the nightly set, about four hours, and its page (TRUST='--only load,reproduce')"
+	@echo "make audit      ask a database of known vulnerabilities about constraints.txt"
 	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
 
 setup: $(STAMP)
@@ -45,11 +48,23 @@ lint: $(STAMP)
 data: $(STAMP)
 	@$(BIN)/observer data generate
 
+docs: $(STAMP)
+	@$(BIN)/python docs/make_reference.py
+
 bench-training: $(STAMP)
 	@$(BIN)/python eval/benchmark_training.py --config $(CONFIG) $(BENCH)
 
 sweep: $(STAMP)
 	@$(BIN)/python eval/sweep.py --config $(CONFIG) --grid $(GRID)
+
+trust: train
+	$(SAY) "packages of the nightly set"
+	@$(PIP) --editable '.[trust]'
+	@$(BIN)/python eval/trust.py $(TRUST)
+
+audit: $(STAMP)
+	@$(PIP) --editable '.[trust]'
+	@$(BIN)/python eval/audit_packages.py
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
@@ -69,7 +84,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(SAY) "set-up 3/5: llama-cpp-python, compiled here: about 6 minutes on 2 cores, then kept in pip's cache"
 	@$(PIP) llama-cpp-python
 	$(SAY) "set-up 4/5: everything else (1 to 2 minutes)"
-	@$(PIP) --editable '.[demo,dev,label]' bitsandbytes
+	@$(PIP) --editable '.[bulk,demo,dev,label]' bitsandbytes
 	$(SAY) "set-up 5/5: unsloth, without the packages that we do not use"
 	@$(PIP) --no-deps unsloth unsloth_zoo
 	@touch $@

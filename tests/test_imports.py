@@ -13,14 +13,27 @@ import pytest
 from observer.paths import PROJECT_ROOT
 
 LAYERS = [
-    {"telemetry"},
+    {"stopping", "telemetry"},
     {"arguments", "errors", "progress"},
     {"files", "paths", "schema", "aliases"},
     {"answers", "config", "observation", "prompts", "repairs", "traits"},
-    {"synth", "dataset", "importing", "splits", "labeling", "manifest", "grounding", "redaction", "when", "tables"},
+    {
+        "synth",
+        "dataset",
+        "importing",
+        "splits",
+        "labeling",
+        "manifest",
+        "grounding",
+        "redaction",
+        "when",
+        "tables",
+        "serving",
+    },
     {"own_data", "stages", "exchanges", "observing", "memory"},
-    {"llama", "training", "export", "grammar", "generation", "engine"},
+    {"llama", "training", "export", "grammar", "generation", "layout", "lane", "side_by_side", "engine"},
     {"backends"},
+    {"sharing"},
     {"client"},
     {"__init__"},
     {"validate", "doctor", "splits_command", "audit", "clean", "observe"},
@@ -31,7 +44,7 @@ LAYER_OF = {unit: number for number, units in enumerate(LAYERS) for unit in unit
 LIGHT = {"__init__"}.union(*LAYERS[:6])
 SHARED_LAYER = LAYERS[6]
 """Its parts use pieces of one another (a checkpoint's shape, the tokenizer's pattern), without cycles of modules."""
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "llama_cpp", "sklearn", "matplotlib"}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "llama_cpp", "sklearn", "matplotlib", "ray"}
 
 PACKAGE = PROJECT_ROOT / "observer"
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -17,14 +17,12 @@ from typing import Any, Self, TypeVar
 from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.ollama_chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
 from observer.errors import ObserverError, RowsError
-from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task, prompt_messages
+from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
 from observer.schema import Label, extraction_json_schema
+from observer.serving import LABEL_TOKENS, ollama_chat_body, ollama_grading
 
 T = TypeVar("T")
 Ask = Callable[[str], Coroutine[Any, Any, T]]
-_TOP_LOGPROBS = 20
-_LABEL_TOKENS = 12
-"""Bounds an answer that should be one word."""
 _LABEL_FORMAT = {"type": "string", "enum": [str(label) for label in Label]}
 
 
@@ -115,11 +113,11 @@ class OllamaBackend:
 
     async def _grade_one(self, exchange: str) -> Grade:
         """Ask freely, as the model was trained; one that answers something else is kept to the labels."""
-        more: dict[str, Any] = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
-        reply = await self._ask(Task.GRADE, exchange, _LABEL_TOKENS, more)
+        more = ollama_grading()
+        reply = await self._ask(Task.GRADE, exchange, LABEL_TOKENS, more)
         label = _label_in(reply.content)
         if label is None:
-            reply = await self._ask(Task.GRADE, exchange, _LABEL_TOKENS, more | {"format": _LABEL_FORMAT})
+            reply = await self._ask(Task.GRADE, exchange, LABEL_TOKENS, more | {"format": _LABEL_FORMAT})
             label = _label_in(reply.content)
         if label is None:
             raise ObserverError(f"{self.name}: answers {reply.content[:60]!r} to grading; a label is expected")
@@ -128,18 +126,8 @@ class OllamaBackend:
 
     async def _ask(self, task: Task, exchange: str, num_predict: int, more: dict[str, Any]) -> Reply:
         async with self._limit:
-            return await self._chat.ask(
-                {
-                    "model": self.name,
-                    "messages": prompt_messages(task, exchange, self.examples.get(task, ())),
-                    "stream": False,
-                    "think": False,
-                    "truncate": False,  # an error, rather than half a conversation
-                    "shift": False,
-                    "options": {"temperature": 0, "repeat_penalty": 1, "seed": 0, "num_predict": num_predict},
-                    **more,
-                }
-            )
+            examples = self.examples.get(task, ())
+            return await self._chat.ask(ollama_chat_body(self.name, task, exchange, num_predict, examples) | more)
 
     async def _all(self, ask: Ask[T], exchanges: Sequence[str], progress: Progress) -> list[T]:
         """The answers in order. The first fault of the server ends the rest; rows too long are told together."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from observer.errors import ObserverError
 from observer.export.ollama import NoServer, ollama_url
+from observer.files import parse_json
 
 if TYPE_CHECKING:
     import httpx
@@ -85,12 +86,18 @@ class OllamaChat:
 
     async def ask(self, body: dict[str, Any]) -> Reply:
         """Raises TooLong, NoServer, or ObserverError with the server's words."""
-        answer = await self._patiently("POST", "/api/chat", body)
-        message = answer.get("message") or {}
-        truncated = answer.get("done_reason") == "length"
-        return Reply(
-            message.get("content") or "", truncated, [_choice(entry) for entry in answer.get("logprobs") or ()]
-        )
+        return self.reply_of(await self._patiently("POST", "/api/chat", body))
+
+    def reply_of(self, answer: dict[str, Any]) -> Reply:
+        """What a 200 of /api/chat says. Raises ObserverError when it is another server's."""
+        try:
+            content = (answer.get("message") or {}).get("content") or ""
+            choices = [_choice(entry) for entry in answer.get("logprobs") or ()]
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            content, choices = None, []
+        if not isinstance(content, str):
+            raise ObserverError(f"{self.url}: what answers is no Ollama server; check OLLAMA_HOST")
+        return Reply(content, answer.get("done_reason") == "length", choices)
 
     async def digest(self, model: str) -> str:
         """The digest of the model's manifest. Raises ObserverError when the server has no such model."""
@@ -148,7 +155,7 @@ class OllamaChat:
                 raise TooLong(words)
             raise ObserverError(f"{self.url}: {status}, {words}")
         try:
-            answer = response.json()
+            answer = parse_json(response.content)
         except ValueError:
             raise _Passing("the answer is not JSON") from None
         if not isinstance(answer, dict):
@@ -165,12 +172,20 @@ class OllamaChat:
 def _words(response: httpx.Response) -> str:
     """What the server says of its error."""
     try:
-        value = response.json()
+        value = parse_json(response.content)
         return str(value["error"])[:300]
     except (ValueError, KeyError, TypeError):
         return response.text.strip()[:300] or response.reason_phrase
 
 
 def _choice(entry: dict[str, Any]) -> TokenChoice:
-    alternatives = {other["token"]: float(other["logprob"]) for other in entry.get("top_logprobs") or ()}
-    return TokenChoice(entry["token"], float(entry["logprob"]), alternatives)
+    """Raises KeyError, TypeError, ValueError or AttributeError for what is none."""
+    alternatives = {str(other["token"]): _logprob(other) for other in entry.get("top_logprobs") or ()}
+    return TokenChoice(str(entry["token"]), _logprob(entry), alternatives)
+
+
+def _logprob(entry: dict[str, Any]) -> float:
+    logprob = float(entry["logprob"])
+    if not logprob < 1e-3:  # above 0 by rounding at most, and NaN is nothing
+        raise ValueError(f"{logprob} is no log-probability")
+    return logprob
