@@ -107,16 +107,14 @@ class Drawer:
 
 def run_point(number: int, drawer: Drawer, workplace: Workplace) -> Outcome:
     """Cut a run where the drawer says, redrawing what came too late, and compare what it ends with."""
-    started = time.monotonic()
+    started, stage = time.monotonic(), drawer.aims(number, 0)[0].stage
     for attempt in range(MOST_DRAWS):
         place = workplace.place(f"{number:03}")
         first, *later = drawer.aims(number, attempt)
         if cut := cut_run(place, first, drawer.uncut):
             break
     else:
-        raise ObserverError(
-            f"point {number}: {MOST_DRAWS} aims at {first.stage} came too late; leave it out of --stages"
-        )
+        raise ObserverError(f"point {number}: {MOST_DRAWS} aims at {stage} came too late; leave it out of --stages")
     cuts = [cut, *filter(None, (cut_run(place, aim, drawer.uncut) for aim in later))]
     end, n_resumes = _end_well(place)
     outcome = Outcome(
@@ -187,6 +185,7 @@ def _last_events(uncut: Uncut) -> set[str]:
 
 def _end_well(place: Place) -> tuple[str, int]:
     """Start the command until it ends well; what it says when it does not, and how often it was started."""
+    code = 0
     for n_resumes in range(1, MOST_RESUMES + 1):
         code, _ = place.run_to_the_end()
         if code == 0:

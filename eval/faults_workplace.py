@@ -93,8 +93,9 @@ class Place:
         }
         out, err = self.output("out"), self.output("err")
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            options = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
-            process = subprocess.Popen(command, cwd=self.folder, env=environment, **options)
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
         try:
             yield process, Watch(process, self.paths.root, out)
         finally:

@@ -32,7 +32,7 @@ def test_the_last_checkpoints_are_kept_though_the_clock_was_set_back(tmp_path: P
     for number, step in enumerate((3, 6, 9, 12)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        os.utime(folder, (now - number * DAY_S,) * 2)
+        os.utime(folder, (now - number * DAY_S, now - number * DAY_S))
     state = TrainerState(best_model_checkpoint=str(tmp_path / "checkpoint-3"), is_world_process_zero=True)
     RotationCallback(2).on_save(TrainingArguments(str(tmp_path)), state, TrainerControl())
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-3", "checkpoint-12"}
@@ -42,7 +42,7 @@ def test_what_was_just_tokenized_is_kept_though_older_files_seem_newer(tmp_path:
     for number in range(FILES_KEPT):
         look_up([str(number)], "tokenizer", lambda texts: [[1]], tmp_path)
     for path in tmp_path.iterdir():
-        os.utime(path, (time.time() + DAY_S,) * 2)
+        os.utime(path, (time.time() + DAY_S, time.time() + DAY_S))
     asked: list[list[str]] = []
     for _ in range(2):
         look_up(["new"], "tokenizer", lambda texts: asked.append(texts) or [[2]], tmp_path)
