@@ -234,12 +234,15 @@ def canonical_triple(subject: str, predicate: str, obj: str) -> tuple[str, str, 
 
 
 def extraction_json_schema() -> dict[str, Any]:
-    """JSON schema of the extraction answer, for servers with structured output (`format`)."""
+    """JSON schema of the extraction answer, for servers that take one (`format`); bounded as the grammar is."""
 
     def obj(required: list[str], **properties: Any) -> dict[str, Any]:
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
-    text = {"type": "string", "minLength": 1}
+    def up_to(items: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "array", "items": items, "maxItems": MAX_ITEMS}
+
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT_CHARACTERS}
     attributes = obj([], **dict.fromkeys(ATTRIBUTE_KEYS, text))
     entity = obj(["name", "type"], name=text, type={"enum": [str(t) for t in EntityType]}, attributes=attributes)
     relation = obj(
@@ -250,8 +253,7 @@ def extraction_json_schema() -> dict[str, Any]:
         temporal={"enum": [str(t) for t in Temporal]},
         when=text,
     )
-    lists = {"entities": {"type": "array", "items": entity}, "relationships": {"type": "array", "items": relation}}
-    return obj(["entities", "relationships"], **lists)
+    return obj(["entities", "relationships"], entities=up_to(entity), relationships=up_to(relation))
 
 
 def extraction_grammar() -> str:

@@ -26,6 +26,7 @@ from observer.schema import (
     Relationship,
     Temporal,
     canonical_triple,
+    extraction_grammar,
     extraction_json_schema,
     highest_label,
     parse_row,
@@ -148,6 +149,13 @@ def test_compact_json_has_the_keys_of_the_json_schema_in_order(extraction: Extra
         allowed = list(schema[name]["items"]["properties"])
         for item in answer[name]:
             assert list(item) == [key for key in allowed if key in item]
+
+
+def test_the_json_schema_is_bounded_as_the_grammar_is() -> None:
+    lists, grammar = extraction_json_schema()["properties"], extraction_grammar()
+    assert {name: value["maxItems"] for name, value in lists.items()} == {"entities": 12, "relationships": 12}
+    assert "{0,11}" in grammar, "one, and up to eleven more"
+    assert f"char{{1,{lists['entities']['items']['properties']['name']['maxLength']}}}" in grammar
 
 
 @pytest.mark.parametrize(
