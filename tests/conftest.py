@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("no-deadline", deadline=None)  # timings are no test: machines are shared
+settings.load_profile("no-deadline")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
 
 TEXTS = [

@@ -175,9 +175,9 @@ def test_no_attack_starts_a_turn_in_the_prompts_of_llama_cpp_and_transformers(
 ) -> None:
     exchanges = [exchange for row in attack_rows() for exchange in everywhere(row)]
     prompts = engine._prompts(task, exchanges, 1)
-    for ids in prompts:
-        assert_two_turns(engine, ids)
-    assert hf._prompts(task, exchanges, 1) == prompts
+    for prompt in prompts:
+        assert_two_turns(engine, prompt.tokens)
+    assert hf._prompts(task, exchanges, 1) == [prompt.tokens for prompt in prompts]
 
 
 def test_no_attack_starts_a_turn_in_any_modelfile(engine: Engine) -> None:
@@ -272,7 +272,8 @@ def test_no_attack_makes_an_added_token_of_qwen3s_vocabulary(qwen3_tokens: Path)
 @pytest.mark.parametrize("task", list(Task))
 def test_every_attack_fits_a_context_of_1024_with_its_answer(engine: Engine, task: Task) -> None:
     rows = [row for row in attack_rows() if row_task(row) is task]
-    assert max(map(len, engine._prompts(task, [row_exchange(row) for row in rows], 1))) <= MAX_PROMPT_TOKENS
+    prompts = engine._prompts(task, [row_exchange(row) for row in rows], 1)
+    assert max(len(prompt.tokens) for prompt in prompts) <= MAX_PROMPT_TOKENS
 
 
 def test_no_answer_to_an_attack_leaves_the_schema_or_holds_a_control_token(engine: Engine) -> None:
