@@ -19,7 +19,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOO
 
 help:
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
-	@echo "make test       the tests"
+	@echo "make test       the tests, in two processes"
 	@echo "make lint       ruff and pyright"
 	@echo "make data       write the rows in data/ again (the same bytes)"
 	@echo "make docs       write docs/reference and the request bodies again"
@@ -37,7 +37,7 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(SAY) "pytest"
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
 	$(SAY) "ruff and pyright"
