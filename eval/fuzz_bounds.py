@@ -13,6 +13,8 @@ from pathlib import Path
 from observer.paths import PROJECT_ROOT
 
 MAX_INPUT_BYTES = 1 << 16
+MAX_START_BYTES = 1 << 14
+"""Of an input to start from."""
 CPU_SECONDS, MEGABYTES = 5.0, 512
 """For one input of at most MAX_INPUT_BYTES: processor time, and memory beyond what the process has."""
 

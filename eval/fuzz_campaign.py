@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.fuzz_bounds import MAX_INPUT_BYTES
+from eval.fuzz_bounds import MAX_INPUT_BYTES, MAX_START_BYTES
 from observer.files import write_text
 from observer.paths import PROJECT_ROOT
 
@@ -64,6 +64,9 @@ def fuzz_target(name: str, seconds: float, folder: Path, watch: Watch, counts: l
     corpus, findings = folder / name / "corpus", folder / name / "findings"
     corpus.mkdir(parents=True, exist_ok=True)
     findings.mkdir(parents=True, exist_ok=True)
+    for kept in corpus.iterdir():  # large ones make every try slow, and are found again
+        if kept.stat().st_size > MAX_START_BYTES:
+            kept.unlink()
     start = time.monotonic()
     while (left_s := seconds - count.seconds) >= 1:
         try:

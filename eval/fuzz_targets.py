@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import fuzz_answers, fuzz_files, fuzz_model_seeds, fuzz_models, fuzz_seeds, fuzz_texts
+from eval.fuzz_bounds import MAX_START_BYTES
 from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 
-MAX_START_BYTES = 1 << 14
 REGRESSIONS = PROJECT_ROOT / "tests" / "fuzz_corpus"
 """Every input that once broke a target, in a folder of the target's name."""
 

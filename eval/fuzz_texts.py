@@ -31,6 +31,8 @@ ACCEPTED = Counter[str]()
 """How often a parser took an input: one that refuses all is no parser."""
 _FORGED = re.compile(r"<\||\|>|</?(?:think|tool_call|tool_response)\b", re.IGNORECASE)
 _TURN = re.compile(r"(?:USER|ASSISTANT): ")
+MANY = 40
+"""Rows of one input that are looked at closely."""
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 
@@ -89,7 +91,7 @@ def chats(data: bytes) -> None:
     """A file of conversations, as labelling and observing read it; nothing goes missing."""
     for every_turn in (False, True):
         inputs = read_inputs(data, "chats.jsonl", every_turn=every_turn)
-        for item in inputs.items:
+        for item in inputs.items[:MANY]:
             context = item.fields.get("context", [])
             said = bool(item.fields["assistant_message"].strip())
             check_exchange(item.exchange, len(context) + 1 + said)

@@ -42,7 +42,7 @@ def _exchange(turn: TurnLike) -> Exchange:
     if not isinstance(turn, list | tuple):
         raise ObserverError(f"turn: text, (user, assistant), an Exchange or messages are expected, found {turn!r:.60}")
     try:
-        last = exchanges(turns_of_messages(list(turn)), every_turn=False)[0]
+        last = next(exchanges(turns_of_messages(list(turn)), every_turn=False))
     except Unusable as error:
         raise ObserverError(f"turn: {error}") from None
     return Exchange(

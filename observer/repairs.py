@@ -148,10 +148,14 @@ class _Mender:
     def _unrepeated(self, items: list[Any], what: str) -> list[Any]:
         """Each item once; an entity that comes again with the same type brings its attributes."""
         kept: list[Any] = []
+        seen: dict[Any, Any] = {}
         for item in items:
-            same = next((other for other in kept if _is_same(item, other)), None)
+            identity = _identity(item)
+            same = seen.get(identity) if identity else None
             if same is None:
                 kept.append(item)
+                if identity:
+                    seen[identity] = item
                 continue
             self.repairs[f"repeated {what} left out"] += 1
             if "attributes" in item:
@@ -159,12 +163,13 @@ class _Mender:
         return kept
 
 
-def _is_same(item: Any, other: Any) -> bool:
-    if not isinstance(item, dict) or not isinstance(other, dict):
-        return False
+def _identity(item: Any) -> tuple[Any, ...] | None:
+    """What makes two items one; None of an item that is broken."""
+    if not isinstance(item, dict) or not isinstance(item.get("attributes", {}), dict):
+        return None
     keys = ("name", "type") if "name" in item else ("subject", "predicate", "object", "temporal", "when")
-    maps = all(isinstance(value.get("attributes", {}), dict) for value in (item, other))
-    return maps and all(item.get(key) == other.get(key) for key in keys)
+    values = tuple(item.get(key) for key in keys)
+    return values if all(isinstance(value, str | None) for value in values) else None
 
 
 def as_text(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,17 +29,18 @@ class Exchange:
     context: list[Turn]
 
 
-def exchanges(turns: Sequence[Turn], every_turn: bool) -> list[Exchange]:
-    """The last exchange, or one for every user turn."""
+def exchanges(turns: Sequence[Turn], every_turn: bool) -> Iterator[Exchange]:
+    """The last exchange, or one for every user turn as it is asked for."""
     starts = [position for position, turn in enumerate(turns) if turn.role == "user"]
     if not starts:
         raise Unusable("no user turn")
-    found = []
+    said, position = list[Turn](), 0
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(turns)], strict=True), 1):
-        reply = "\n".join(turn.content for turn in turns[start + 1 : end])
-        context = [turn for turn in turns[:start] if turn.content.strip()]
-        found.append(Exchange(number, turns[start].content, reply, context))
-    return found if every_turn else found[-1:]
+        said += [turn for turn in turns[position:start] if turn.content.strip()]
+        position = start
+        if every_turn or number == len(starts):
+            reply = "\n".join(turn.content for turn in turns[start + 1 : end])
+            yield Exchange(number, turns[start].content, reply, list(said))
 
 
 def turns_of_messages(messages: Any) -> list[Turn]:

@@ -17,8 +17,8 @@ from typing import Any
 
 from observer.errors import ObserverError
 from observer.files import explain_os_error, parse_json
-from observer.labeling.conversation import MARKER, Exchange, Unusable, exchanges, turns_of_messages, turns_of_text
-from observer.prompts import render_exchange
+from observer.labeling.conversation import MARKER, Unusable, exchanges, turns_of_messages, turns_of_text
+from observer.prompts import render_exchange, render_turn
 from observer.schema import GradingRow, Turn, parse_row
 
 STDIN = "-"
@@ -30,16 +30,19 @@ KEPT_FIELDS = frozenset(GradingRow.model_fields) - GOLD_FIELDS - {"source"}
 @dataclass(frozen=True)
 class Item:
     """One exchange to label. `fields` are those of a raw row without gold; `gold` and `at` are what the row had,
-    unchecked."""
+    unchecked. `rendered` is the exchange where that is known: turns of a long conversation are rendered once."""
 
     place: str
     fields: dict[str, Any]
     gold: dict[str, Any] = field(default_factory=dict)
     at: Any = None
+    rendered: str = ""
 
     @cached_property
     def exchange(self) -> str:
         """The exchange as every prompt shows it."""
+        if self.rendered:
+            return self.rendered
         context = [Turn.model_validate(turn) for turn in self.fields.get("context", [])]
         return render_exchange(self.fields["user_message"], self.fields["assistant_message"], context)
 
@@ -99,13 +102,11 @@ def iter_inputs(
     name = "stdin" if path == STDIN else path
     for block in split_blocks(lines):
         try:
-            found = _items_of(block, name, every_turn, unused_fields)
+            for item in _items_of(block, name, every_turn, unused_fields):
+                reason = _fault(item, max_characters)
+                yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
         except Unusable as error:
             yield Unreadable(f"{name}:{block.line}", str(error), "\n".join(block.lines)[:500])
-            continue
-        for item in found:
-            reason = _fault(item, max_characters)
-            yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
 
 
 def split_blocks(lines: Iterable[bytes]) -> Iterator[Block]:
@@ -161,14 +162,15 @@ def _parse_object(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _items_of(block: Block, name: str, every_turn: bool, unused: Counter[str]) -> list[Item]:
+def _items_of(block: Block, name: str, every_turn: bool, unused: Counter[str]) -> Iterator[Item]:
     place, base = f"{name}:{block.line}", f"{Path(name).name}:{block.line}"
     if block.fault:
         raise Unusable(block.fault)
     value = block.value
     if value is not None and "user_message" in value:
         unused.update(value.keys() - KEPT_FIELDS - GOLD_FIELDS - {"source"})
-        return [_raw_item(value, place, base)]
+        yield _raw_item(value, place, base)
+        return
     if value is not None and "messages" not in value:
         raise Unusable(f"neither `user_message` nor `messages`, found the fields {', '.join(value)[:80]}")
     turns = turns_of_text(block.lines) if value is None else turns_of_messages(value["messages"])
@@ -176,7 +178,20 @@ def _items_of(block: Block, name: str, every_turn: bool, unused: Counter[str]) -
         unused.update(value.keys() - {"messages", "id"})
         base = str(value.get("id") or base)
     at = value.get("at") if value else None
-    return [_chat_item(exchange, place, base, every_turn, at) for exchange in exchanges(turns, every_turn)]
+    earlier = [turn for turn in turns if turn.content.strip()]  # every context is a beginning of it
+    dumped = [turn.model_dump() for turn in earlier]
+    rendered = [render_turn(turn.role, turn.content) for turn in earlier]
+    for exchange in exchanges(turns, every_turn):
+        last = render_exchange(exchange.user_message, exchange.assistant_message)
+        n_earlier = len(exchange.context)
+        fields = {
+            "user_message": exchange.user_message,
+            "assistant_message": exchange.assistant_message,
+            "context": dumped[:n_earlier],
+            "id": f"{base}#{exchange.number}" if every_turn else base,
+        }
+        where = f"{place} turn {exchange.number}" if every_turn else place
+        yield Item(where, fields, at=at, rendered="\n".join([*rendered[:n_earlier], last]))
 
 
 def _raw_item(value: dict[str, Any], place: str, base: str) -> Item:
@@ -186,16 +201,6 @@ def _raw_item(value: dict[str, Any], place: str, base: str) -> Item:
     if faults:
         raise Unusable("; ".join(faults))
     return Item(place, fields, {key: value[key] for key in value if key in GOLD_FIELDS}, value.get("at"))
-
-
-def _chat_item(exchange: Exchange, place: str, base: str, every_turn: bool, at: Any) -> Item:
-    fields = {
-        "user_message": exchange.user_message,
-        "assistant_message": exchange.assistant_message,
-        "context": [turn.model_dump() for turn in exchange.context],
-        "id": f"{base}#{exchange.number}" if every_turn else base,
-    }
-    return Item(f"{place} turn {exchange.number}" if every_turn else place, fields, at=at)
 
 
 def _fault(item: Item, max_characters: int) -> str:
