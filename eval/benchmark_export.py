@@ -30,7 +30,7 @@ if not __package__:  # run as a script: import from the project, not from this f
 
 from eval.imatrix_agreement import ImatrixAgreement, compare_imatrix
 from eval.random_base import random_base
-from eval.report import this_machine
+from eval.report import command_line, this_machine
 from observer.errors import ObserverError, run_cli
 from observer.export.checkpoint import list_tensors, read_shape
 from observer.files import write_text
@@ -114,7 +114,7 @@ def main() -> int:
         rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
         imatrix = compare_imatrix(args.model, args.imatrix_tool, Path(folder)) if args.imatrix_tool else None
     report = args.out / "export.md"
-    command = shlex.join(["python", "eval/benchmark_export.py", *sys.argv[1:]])
+    command = command_line("benchmark_export", None)
     write_text(report, render(comparisons, rows, imatrix, command))
     print(report)
     return 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.report import STAND_IN_NOTE, this_machine
+from eval.report import STAND_IN_NOTE, command_line, this_machine
 from observer.client import Observer
 from observer.errors import ObserverError, run_cli
 from observer.files import read_jsonl, write_text
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         observer.observe_many(turns[:2])  # the first answers open contexts and read the weights
         parts = measure(observer, turns, args.part)
         name = observer.name
-    command = shlex.join(["python", "eval/benchmark_observing.py", *(arguments or sys.argv[1:])])
+    command = command_line("benchmark_observing", arguments)
     report = args.out / f"observing-{name}.md"
     write_text(report, render(name, parts, args.threads or usable_cores(), command))
     print(f"wrote {report}")

@@ -13,7 +13,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.report import command_line
 from observer.arguments import positive
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.paths import TRAIN_JSONL
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (reference, _), *others = found = _answers(contestants, args)
     comparisons = compare_many(reference, [answers for answers, _ in others])
     origin = Origin(
-        command=shlex.join(["python", "eval/compare.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        command=command_line("compare", arguments),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
         answers={answers.model.path: str(path) for answers, path in found},

@@ -19,7 +19,7 @@ if not __package__:  # run as a script: import from the project, not from this f
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers
-from eval.report import STAND_IN_NOTE, Report, report_path, summary_table, write_report
+from eval.report import STAND_IN_NOTE, Report, command_line, report_path, summary_table, write_report
 from eval.rows import ATTACKS, Row, rows_of_split, take
 from observer.arguments import positive
 from observer.dataset import read_split
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train_rows = _train_rows(args.train)
     folders = [args.out or default_reports_folder(model) for model in args.model]
     check_before_running(args.model, folders)
-    command = shlex.join(["python", "eval/evaluate.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_line("evaluate", arguments)
     reports = []
     for model, folder in zip(args.model, folders, strict=True):
         report = evaluate(

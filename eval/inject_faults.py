@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -31,6 +30,7 @@ from eval.faults_other import run_others
 from eval.faults_points import Drawer, Outcome, Uncut, from_record, run_point
 from eval.faults_watch import Phase, phases_of
 from eval.faults_workplace import Workplace
+from eval.report import command_line
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.arguments import positive
 from observer.errors import ObserverError, run_cli
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary += f" Other faults: {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))}."
     path = save_result(
         "faults",
-        command=shlex.join(["python", "eval/inject_faults.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        command=command_line("inject_faults", arguments),
         seconds=sum(outcome.seconds for outcome in outcomes) if args.faults == "kills" else seconds,
         passed=passed,
         summary=summary,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ if not __package__:  # run as a script: import from the project, not from this f
 from eval.load_callers import Manner, drive
 from eval.load_ledger import Account, Ledger
 from eval.load_memory import FLAT_MB_PER_MIN, MemorySampler, MemoryUse, memory_use
+from eval.report import command_line
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.arguments import positive
 from observer.client import Observer
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     parts = run_parts(args)
     passed, summary = all(part.passed for part in parts), summarize(parts, args.callers)
-    command = shlex.join(["python", "eval/load.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_line("load", arguments)
     details = {
         "model": str(args.model),
         "callers": args.callers,

@@ -26,6 +26,7 @@ if not __package__:  # run as a script: import from the project, not from this f
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.load_memory import MemorySampler, MemoryUse, memory_use
+from eval.report import command_line
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.arguments import positive
 from observer.errors import run_cli
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if n_rows
         ]
     passed, summary = all(run.passed for run in runs), " ".join(map(summarize, runs))
-    command = shlex.join(["python", "eval/load_bulk.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_line("load_bulk", arguments)
     details = {
         "about": runs[0].command,
         "model": str(args.model),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,6 +94,11 @@ class Report:
     unseen: dict[str, GroupScores]
     unfinished: tuple[str, ...] = ()
     attacks: AttackScores | None = None
+
+
+def command_line(script: str, arguments: Sequence[str] | None) -> str:
+    """How a script of eval/ was called: with `main`'s arguments, or else the process's."""
+    return shlex.join(["python", f"eval/{script}.py", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def this_machine(n_threads: int | None = None) -> Machine:

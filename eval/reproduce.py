@@ -27,6 +27,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.report import command_line
 from eval.reproduce_compare import Comparison, compare_runs
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.config import load_config
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if not args.work:
             shutil.rmtree(folder, ignore_errors=True)
-    command = shlex.join(["python", "eval/reproduce.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_line("reproduce", arguments)
     details = {
         "config": str(args.config),
         "overrides": overrides,

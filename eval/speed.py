@@ -113,7 +113,7 @@ def _raw_speeds(engine: Engine, exchanges: Sequence[str]) -> tuple[float, float]
     n_prefill = min(_PREFILL_TOKENS, model.n_ctx_train - _DECODE_TOKENS)
     prompt = _long_prompt(model, exchanges, n_prefill)
     context = LlamaContext(
-        model, n_ctx=n_prefill + _DECODE_TOKENS, n_seq_max=1, n_threads=engine.n_threads, flash_attn=engine.flash_attn
+        model, n_ctx=n_prefill + _DECODE_TOKENS, n_seq_max=1, n_threads=engine.n_threads, flash_attn=True
     )
     try:
         _read(context, prompt)  # the first call allocates

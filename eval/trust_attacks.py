@@ -10,7 +10,6 @@ is what the attack asked for (`eval/evaluate.py --split attacks` has it in full)
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ if not __package__:  # run as a script: import from the project, not from this f
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.attack_report import AttackScores
-from eval.report import Report
+from eval.report import Report, command_line
 from eval.rows import ATTACKS, Row, exchange_of, rows_of_split
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.errors import run_cli
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = evaluate(model, rows, [], split=ATTACKS, n_threads=args.threads)
     scores = report.attacks
     assert scores is not None, "the rows of the set have goals"
-    command = shlex.join(["python", "eval/trust_attacks.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = command_line("trust_attacks", arguments)
     passed, summary = not forged and scores.total.n == len(rows), summarize(report, scores, forged)
     path = save_result(
         "attacks",

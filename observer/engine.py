@@ -48,7 +48,6 @@ class Engine:
         self.layout = layout or choose_layout(self.model.size_bytes, n_threads or usable_cores(), n_seq)
         self.n_threads = self.layout.n_lanes * self.layout.n_threads
         self.max_new_tokens = max_new_tokens
-        self.flash_attn = True  # of what is written
         self._examples = examples
         self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
         self._instructions = {task: self._instruction_tokens(task) for task in Task}
@@ -87,7 +86,7 @@ class Engine:
             grades.update(found)
             progress(len(grades), len(prompts))
 
-        lanes = self._lanes_for(len(waiting))
+        lanes = self._lanes[: len(waiting)]
         run_side_by_side([lane.grade(waiting, n_cells, is_alone=len(lanes) == 1) for lane in lanes], receive)
         return [grades[index] for index in range(len(prompts))]
 
@@ -120,11 +119,9 @@ class Engine:
         prompts = self._prompts(task, exchanges, 1)
         rows = [Row(prompt, min(budget, self.n_ctx_per_row - len(prompt.tokens))) for prompt in prompts]
         waiting = deque(sorted(rows, key=lambda row: _longest_first(row.prompt)))
-        n_at_once, n_cells, n_done = (
-            self._n_at_once(len(rows), self.layout.n_seq),
-            n_cells_to_write(rows, self.layout),
-            0,
-        )
+        n_at_once = self._n_at_once(len(rows), self.layout.n_seq)
+        n_cells = n_cells_to_write(rows, self.layout)
+        n_done = 0
 
         def receive(ended: list[Row]) -> None:
             nonlocal n_done
@@ -132,7 +129,7 @@ class Engine:
                 n_done += 1
                 progress(n_done, len(rows))
 
-        lanes = self._lanes_for(len(rows))
+        lanes = self._lanes[: len(rows)]
         try:
             run_side_by_side(
                 [
@@ -157,9 +154,6 @@ class Engine:
     def _n_at_once(self, n_rows: int, n_most: int) -> int:
         """Rows that a lane takes at a time: no more than its share, so that all lanes have work."""
         return max(1, min(n_most, -(-n_rows // self.layout.n_lanes)))
-
-    def _lanes_for(self, n_works: int) -> list[Lane]:
-        return self._lanes[:n_works]
 
     def _prompts(self, task: Task, exchanges: Sequence[str], n_new: int) -> list[Prompt]:
         prompts = [self._tokenize_prompt(task, exchange) for exchange in exchanges]

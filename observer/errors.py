@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from observer.stopping import exit_code, listening, was_asked
 from observer.telemetry import switch_off
 
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+HIDDEN_CHARACTERS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+"""Inside [] of a pattern: what moves a cursor, colours or turns text round, but for tab and newline."""
+_HIDDEN = re.compile(f"[{HIDDEN_CHARACTERS}]")
 
 
 class ObserverError(Exception):

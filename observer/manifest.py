@@ -64,10 +64,10 @@ def _read_stages(path: Path) -> dict[str, dict[str, Any]]:
     try:
         stages = parse_json(read_text(path))["stages"]
         found = {name: {key: stage[key] for key in ("inputs", "outputs", "notes")} for name, stage in stages.items()}
+        if not all(isinstance(stage[key], dict) for stage in found.values() for key in ("outputs", "notes")):
+            raise TypeError("outputs and notes are objects")
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ObserverError(f"{path}: not a manifest of ours; delete it to start the run anew") from error
-    if not all(isinstance(stage[key], dict) for stage in found.values() for key in ("outputs", "notes")):
-        raise ObserverError(f"{path}: not a manifest of ours; delete it to start the run anew")
     return found
 
 

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from observer.errors import HIDDEN_CHARACTERS
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 STATE_STYLES = {"ongoing": "green", "future": "cyan"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(rf"[\t\n{HIDDEN_CHARACTERS}]")
 
 
 def open_console() -> Console:

@@ -12,10 +12,11 @@ from typing import Literal
 
 import regex
 
+from observer.errors import HIDDEN_CHARACTERS
 from observer.grounding import Message
 from observer.observation import Observation
 
-_HIDDEN_CONTROL = regex.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
+_HIDDEN_CONTROL = regex.compile(rf"[{HIDDEN_CHARACTERS}\ufff9-\ufffb]")
 """Characters that show nothing, or turn round what is beside them."""
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     path = folder / "tokenizer.json"
     tokenizer = read_json_object(path)
     _check_kind(path, tokenizer)
-    try:
+    with _faults_explained(path):
         tokens, types = _tokens(path, tokenizer, vocab_size)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
     control = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL}
     mend = "a control token of the prompt, is not among its added tokens; use a Qwen tokenizer"
     raise_all([f"{path}: {token}, {mend}" for token in (IM_START, IM_END) if token not in control])
@@ -38,16 +38,22 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    try:
+    with _faults_explained(path):
         special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=vocab_size)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
     special.special_token_ids["eos"] = tokens.index(IM_END)
     special.add_special_token["bos"] = False
     if special.chat_template != CHAT_TEMPLATE:
         print(f"{folder}: its chat template is replaced by ours, without tools and thinking", file=sys.stderr)
     special.chat_template = CHAT_TEMPLATE
     special.add_to_gguf(writer, quiet=True)
+
+
+@contextlib.contextmanager
+def _faults_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
 
 
 def _check_kind(path: Path, tokenizer: dict[str, Any]) -> None:

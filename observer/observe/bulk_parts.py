@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from observer.errors import ObserverError, raise_all
-from observer.files import PRIVATE, atomic_path, disk_errors_explained, sha256_file
+from observer.files import PRIVATE, append_whole, atomic_path, disk_errors_explained, parse_json, sha256_file
 from observer.observation import Asked
 from observer.observe.reading import BadRow, Row
 from observer.observe.streaming import batches
@@ -100,8 +100,7 @@ class PartsFolder:
             temporary.write_bytes(lines)
         record = (json.dumps(asdict(done)) + "\n").encode()
         with disk_errors_explained(self.ledger), _appending(self.ledger) as descriptor:
-            os.write(descriptor, record)
-            os.fsync(descriptor)
+            append_whole(descriptor, record)
         self.done[done.part] = done
 
     def _check_maker(self, done: Done, task: Asked, model: str, name: str) -> None:
@@ -137,7 +136,7 @@ class PartsFolder:
                 os.truncate(self.ledger, len(content) - len(torn))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                fields = json.loads(line)
+                fields = parse_json(line)
                 done = Done(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
             except (ValueError, TypeError, KeyError) as error:
                 raise ObserverError(
