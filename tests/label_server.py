@@ -90,6 +90,15 @@ class QuietServer(ThreadingHTTPServer):
             thread.join()
 
 
+def read_json(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
+    """The body of a request, or ConnectionError when the client went away in the middle of it."""
+    size = int(handler.headers["Content-Length"])
+    data = handler.rfile.read(size)
+    if len(data) < size:
+        raise ConnectionError(f"{len(data)} of {size} bytes came")
+    return json.loads(data)
+
+
 class LabelServer:
     """Answers with `plan(request)`; `received` holds every request in the order it came."""
 
@@ -118,7 +127,7 @@ def _handler(server: LabelServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = read_json(self)
             request = server.take(body, self.headers.get("Authorization", "").removeprefix("Bearer "))
             reply = server.plan(request)
             time.sleep(reply.delay_s)

@@ -16,7 +16,7 @@ from typing import Any
 
 from observer.prompts import SYSTEM_PROMPTS, Task
 from observer.schema import Entity, EntityType, Extraction, Label, Predicate, Relationship, Temporal
-from tests.label_server import QuietServer
+from tests.label_server import QuietServer, read_json
 
 HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nASSISTANT: [^\n]*)?$")
 
@@ -68,8 +68,7 @@ def _handler(server: ObservingServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            content = server.answer(body["messages"])
+            content = server.answer(read_json(self)["messages"])
             if content is None:
                 self._send(400, {"error": "the server is at its end"})
             else:

@@ -15,7 +15,7 @@ from eval import compare
 from observer.errors import run_cli
 from observer.files import write_jsonl
 from observer.prompts import SYSTEM_PROMPTS, Task
-from tests.label_server import QuietServer
+from tests.label_server import QuietServer, read_json
 from tests.tiny_runs import split_rows
 
 EMPTY = '{"entities":[],"relationships":[]}'
@@ -45,7 +45,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self._send({"models": models} if self.path == "/api/tags" else {"version": "0.32.15"})
 
         def do_POST(self) -> None:
-            self._send(server.chat(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self._send(server.chat(read_json(self)))
 
         def _send(self, value: dict[str, Any]) -> None:
             data = json.dumps(value).encode()
