@@ -94,7 +94,9 @@ def audit_of(dependencies: Sequence[Mapping[str, Any]]) -> Audit:
         for package in asked
         for hole in package["vulns"]
     ]
-    return Audit(len(asked), [package["name"] for package in dependencies if "skip_reason" in package], vulnerable)
+    skipped = [package for package in dependencies if "skip_reason" in package]
+    why = "" if asked or not skipped else f"{skipped[0]['skip_reason']}; so with all {len(skipped)}"
+    return Audit(len(asked), [package["name"] for package in skipped], vulnerable, why[:300])
 
 
 def why_silent(complaint: str) -> str:

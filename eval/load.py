@@ -28,7 +28,14 @@ if not __package__:  # run as a script: import from the project, not from this f
 
 from eval.load_callers import Manner, drive
 from eval.load_ledger import Account, Ledger
-from eval.load_memory import FLAT_MB_PER_MIN, MemorySampler, MemoryUse, memory_use
+from eval.load_memory import (
+    FLAT_MB_PER_MIN,
+    MemorySampler,
+    MemoryUse,
+    has_thread_caches,
+    memory_use,
+    restart_without_thread_caches,
+)
 from eval.report import command_line
 from eval.trust_result import TRUST_FOLDER, save_result
 from observer.arguments import positive
@@ -68,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "callers": args.callers,
         "turns": args.turns,
         "flat_mb_per_min": FLAT_MB_PER_MIN,
+        "thread_caches": has_thread_caches(),
         "server": f"loopback, recorded answers of the model, every {UNAVAILABLE_EVERY}th question refused once",
         "parts": [asdict(part) | {"passed": part.passed} for part in parts],
     }
@@ -191,4 +199,5 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
+    restart_without_thread_caches()
     sys.exit(run_cli(main))

