@@ -43,7 +43,9 @@ BYTES_PER_ROW = 500
 class BulkRun:
     """One command over `n_in` rows. `n_missing` rows have no line in the output, `n_repeated` more than one.
 
-    `n_faults` are lines that tell why there is no answer. `seconds` include start-up.
+    `n_truncated` answers reached the bound of their length, which is the model's doing: they keep what stood whole, and
+    the command's exit code is 1. `n_faults` are the other lines that tell why there is no answer. `seconds` include
+    start-up.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BulkRun:
     n_missing: int
     n_repeated: int
     n_unknown: int
+    n_truncated: int
     n_faults: int
     exit_code: int
     memory: MemoryUse
@@ -69,7 +72,8 @@ class BulkRun:
 
     @property
     def passed(self) -> bool:
-        wrong = self.n_missing or self.n_repeated or self.n_unknown or self.n_faults or self.exit_code
+        is_told = self.exit_code == int(self.n_truncated + self.n_faults > 0)
+        wrong = self.n_missing or self.n_repeated or self.n_unknown or self.n_faults or not is_told
         return not wrong and self.most_bytes_per_row is not None and self.most_bytes_per_row < BYTES_PER_ROW
 
 
@@ -130,7 +134,8 @@ def summarize(run: BulkRun) -> str:
     return (
         f"{run.command.partition(' TURNS')[0]}: {run.n_out:,} lines for {run.n_in:,} turns in {run.seconds / 60:.1f} "
         f"minutes ({run.rows_per_s:.1f} a second), {run.n_missing} missing, {run.n_repeated} twice, "
-        f"{run.n_faults} with a fault; memory {memory.start_mb:.0f} to {memory.end_mb:.0f} MB, {growth}."
+        f"{run.n_truncated} cut at the bound, {run.n_faults} with a fault; memory {memory.start_mb:.0f} to "
+        f"{memory.end_mb:.0f} MB, {growth}."
     )
 
 
@@ -147,19 +152,21 @@ def write_turns(path: Path, n_turns: int, seed: int) -> None:
 def count_rows(path: Path, n_rows: int) -> dict[str, int]:
     """What of the ids 0 to n_rows - 1 stands in an output, a file or a folder of parts, and how often."""
     seen: Counter[str] = Counter()
-    n_faults = 0
+    n_truncated = n_faults = 0
     parts = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.exists() else []
     for part in parts:
         with part.open(encoding="utf-8") as stream:
             for row in map(json.loads, stream):
                 seen[row["id"]] += 1
-                n_faults += bool(row.get("fault"))
+                n_truncated += bool(row.get("truncated"))
+                n_faults += bool(row.get("fault")) and not row.get("truncated")
     known = {str(number) for number in range(n_rows)}
     return {
         "n_out": sum(seen.values()),
         "n_missing": len(known - seen.keys()),
         "n_repeated": sum(count > 1 for count in seen.values()),
         "n_unknown": len(seen.keys() - known),
+        "n_truncated": n_truncated,
         "n_faults": n_faults,
     }
 

@@ -150,6 +150,7 @@ def bulk_details(found: Any) -> list[str]:
             "rows out": run["n_out"],
             "missing": run["n_missing"],
             "twice": run["n_repeated"],
+            "cut at the bound": run["n_truncated"],
             "faults": run["n_faults"],
             "a second": round(run["rows_per_s"], 1),
             "minutes": round(run["seconds"] / 60, 1),

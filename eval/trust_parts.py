@@ -59,13 +59,21 @@ def is_current(part: Part, results: Mapping[str, TrustResult]) -> bool:
 def run_all(parts: Sequence[Part], jobs: int, log_folder: Path, say: Callable[[str], None]) -> dict[str, str]:
     """Run the parts, up to `jobs` side by side; return why by the name of each that ended without a result.
 
-    Those that are timed come last, one by one. Ctrl-C ends what is running.
+    Those that are timed come last, one by one. Ctrl-C ends what is running. Parts side by side share the cores: threads
+    that wait for one another at every step, as torch's do, take many times as long where a core is not theirs.
     """
+    from observer.llama import usable_cores
+
     unfinished: dict[str, str] = {}
     running: dict[str, subprocess.Popen[bytes]] = {}
 
+    n_threads = max(1, usable_cores() // jobs)
+
     def run(part: Part) -> tuple[str, str | None]:
-        return part.name, _run(part, running, log_folder / f"{part.name}.log", say)
+        environment = dict(os.environ)
+        if jobs > 1 and not part.is_timed:
+            environment.setdefault("OMP_NUM_THREADS", str(n_threads))
+        return part.name, _run(part, environment, running, log_folder / f"{part.name}.log", say)
 
     groups = [[part for part in parts if not part.is_timed], *([part] for part in parts if part.is_timed)]
     for group in groups:
@@ -85,7 +93,13 @@ def run_all(parts: Sequence[Part], jobs: int, log_folder: Path, say: Callable[[s
     return unfinished
 
 
-def _run(part: Part, running: dict[str, subprocess.Popen[bytes]], log: Path, say: Callable[[str], None]) -> str | None:
+def _run(
+    part: Part,
+    environment: Mapping[str, str],
+    running: dict[str, subprocess.Popen[bytes]],
+    log: Path,
+    say: Callable[[str], None],
+) -> str | None:
     """Run one part with its output in `log`; return why it ended without a result, or None."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if not (PROJECT_ROOT / part.arguments[0]).exists():
@@ -95,7 +109,12 @@ def _run(part: Part, running: dict[str, subprocess.Popen[bytes]], log: Path, say
     with log.open("wb") as stream:
         # A session of its own: at the bound it ends with all its children.
         process = subprocess.Popen(
-            [sys.executable, *part.arguments], cwd=PROJECT_ROOT, stdout=stream, stderr=stream, start_new_session=True
+            [sys.executable, *part.arguments],
+            cwd=PROJECT_ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
         )
         running[part.name] = process
         try:

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.load import main
-from eval.load_bulk import count_rows, write_turns
+from eval.load_bulk import BulkRun, count_rows, write_turns
 from eval.load_ledger import Ledger
-from eval.load_memory import memory_use
+from eval.load_memory import MemoryUse, memory_use
 from observer.observation import GradeResult, Observation, ObservedEntity
 from observer.observe.reading import Reader, Row
 from observer.paths import PROJECT_ROOT
@@ -112,10 +113,15 @@ def test_memory_is_measured_without_the_caches_of_threads_unless_the_environment
 
 def test_bulk_rows_are_counted_once_each(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    rows = [{"id": "0"}, {"id": "1", "fault": "too long"}, {"id": "1"}, {"id": "7"}]
+    rows = [
+        {"id": "0"},
+        {"id": "1", "fault": "too long"},
+        {"id": "1", "fault": "bound", "truncated": True},
+        {"id": "7"},
+    ]
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     counts = count_rows(out, 4)
-    assert counts == {"n_out": 4, "n_missing": 2, "n_repeated": 1, "n_unknown": 1, "n_faults": 1}
+    assert counts == {"n_out": 4, "n_missing": 2, "n_repeated": 1, "n_unknown": 1, "n_truncated": 1, "n_faults": 1}
     assert count_rows(tmp_path / "none.jsonl", 2)["n_missing"] == 2
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -131,6 +137,18 @@ def test_bulk_turns_are_read_whole_by_the_command_that_gets_them(tmp_path: Path)
     rows = list(Reader([str(source)]).rows())
     assert [row.id for row in rows if isinstance(row, Row)] == [str(number) for number in range(50)]
     assert len({row.exchange.model_dump_json(exclude={"id"}) for row in rows if isinstance(row, Row)}) == 50
+
+
+def test_a_bulk_run_passes_with_truncated_answers_that_its_exit_code_tells_of_and_with_no_other_fault() -> None:
+    memory = MemoryUse(600, 100.0, 102.0, 103.0, mb_per_min=0.1, low=0.0, high=0.2)
+    whole = BulkRun("observe", "observer observe", 600.0, 6000, 6000, 0, 0, 0, 0, 0, exit_code=0, memory=memory)
+    assert whole.passed and whole.most_bytes_per_row == pytest.approx(0.2e6 / 600)
+    assert replace(whole, n_truncated=4, exit_code=1).passed
+    assert not replace(whole, n_truncated=4).passed  # the command did not tell
+    assert not replace(whole, n_faults=1, exit_code=1).passed
+    assert not replace(whole, exit_code=1).passed
+    assert not replace(whole, n_missing=1).passed and not replace(whole, n_repeated=1).passed
+    assert not replace(whole, memory=replace(memory, high=0.4)).passed
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ BULK: dict[str, Any] = {
             "n_out": 99_999,
             "n_missing": 1,
             "n_repeated": 0,
+            "n_truncated": 4,
             "n_faults": 0,
             "rows_per_s": 81.23,
             "seconds": 1230.0,
@@ -110,7 +111,7 @@ def test_load_and_bulk_are_tables_of_their_own() -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
     assert ["threads", "1,234", "0", "0", "0", "7", "0", "4.1", "100", "200", "300", "401", "18 to 21"] in cells
     assert ["threads", "300", "107", "114", "115", "+0.120 [-0.010, +0.300]"] in cells
-    assert ["grade", "100,000", "99,999", "1", "0", "0", "81.2", "20.5"] in cells
+    assert ["grade", "100,000", "99,999", "1", "0", "4", "0", "81.2", "20.5"] in cells
     assert ["grade", "300", "107", "114", "115", "+0.120 [-0.010, +0.300]", "261"] in cells
 
 
@@ -175,6 +176,22 @@ def test_parts_that_fail_or_hang_do_not_keep_the_others_from_running(tmp_path: P
     unfinished = run_all(parts, 2, tmp_path / "logs", said.append)
     assert unfinished == {"faults": "exit code 1: two were lost", "fuzz": "not done after 0.01 minutes"}
     assert made.exists() and any(line.startswith("load: exit code 0") for line in said)
+
+
+def test_parts_side_by_side_share_the_cores_and_a_timed_one_has_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = "import os; pathlib.Path(sys.argv[0] + '.txt').write_text(os.environ.get('OMP_NUM_THREADS', 'all'))"
+    parts = [
+        Part("faults", script(tmp_path, "beside.py", code), 1),
+        Part("load", script(tmp_path, "timed.py", code), 1, is_timed=True),
+    ]
+    n_jobs = 1_000  # more than any machine has cores
+    assert run_all(parts, n_jobs, tmp_path / "logs", lambda _: None) == {}
+    assert [(tmp_path / f"{name}.py.txt").read_text() for name in ("beside", "timed")] == ["1", "all"]
+    assert run_all(parts, 1, tmp_path / "logs", lambda _: None) == {}
+    assert (tmp_path / "beside.py.txt").read_text() == "all"
 
 
 def test_the_set_has_every_part_once_and_a_missing_command_is_told(tmp_path: Path) -> None:
