@@ -69,5 +69,5 @@ def run_cli(main: Callable[[], int | None], debug: bool | None = None) -> int:
 def _say_interrupted(stop: BaseException) -> int:
     code = exit_code(stop)
     by = " by SIGTERM" if code == 143 else ""
-    print(f"\ninterrupted{by}: the same command resumes where this one stopped", file=sys.stderr)
+    print(f"\ninterrupted{by}: what was finished is kept, the same command does the rest", file=sys.stderr)
     return code

@@ -37,7 +37,7 @@ def ends_in_one_line(main: Callable[[], int], kind: signal.Signals, capsys: pyte
     code = run_cli(main, debug=False)
     assert handlers == [signal.getsignal(one) for one in CODES]
     lines = capsys.readouterr().err.strip().splitlines()
-    return code == CODES[kind] and len(lines) == 1 and "the same command resumes" in lines[0]
+    return code == CODES[kind] and len(lines) == 1 and "the same command does the rest" in lines[0]
 
 
 @each_signal
