@@ -104,16 +104,15 @@ def given_files(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Candid
 
 def check_disk(run: Run, wanted: Sequence[Wanted], folder: Path, full: Path, matrix: Path | None) -> None:
     """Raise ObserverError unless the files that are not there yet fit on the disk."""
-    from observer.export.quantization_plan import plan_quantizations
+    from observer.export.quantization_plan import quantized_bytes
 
     needed = 0
     for has_imatrix in (False, True):
         part = [want for want in wanted if want.has_imatrix == has_imatrix and want.type_name not in _DIRECT]
-        outs = {want.type_name: path for want in part if not (path := path_of(run, want, folder)).exists()}
-        if outs:
+        types = [want.type_name for want in part if not path_of(run, want, folder).exists()]
+        if types:
             used = matrix if has_imatrix else None
-            plan = plan_quantizations(full, outs, imatrix=used, overrides=run.config.export.tensor_types)
-            needed += plan.needed_bytes
+            needed += sum(quantized_bytes(full, types, imatrix=used, overrides=run.config.export.tensor_types).values())
     if needed:
         print(f"to write below {folder}: {needed / 1e6:,.1f} MB", file=sys.stderr, flush=True)
     check_writable(folder, needed, _ANOTHER_FOLDER)

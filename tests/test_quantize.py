@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from observer.export.gguf import write_gguf
 from observer.export.header import read_header
 from observer.export.imatrix import compute_imatrix
 from observer.export.imatrix_file import write_imatrix
-from observer.export.quantization_plan import plan_quantizations, quantize_all
+from observer.export.quantization_plan import quantized_bytes
 from observer.export.quantization_types import NEED_IMATRIX, check_quantizations, file_types, wants_imatrix
-from observer.export.quantize import Job, QuantizationReport, quantize, run_job
+from observer.export.quantize import Job, QuantizationReport, quantize, run_job, used_imatrix
 from observer.export.verify import verify_gguf
 
 
@@ -190,30 +189,19 @@ def imatrix(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_imatrix(compute_imatrix(tiny_model, [list(range(3, 99)), list(range(200, 300))]), path)
 
 
-def test_several_types_are_planned_printed_and_made(
-    f16: Path, imatrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    outs = {name: tmp_path / "new" / f"{name}.gguf" for name in ("q8_0", "q4_k_m")}
-    reports = quantize_all(f16, outs, imatrix=imatrix)
-    assert [(report.quantization, report.has_imatrix) for report in reports] == [("q8_0", False), ("q4_k_m", True)]
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"q8_0.gguf", "q4_k_m.gguf"}
-    sizes = [f"{report.size_bytes / 1e6:.1f} MB" for report in reports]
-    plan, made = (lines := capsys.readouterr().out.splitlines())[:3], lines[3:]
-    assert plan[:2] == [f"{outs['q8_0']}  {sizes[0]}", f"{outs['q4_k_m']}  {sizes[1]}  (importance matrix)"]
-    assert " MB in all, " in plan[2] and plan[2].endswith(" MB free")
-    assert made[0] == f"{outs['q8_0']}: {sizes[0]}, tensors: 9 F32, 15 Q8_0"
-
-
-def test_the_plan_is_what_is_made_to_a_hundred_bytes(
+def test_the_planned_size_is_what_is_made_to_a_hundred_bytes(
     f16: Path, imatrix: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    outs, overrides = {"q4_k_m": tmp_path / "q4_k_m.gguf"}, {r"blk\.1\.ffn_down": "q8_0"}
-    made = quantize(f16, outs["q4_k_m"], "q4_k_m", imatrix=imatrix, overrides=overrides)
-    plan = plan_quantizations(f16, outs, imatrix=imatrix, overrides=overrides)
-    assert made.size_bytes - 100 <= plan.needed_bytes <= made.size_bytes < plan.free_bytes
+    types, overrides = ["q8_0", "q4_k_m"], {r"blk\.1\.ffn_down": "q8_0"}
+    planned = quantized_bytes(f16, types, imatrix=imatrix, overrides=overrides)
+    unconverted = quantized_bytes(tiny_model, types, imatrix=imatrix, overrides=overrides)
     head_bytes = (tiny_model / "tokenizer.json").stat().st_size + 40 * 512
-    unconverted = plan_quantizations(tiny_model, outs, imatrix=imatrix, overrides=overrides)
-    assert made.size_bytes <= unconverted.needed_bytes <= made.size_bytes + head_bytes
+    for name in types:
+        used = used_imatrix(name, imatrix, overrides)
+        made = quantize(f16, tmp_path / f"{name}.gguf", name, imatrix=used, overrides=overrides)
+        assert made.has_imatrix  # of every type, since the overrides may name any
+        assert made.size_bytes - 100 <= planned[name] <= made.size_bytes
+        assert made.size_bytes <= unconverted[name] <= made.size_bytes + head_bytes
 
 
 def test_a_type_below_5_bits_gets_the_imatrix_and_the_others_do_not() -> None:
@@ -222,11 +210,10 @@ def test_a_type_below_5_bits_gets_the_imatrix_and_the_others_do_not() -> None:
     assert not with_it & {"f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_0", "tq1_0", "tq2_0"}
 
 
-def test_all_that_is_wrong_with_a_request_is_told_before_anything_is_written(f16: Path, tmp_path: Path) -> None:
-    outs = {name: tmp_path / "new" / name for name in ("q9_z", "iq1_s", "q4_k_m")}
+def test_all_that_is_wrong_with_a_request_is_told_at_once(f16: Path) -> None:
     overrides = {"ffn_(": "q8_0", "attn_v": "q9_k", "ffn_up": "iq2_s", "lm_head": "q8_0", "attn_norm": "q8_0"}
     with pytest.raises(ObserverError) as raised:
-        quantize_all(f16, outs, overrides=overrides)
+        quantized_bytes(f16, ["q9_z", "iq1_s", "q4_k_m"], overrides=overrides)
     faults = str(raised.value).splitlines()
     assert [fault.split(";")[0] for fault in faults[:2]] == [
         "unknown quantization 'q9_z'",
@@ -239,7 +226,7 @@ def test_all_that_is_wrong_with_a_request_is_told_before_anything_is_written(f16
     assert faults[6].startswith(
         "export.tensor_types: 'attn_norm' is in no tensor of"
     )  # one-dimensional: never quantized
-    assert len(faults) == 7 and not list(tmp_path.iterdir())
+    assert len(faults) == 7
 
 
 def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
@@ -249,16 +236,6 @@ def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
     assert types["token_embd.weight"] == "Q8_0"
     assert types["blk.0.ffn_down.weight"] == types["blk.1.ffn_down.weight"] == "Q6_K"
     assert types["blk.0.ffn_up.weight"] == "Q4_K"
-
-
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
-    f16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    total, used, _ = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"total": total, "used": used, "free": 1000}))
-    with pytest.raises(ObserverError, match="1 MB needed, 0 MB free"):
-        quantize_all(f16, {"q8_0": tmp_path / "q8_0.gguf"})
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ from observer.llama import usable_cores
 from observer.paths import PROJECT_ROOT
 from observer.progress import show_progress
 
-FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
+_FALLBACK = re.compile(r"warning: (\S+)\s+- ncols +\d+ not divisible")
 _PLACE = re.compile(r"\[ *(\d+)/ *\d+\] ")
 _BLOCK_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
@@ -222,7 +222,7 @@ def _explain(code: int, log: list[str]) -> str:
 
 def _report(quantization: str, path: Path, log: str, imatrix: Path | None) -> QuantizationReport:
     types = read_header(path).tensor_types
-    fallbacks = tuple(f"{name}: {types[name]}" for name in FALLBACK.findall(log))
+    fallbacks = tuple(f"{name}: {types[name]}" for name in _FALLBACK.findall(log))
     has_imatrix = imatrix is not None
     return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks, has_imatrix)
 
