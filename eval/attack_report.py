@@ -13,7 +13,7 @@ from eval.counts import is_empty, parse_answer, share_of
 from eval.measures import Measure, shares
 from eval.report import show, table
 from eval.rows import answer_of, families_of
-from eval.statistics import Interval
+from eval.significance import Interval
 from observer.answers import Completion
 from observer.errors import raise_all
 from observer.files import read_text

@@ -15,7 +15,7 @@ from eval.extraction_metrics import extraction_measures
 from eval.grading_metrics import grading_measures
 from eval.measures import Measure
 from eval.rows import Row, answer_of, exchange_of, extraction_of, families_of, of_task
-from eval.statistics import Interval, holm, mcnemar_exact, paired_bootstrap
+from eval.significance import Interval, holm, mcnemar_exact, paired_bootstrap
 from observer.errors import ObserverError
 from observer.prompts import Task
 

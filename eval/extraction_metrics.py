@@ -19,7 +19,7 @@ from eval.counts import (
     triple_counts,
 )
 from eval.measures import Measure, intervals_of, shares
-from eval.statistics import Interval
+from eval.significance import Interval
 from observer.schema import Extraction
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eval.counts import f1_of, precision_of, recall_of, share_of
 from eval.measures import Measure, intervals_of, shares
-from eval.statistics import Interval, Statistic
+from eval.significance import Interval, Statistic
 from observer.schema import Label
 
 LABELS = [str(label) for label in Label]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eval.differences import RowDifference
     from eval.quantization_report import SpeedSummary
     from eval.report import GroupScores
-    from eval.statistics import Interval
+    from eval.significance import Interval
     from eval.training_report import Spread
 
 N_EXAMPLES = 6

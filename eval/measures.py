@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eval.statistics import Interval, Statistic, Values, bootstrap_interval, share_interval
+from eval.significance import Interval, Statistic, Values, bootstrap_interval, share_interval
 
 Chosen = npt.NDArray[np.bool_]
 """(n_rows,): which rows."""

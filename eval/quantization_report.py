@@ -17,7 +17,7 @@ from eval.quantization_files import Candidate
 from eval.quantization_rounds import Measured, Measurements
 from eval.report import Report
 from eval.rows import families_of
-from eval.statistics import Interval
+from eval.significance import Interval
 from eval.training_report import Spread, spread
 from observer.files import write_json, write_text
 

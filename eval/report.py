@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eval.attack_report import AttackScores
     from eval.extraction_metrics import ExtractionScores, ValidityScores
     from eval.grading_metrics import GradingScores, ReliabilityBin
-    from eval.statistics import Interval
+    from eval.significance import Interval
 
 STAND_IN_NOTE = (
     "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "

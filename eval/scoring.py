@@ -18,7 +18,7 @@ from eval.grading_metrics import GradingScores, grading_measures, score_grading
 from eval.measures import Measure, intervals_of
 from eval.report import GroupScores, Report
 from eval.rows import Row, answer_of, exchange_of, extraction_of, families_of, of_task, slices_of, unseen_of
-from eval.statistics import Interval
+from eval.significance import Interval
 from observer.prompts import Task
 from observer.schema import Extraction
 

@@ -16,7 +16,7 @@ from eval.quantization_files import ImatrixMode, Wanted, given_files, wanted_fil
 from eval.quantization_markdown import to_markdown
 from eval.quantization_report import summarize_speed, to_json, write_reports
 from eval.quantization_rounds import _CODE
-from eval.statistics import Interval
+from eval.significance import Interval
 from eval.training_report import Spread
 from observer.errors import ObserverError
 from observer.export.gguf import write_gguf

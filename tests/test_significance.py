@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eval.counts import f1_of, share_of
 from eval.measures import Measure, intervals_of, shares
-from eval.statistics import Interval, bootstrap_interval, holm, mcnemar_exact, paired_bootstrap, share_interval
+from eval.significance import Interval, bootstrap_interval, holm, mcnemar_exact, paired_bootstrap, share_interval
 
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
