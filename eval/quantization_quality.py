@@ -21,7 +21,8 @@ from observer.errors import ObserverError, raise_all
 from observer.prompts import IM_END, Task, render_prompt
 
 if TYPE_CHECKING:
-    from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits
+    from observer.llama import LlamaModel
+    from observer.llama_context import BatchToken, LlamaContext, Logits
 
 _BATCH_TOKENS = 2048
 _BATCH_ROWS = 64
@@ -96,7 +97,8 @@ def measure_quality(
 
     Raises ObserverError for files that cannot be loaded, differing vocabularies, no rows, or rows too long.
     """
-    from observer.llama import LlamaContext, LlamaModel, usable_cores
+    from observer.llama import LlamaModel, usable_cores
+    from observer.llama_context import LlamaContext
 
     if not rows:
         raise ObserverError("no rows to compare the models on; name a split that has some")
@@ -154,7 +156,8 @@ def plan_batches(rows: Sequence[TokenRow]) -> list[Batch]:
 
 
 def _make_batch(rows: Sequence[TokenRow], group: Sequence[int]) -> Batch:
-    from observer.llama import BatchToken, n_common
+    from observer.llama import n_common
+    from observer.llama_context import BatchToken
 
     first, last = rows[group[0]].prompt, rows[group[-1]].prompt
     shared = min(n_common(first, last), len(first) - 1)  # of sorted rows, what the outer two share, all do
@@ -166,7 +169,7 @@ def _make_batch(rows: Sequence[TokenRow], group: Sequence[int]) -> Batch:
 
 
 def _add_row(batch: Batch, row: TokenRow, index: int, sequence: int, shared: int) -> None:
-    from observer.llama import BatchToken
+    from observer.llama_context import BatchToken
 
     first_prediction = len(row.prompt) - 1
     tokens = enumerate(row.read[shared:], shared)

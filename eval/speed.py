@@ -27,7 +27,8 @@ from observer.prompts import Task, render_prompt
 
 if TYPE_CHECKING:
     from observer.engine import Engine
-    from observer.llama import LlamaContext, LlamaModel
+    from observer.llama import LlamaModel
+    from observer.llama_context import LlamaContext
 
 _PREFILL_TOKENS = 512
 _DECODE_TOKENS = 64
@@ -107,7 +108,7 @@ def peak_bytes() -> int | None:
 
 def _raw_speeds(engine: Engine, exchanges: Sequence[str]) -> tuple[float, float]:
     """Tokens/s of reading one long prompt, and of writing one answer; medians."""
-    from observer.llama import LlamaContext
+    from observer.llama_context import LlamaContext
 
     model = engine.model
     n_prefill = min(_PREFILL_TOKENS, model.n_ctx_train - _DECODE_TOKENS)
@@ -132,7 +133,7 @@ def _long_prompt(model: LlamaModel, exchanges: Sequence[str], n_tokens: int) -> 
 
 
 def _one_turn(context: LlamaContext, prompt: Sequence[int]) -> tuple[float, float]:
-    from observer.llama import BatchToken
+    from observer.llama_context import BatchToken
 
     start = time.perf_counter()
     token = _read(context, prompt)
@@ -144,7 +145,7 @@ def _one_turn(context: LlamaContext, prompt: Sequence[int]) -> tuple[float, floa
 
 
 def _read(context: LlamaContext, prompt: Sequence[int]) -> int:
-    from observer.llama import BatchToken
+    from observer.llama_context import BatchToken
 
     context.clear(0)
     last = len(prompt) - 1

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from observer.answers import Completion
 from observer.errors import ObserverError
 from observer.grammar import Grammar
-from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext, Logits
 
 EXPECTED_ANSWER = 128
 """Tokens of an answer that a row finds room for when it starts; a longer one may have to wait for others to end."""

@@ -9,7 +9,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from observer.llama import LlamaModel, Logits, last_errors
+from observer.llama import LlamaModel, last_errors
+from observer.llama_context import Logits
 
 _SHORTLIST = 64
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])

@@ -16,7 +16,8 @@ from observer.errors import ObserverError
 from observer.generation import EXPECTED_ANSWER, Generation, Prompt, Row, damaged, log_sum_exp
 from observer.grammar import Grammar
 from observer.layout import Layout
-from observer.llama import BatchToken, LlamaContext, LlamaModel
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext
 from observer.prompts import Task
 from observer.schema import Label
 

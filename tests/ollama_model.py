@@ -13,7 +13,8 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from observer.generation import log_sum_exp
 from observer.grammar import Grammar
-from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext, Logits
 
 N_CTX = 2048
 

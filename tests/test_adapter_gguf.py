@@ -15,7 +15,8 @@ from observer.errors import ObserverError
 from observer.export.adapter_gguf import apply_adapter, write_adapter_gguf
 from observer.export.gguf import write_gguf
 from observer.export.header import read_header
-from observer.llama import BatchToken, LlamaContext, LlamaModel
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.training.merge import merge_adapter
 

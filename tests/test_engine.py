@@ -14,7 +14,7 @@ from observer.errors import ObserverError, RowsError
 from observer.export.gguf import write_gguf
 from observer.grammar import Grammar
 from observer.layout import Layout, choose_layout
-from observer.llama import BatchToken, LlamaContext
+from observer.llama_context import BatchToken, LlamaContext
 from observer.prompts import IM_END, Example, Task, render_exchange, render_prompt
 from observer.schema import Extraction, Label, extraction_grammar
 

@@ -21,7 +21,8 @@ from observer.errors import ObserverError
 from observer.export.gguf import FILE_TYPES, write_gguf
 from observer.export.header import read_header
 from observer.export.verify import verify_gguf
-from observer.llama import BatchToken, LlamaContext, LlamaModel
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext
 from observer.paths import PROJECT_ROOT
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START, Task, render_exchange, render_prompt
 from tests.conftest import hostile_texts, make_tiny_model

@@ -9,7 +9,8 @@ import pytest
 
 from observer.export.gguf import write_gguf
 from observer.grammar import Grammar
-from observer.llama import BatchToken, LlamaContext, LlamaModel, n_common
+from observer.llama import LlamaModel, n_common
+from observer.llama_context import BatchToken, LlamaContext
 
 PREFIX, ENDINGS = [5, 6, 7, 8], [[9, 10, 11], [12, 13], [14, 15, 16, 17]]
 

@@ -17,7 +17,8 @@ import numpy as np
 from observer.errors import ObserverError, raise_all
 from observer.export.checkpoint import Qwen3Shape, expected_shapes, read_shape
 from observer.files import atomic_path
-from observer.llama import LlamaContext, LlamaModel
+from observer.llama import LlamaModel
+from observer.llama_context import LlamaContext
 from observer.training.merge import Lora, read_lora
 
 _DTYPES = {"f32": np.float32, "f16": np.float16}

@@ -18,7 +18,8 @@ import numpy as np
 from observer.answers import Completion
 from observer.engine import Engine
 from observer.export.checkpoint import list_tensors, read_shape
-from observer.llama import BatchToken, LlamaContext, LlamaModel, Logits, usable_cores
+from observer.llama import LlamaModel, usable_cores
+from observer.llama_context import BatchToken, LlamaContext, Logits
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import numpy as np
 from observer.errors import ObserverError, raise_all
 from observer.export.header import GGUFHeader, read_header
 from observer.export.quantization_types import UNQUANTIZED, file_types
-from observer.llama import BatchToken, LlamaContext, LlamaModel
+from observer.llama import LlamaModel
+from observer.llama_context import BatchToken, LlamaContext
 from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_exchange, render_prompt
 
 _MAY_BE_TIED = "output.weight"
