@@ -157,7 +157,8 @@ def _run_here(args: argparse.Namespace) -> int:
             return 0
         except KeyboardInterrupt:
             goes_on = f"{args.out} is whole, the same command goes on there" if ledger else "--out FILE could go on"
-            print(f"\ninterrupted after {session.n_done:,}: {goes_on}", file=sys.stderr)
+            n_done = ledger.n_lines() if ledger else session.n_done
+            print(f"\ninterrupted after {n_done:,}: {goes_on}", file=sys.stderr)
             return 130
         except ObserverError as error:
             raise explain_stop(session, error) from error

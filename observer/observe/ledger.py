@@ -40,6 +40,11 @@ class Ledger:
                 f"{self.path}: holds answers of {self.model}, and this is {name}; give that --model, or another --out"
             )
 
+    def n_lines(self) -> int:
+        """How many observations the file holds: counted there, since a signal may come between a write and `done`."""
+        with self.path.open("rb") as stream:
+            return sum(1 for _ in stream)
+
     def observations(self) -> Iterator[Observation]:
         """What is in the file, read anew."""
         with self.path.open("rb") as stream:

@@ -143,7 +143,6 @@ def default_model(outputs: Path = Path("outputs")) -> str:
 
 def explain_stop(session: Session, error: ObserverError) -> ObserverError:
     """The error, and where to go on from."""
-    if session.ledger and session.n_done + session.n_had:
-        n_rows = session.n_done + session.n_had
+    if session.ledger and (n_rows := session.ledger.n_lines()):
         return ObserverError(f"{error}\n{session.ledger.path} holds {n_rows:,} answers; the same command goes on there")
     return error
