@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 from itertools import chain
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 
 class Label(StrEnum):
@@ -101,13 +101,13 @@ class Entity(_Row):
 
 
 class Relationship(_Row):
-    """`subject` and `object` are names of entities; `when` is verbatim from the text."""
+    """`subject` and `object` are names of entities; `when` is verbatim from the text, and None when it is empty."""
 
     subject: str
     predicate: Predicate
     object: str
     temporal: Temporal
-    when: str | None = None
+    when: Annotated[str | None, AfterValidator(lambda text: text or None)] = None
 
 
 class Extraction(_Row):

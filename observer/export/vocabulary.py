@@ -66,6 +66,8 @@ def _tokens(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> tuple[lis
     names = {number: token for token, number in tokenizer["model"]["vocab"].items()}
     added = {token["id"]: token for token in tokenizer.get("added_tokens", [])}
     names |= {number: token["content"] for number, token in added.items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise TypeError("the content of an added token is no text")
     if max(names) >= vocab_size:
         raise ObserverError(f"{path}: token id {max(names)} is beyond the model's vocab_size {vocab_size}")
     tokens, types = [], []
