@@ -118,7 +118,7 @@ class Engine:
         budget = max_new_tokens or self.max_new_tokens
         prompts = self._prompts(task, exchanges, 1)
         rows = [Row(prompt, min(budget, self.n_ctx_per_row - len(prompt.tokens))) for prompt in prompts]
-        waiting = deque(sorted(rows, key=lambda row: _longest_first(row.prompt)))
+        order = sorted(rows, key=lambda row: _longest_first(row.prompt))
         n_at_once = self._n_at_once(len(rows), self.layout.n_seq)
         n_cells = n_cells_to_write(rows, self.layout)
         n_done = 0
@@ -130,19 +130,21 @@ class Engine:
                 progress(n_done, len(rows))
 
         lanes = self._lanes[: len(rows)]
+        # Dealt out beforehand: with some kernels a row's last bits hang on its company, and that on the lanes' pace.
+        shares = [deque(order[number :: len(lanes)]) for number in range(len(lanes))]
         try:
             run_side_by_side(
                 [
                     lane.write(
                         task,
-                        waiting,
+                        share,
                         n_cells,
                         n_at_once,
                         grammar=grammar,
                         logprobs=logprobs,
                         is_alone=len(lanes) == 1,
                     )
-                    for lane in lanes
+                    for lane, share in zip(lanes, shares, strict=True)
                 ],
                 receive,
             )

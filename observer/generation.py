@@ -71,7 +71,7 @@ _Call = tuple[dict[int, Row], list[BatchToken]]
 class Generation:
     """A lane's part of one call's rows, taken from `waiting` as sequences and cells are free.
 
-    Rows of several lanes may wait in the same queue. `n_cells` are those that the rows share; None: each has its own.
+    `n_cells` are those that the rows share; None: each has its own.
     """
 
     def __init__(
@@ -123,13 +123,8 @@ class Generation:
 
     def _next_row(self, n_taken: int) -> Row | None:
         """The row whose turn it is to start, if it fits."""
-        try:
-            row = self._waiting.popleft()
-        except IndexError:
-            return None
-        if self._fits(row, n_taken):
-            return row
-        self._waiting.appendleft(row)
+        if self._waiting and self._fits(self._waiting[0], n_taken):
+            return self._waiting.popleft()
         return None
 
     @property

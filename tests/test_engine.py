@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,27 @@ def test_what_rows_of_a_small_q8_0_model_get_side_by_side_equals_what_each_gets_
     assert lanes.grade(exchanges) == [grade for text in exchanges for grade in lanes.grade([text])]
     together = lanes.extract(exchanges, logprobs=True)
     assert together == [answer for text in exchanges for answer in lanes.extract([text], logprobs=True)]
+
+
+def test_two_runs_give_the_same_whatever_the_pace_of_the_lanes(tiny_gguf: Path) -> None:
+    """With kernels that sum up otherwise for one token than for several, the company of a row shows in its answer."""
+    pause, is_over = threading.Event(), threading.Event()
+
+    def disturb() -> None:
+        pace = random.Random(1)
+        while not is_over.is_set():
+            pause.wait(pace.random() / 100)
+            sum(range(pace.randrange(200_000)))
+
+    with Engine(tiny_gguf, layout=TWO_LANES, max_new_tokens=SHORT) as engine:
+        first = engine.extract(EXCHANGES, logprobs=True)
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        try:
+            assert [engine.extract(EXCHANGES, logprobs=True) == first for _ in range(6)] == [True] * 6
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def test_lanes_tell_progress_row_by_row_in_the_callers_thread(lanes: Engine) -> None:
