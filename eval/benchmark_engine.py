@@ -36,6 +36,7 @@ from eval.engine_report import (
     summary,
     to_markdown,
 )
+from eval.reciting_base import RECITING_NOTE
 from eval.report import STAND_IN_NOTE, this_machine
 from eval.rows import exchange_of, of_task, rows_of_split, take
 from eval.training_rounds import Record, Records
@@ -190,16 +191,21 @@ def facts_of(args: argparse.Namespace, model: Path, limits: Limits, n_rows: dict
         f"extraction; {limits.n_seq} sequences or slots where there are several",
     }
     if args.random_shape:
-        facts["note"] = "random weights with a head that recites one valid extraction: the answers say nothing"
+        facts["note"] = RECITING_NOTE
     elif "nano" in model.stem:
         facts["note"] = STAND_IN_NOTE
     return facts
 
 
+_MEASURED = (
+    "engine", "layout", "lane", "side_by_side", "generation", "grammar", "llama", "llama_context", "prompts", "schema",
+)  # fmt: skip
+
+
 def code_hash() -> str:
     """Changes with what is measured, so that rounds of an older engine are never mixed with newer ones."""
     package = PROJECT_ROOT / "observer"
-    sources = [package / f"{name}.py" for name in ("engine", "generation", "grammar", "llama", "prompts", "schema")]
+    sources = [package / f"{name}.py" for name in _MEASURED]
     return fingerprint({path.name: path for path in [*sources, *sorted(Path(__file__).parent.glob("engine_*.py"))]})
 
 

@@ -1,6 +1,10 @@
 """`observe_many` beside a loop of `observe`, on the same turns, with the same Observer.
 
     python eval/benchmark_observing.py outputs/nano/gguf/nano-q8_0.gguf --turns 1000
+    python eval/benchmark_observing.py --random-shape 0.6b --vocab FOLDER --type f16 --turns 40 --part 20
+
+With --random-shape the weights are random but for a head that recites one valid extraction: the speed of that shape,
+where no trained weights can be reached.
 
 Turns are the shipped raw rows of both tasks, evenly spread. They are cut into parts; every part goes through both ways
 before the next, since a shared machine changes its pace within minutes; a part of 250 already fills the batches.
@@ -22,6 +26,7 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.reciting_base import RECITING, RECITING_NOTE
 from eval.report import STAND_IN_NOTE, command_line, this_machine
 from observer.client import Observer
 from observer.errors import ObserverError, run_cli
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
-    with Observer(args.model, n_threads=args.threads) as observer:
+    with Observer(args.model or str(_reciting(args)), n_threads=args.threads) as observer:
         observer.observe_many(turns[:2])  # the first answers open contexts and read the weights
         parts = measure(observer, turns, args.part)
         name = observer.name
@@ -115,7 +120,7 @@ def render(name: str, parts: Sequence[Part], n_threads: int, command: str) -> st
     lines = [
         f"# observe_many beside a loop of observe, {name}",
         "",
-        *([f"> {STAND_IN_NOTE}", ""] if "nano" in name else []),
+        *([f"> {note}", ""] if (note := note_on(name)) else []),
         f"- machine: {machine.cpu}, {usable_of_all()}, {n_threads} threads, shared: trust the ratios",
         f"- date: {date.today().isoformat()}, commit {versions['git_commit']}",
         f"- data: {n_turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread",
@@ -131,6 +136,13 @@ def render(name: str, parts: Sequence[Part], n_threads: int, command: str) -> st
         equal = f"{p.n_equal} | {p.n_identical}"
         lines.append(f"| {number} | {p.n_turns} | {p.loop_s:.1f} | {p.many_s:.1f} | {speeds} | {equal} |")
     return "\n".join(lines) + "\n"
+
+
+def note_on(name: str) -> str | None:
+    """What its figures do not say."""
+    if name.startswith(RECITING):
+        return RECITING_NOTE
+    return STAND_IN_NOTE if "nano" in name else None
 
 
 def usable_of_all() -> str:
@@ -160,10 +172,20 @@ def agreement_in_words(parts: Sequence[Part]) -> str:
     return f"{of_all} observations are equal but for probabilities, {n_identical:,} with them."
 
 
+def _reciting(args: argparse.Namespace) -> Path:
+    from eval.reciting_base import reciting_gguf
+
+    return reciting_gguf(args.random_shape, args.type, vocab=args.vocab)
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("model", nargs="?", metavar="MODEL", help="FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME")
+    source.add_argument("--random-shape", metavar="SHAPE", help="a reciting model instead: 0.6b, 0.6b:block_count=4, …")
+    add("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
+    add("--type", default="q8_0", help="with --random-shape; default: %(default)s")
     add("--turns", type=int, default=1000, metavar="N", help="default: %(default)s")
     add("--part", type=int, default=250, metavar="N", help="turns a part (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="default: all cores")

@@ -26,6 +26,12 @@ ANSWER = (
 )
 """Within the grammar, and made of pieces that need not repeat: 56 tokens of Qwen's vocabulary."""
 
+RECITING, RECITING_NOTE = (
+    "reciting",
+    "random weights with a head that recites one valid extraction: the answers say nothing",
+)
+"""What such files' names begin with, and what every report on one says."""
+
 _EMBEDDING_STD = 1.0
 """Large beside what random layers add, so that the last token read can be told from the last hidden state."""
 _PULL = 0.3
@@ -40,7 +46,7 @@ def reciting_gguf(shape: str, file_type: str, *, vocab: Path | None, work: Path 
     from observer.export.quantize import quantize
 
     untied = f"{shape}{',' if ':' in shape else ':'}is_tied=0"
-    name = "-".join(["reciting", re.sub(r"[^a-z0-9.]+", "-", shape.casefold()), vocab.stem if vocab else "nano-vocab"])
+    name = "-".join([RECITING, re.sub(r"[^a-z0-9.]+", "-", shape.casefold()), vocab.stem if vocab else "nano-vocab"])
     path = work / f"{name}-{file_type}.gguf"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=_made(work)) as folder:

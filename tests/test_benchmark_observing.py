@@ -20,6 +20,12 @@ def test_equal_observations_are_told_apart_from_identical_ones() -> None:
     )
 
 
+def test_the_report_says_what_kind_of_model_it_was() -> None:
+    part = [Part(20, 2.0, 1.0, 20, 20)]
+    assert "> random weights with a head that recites" in render("reciting-0.6b-f16", part, 1, "command")
+    assert "stand-in" in render("nano-q8_0", part, 1, "command") and "> " not in render("mine", part, 1, "command")
+
+
 def test_the_report_says_on_which_cores_it_ran() -> None:
     page = render("tiny", [Part(20, 2.0, 1.0, 20, 20)], 1, "command")
     assert "cores (" in page or " cores, " in page
