@@ -6,6 +6,7 @@ PYTHON ?= python3
 CONFIG ?= configs/nano.yaml
 GRID   ?= training.learning_rate=3e-4,6e-4,1.2e-3 training.per_device_train_batch_size=8,16
 BENCH  ?= --base data/nano-base --dtype float32 --rows 256
+TRUST  ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -25,7 +26,7 @@ help:
 	@echo "make docs       write docs/reference and the request bodies again"
 	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
 	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
-	@echo "make trust      the nightly set, about four hours, and its page (TRUST='--only load,reproduce')"
+	@echo "make trust      the nightly set, two and a half hours, and its page (TRUST='--jobs 2': less)"
 	@echo "make audit      ask a database of known vulnerabilities about constraints.txt"
 	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
 

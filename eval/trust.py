@@ -1,6 +1,6 @@
 """The nightly set: faults injected, input fuzzed, attacks tried, load held, runs repeated; one page with the verdict.
 
-    make trust                                      all of it: about four hours on two cores
+    make trust                                      all of it: about two and a half hours on two cores
     python eval/trust.py --only load,reproduce      some of it
     python eval/trust.py --page-only                the page again, from the results that are there
 
