@@ -10,6 +10,8 @@ process, children included, sampled each second. Writes outputs/trust/bulk.json.
 from __future__ import annotations
 
 import argparse
+import heapq
+import itertools
 import json
 import shlex
 import subprocess
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ from observer.synth.generate import stream_rows
 GRADE, OBSERVE = "grade", "observe"
 BYTES_PER_ROW = 500
 """What memory may grow by: a run keeps the id of every row, so that it does none twice, and nothing else."""
+
+_LONGEST = 64
+"""Turns that come first; as many as the command takes at once."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,24 @@ def summarize(run: BulkRun) -> str:
 
 
 def write_turns(path: Path, n_turns: int, seed: int) -> None:
-    """Write synthetic turns with the ids `0`, `1`, … as OpenAI messages, in flat memory."""
+    """Write synthetic turns with the ids `0`, `1`, … as OpenAI messages, in flat memory.
+
+    The longest come first: a context grows until it holds the longest turn, in steps that are no leak.
+    """
+    sizes = (sum(len(message["content"]) for message in messages) for messages in _conversations(n_turns, seed))
+    longest = {number for _, number in heapq.nlargest(_LONGEST, zip(sizes, itertools.count(), strict=False))}
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for number, (_, row) in enumerate(stream_rows(n_turns, seed)):
-            said = [("user", row.user_message), ("assistant", row.assistant_message)]
-            messages = [turn.model_dump() for turn in row.context]
-            messages += [{"role": role, "content": text} for role, text in said if text]
-            write_row(stream, {"id": str(number), "messages": messages})
+        for is_first in (True, False):
+            for number, messages in enumerate(_conversations(n_turns, seed)):
+                if (number in longest) == is_first:
+                    write_row(stream, {"id": str(number), "messages": messages})
+
+
+def _conversations(n_turns: int, seed: int) -> Iterator[list[dict[str, Any]]]:
+    for _, row in stream_rows(n_turns, seed):
+        said = [("user", row.user_message), ("assistant", row.assistant_message)]
+        earlier = [turn.model_dump() for turn in row.context]
+        yield earlier + [{"role": role, "content": text} for role, text in said if text]
 
 
 def count_rows(path: Path, n_rows: int) -> dict[str, int]:

@@ -133,10 +133,14 @@ def test_bulk_rows_are_counted_once_each(tmp_path: Path) -> None:
 
 def test_bulk_turns_are_read_whole_by_the_command_that_gets_them(tmp_path: Path) -> None:
     source = tmp_path / "turns.jsonl"
-    write_turns(source, 50, seed=100)
+    write_turns(source, 150, seed=100)
     rows = list(Reader([str(source)]).rows())
-    assert [row.id for row in rows if isinstance(row, Row)] == [str(number) for number in range(50)]
-    assert len({row.exchange.model_dump_json(exclude={"id"}) for row in rows if isinstance(row, Row)}) == 50
+    ids = [int(row.id) for row in rows if isinstance(row, Row)]
+    assert sorted(ids) == list(range(150)) and ids[64:] == sorted(ids[64:])
+    turns = [json.loads(line)["messages"] for line in source.read_text().splitlines()]
+    sizes = [sum(len(message["content"]) for message in messages) for messages in turns]
+    assert min(sizes[:64]) >= max(sizes[64:])
+    assert len({row.exchange.model_dump_json(exclude={"id"}) for row in rows if isinstance(row, Row)}) == 150
 
 
 def test_a_bulk_run_passes_with_truncated_answers_that_its_exit_code_tells_of_and_with_no_other_fault() -> None:
