@@ -149,13 +149,15 @@ def write_turns(path: Path, n_turns: int, seed: int) -> None:
 
     The longest come first: a context grows until it holds the longest turn, in steps that are no leak.
     """
-    sizes = (sum(len(message["content"]) for message in messages) for messages in _conversations(n_turns, seed))
-    longest = {number for _, number in heapq.nlargest(_LONGEST, zip(sizes, itertools.count(), strict=False))}
+    longest = dict(heapq.nlargest(_LONGEST, enumerate(_conversations(n_turns, seed)), key=_size))
     with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for is_first in (True, False):
-            for number, messages in enumerate(_conversations(n_turns, seed)):
-                if (number in longest) == is_first:
-                    write_row(stream, {"id": str(number), "messages": messages})
+        others = (turn for turn in enumerate(_conversations(n_turns, seed)) if turn[0] not in longest)
+        for number, messages in itertools.chain(longest.items(), others):
+            write_row(stream, {"id": str(number), "messages": messages})
+
+
+def _size(turn: tuple[int, list[dict[str, Any]]]) -> int:
+    return sum(len(message["content"]) for message in turn[1])
 
 
 def _conversations(n_turns: int, seed: int) -> Iterator[list[dict[str, Any]]]:
