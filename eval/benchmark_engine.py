@@ -36,8 +36,8 @@ from eval.engine_report import (
     summary,
     to_markdown,
 )
-from eval.reciting_base import RECITING_NOTE
-from eval.report import STAND_IN_NOTE, this_machine
+from eval.reciting_base import note_on
+from eval.report import this_machine
 from eval.rows import exchange_of, of_task, rows_of_split, take
 from eval.training_rounds import Record, Records
 from observer.errors import ObserverError, run_cli
@@ -190,10 +190,8 @@ def facts_of(args: argparse.Namespace, model: Path, limits: Limits, n_rows: dict
         "limits of all": f"{limits.label_tokens} tokens for a label that is written, {limits.extract_tokens} for an "
         f"extraction; {limits.n_seq} sequences or slots where there are several",
     }
-    if args.random_shape:
-        facts["note"] = RECITING_NOTE
-    elif "nano" in model.stem:
-        facts["note"] = STAND_IN_NOTE
+    if note := note_on(model.stem):
+        facts["note"] = note
     return facts
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.reciting_base import RECITING, RECITING_NOTE
-from eval.report import STAND_IN_NOTE, command_line, this_machine
+from eval.reciting_base import note_on
+from eval.report import command_line, this_machine
 from observer.client import Observer
 from observer.errors import ObserverError, run_cli
 from observer.files import read_jsonl, write_text
@@ -136,13 +136,6 @@ def render(name: str, parts: Sequence[Part], n_threads: int, command: str) -> st
         equal = f"{p.n_equal} | {p.n_identical}"
         lines.append(f"| {number} | {p.n_turns} | {p.loop_s:.1f} | {p.many_s:.1f} | {speeds} | {equal} |")
     return "\n".join(lines) + "\n"
-
-
-def note_on(name: str) -> str | None:
-    """What its figures do not say."""
-    if name.startswith(RECITING):
-        return RECITING_NOTE
-    return STAND_IN_NOTE if "nano" in name else None
 
 
 def usable_of_all() -> str:

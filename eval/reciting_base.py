@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.random_base import random_base
+from eval.report import STAND_IN_NOTE
 from observer.errors import ObserverError
 from observer.prompts import IM_END
 
@@ -26,17 +27,21 @@ ANSWER = (
 )
 """Within the grammar, and made of pieces that need not repeat: 56 tokens of Qwen's vocabulary."""
 
-RECITING, RECITING_NOTE = (
-    "reciting",
-    "random weights with a head that recites one valid extraction: the answers say nothing",
-)
-"""What such files' names begin with, and what every report on one says."""
+RECITING = "reciting"
+"""What such files' names begin with."""
 
 _EMBEDDING_STD = 1.0
 """Large beside what random layers add, so that the last token read can be told from the last hidden state."""
 _PULL = 0.3
 _LONGEST_PIECE = 12
 WORK = Path("outputs/benchmark-engine")
+
+
+def note_on(name: str) -> str | None:
+    """What the figures of a model of this name do not say; None of one with weights of its own."""
+    if name.startswith(RECITING):
+        return "random weights with a head that recites one valid extraction: the answers say nothing"
+    return STAND_IN_NOTE if "nano" in name else None
 
 
 def reciting_gguf(shape: str, file_type: str, *, vocab: Path | None, work: Path = WORK) -> Path:
