@@ -22,13 +22,15 @@ HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nAS
 
 
 class ObservingServer:
-    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500."""
+    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500. `held` is a time without answers."""
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.fails_after: int | None = None
         self.n_asked = dict.fromkeys(Task, 0)
-        self._lock = threading.Lock()
+        self.n_waiting = 0
+        self._lock = threading.Condition()
+        self._is_held = False
         self._http = QuietServer(("127.0.0.1", 0), _handler(self))
         self.host = f"127.0.0.1:{self._http.server_port}"
 
@@ -36,6 +38,18 @@ class ObservingServer:
     def running(self) -> Iterator[ObservingServer]:
         with self._http.serving():
             yield self
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No answer goes out meanwhile, and `n_waiting` callers wait for theirs."""
+        with self._lock:
+            self._is_held = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_held = False
+                self._lock.notify_all()
 
     def answer(self, messages: list[dict[str, str]]) -> str | None:
         """The model's words, or None for a server that is at its end."""
@@ -45,6 +59,10 @@ class ObservingServer:
                 return None
             self.n_asked[task] += 1
         time.sleep(self.delay_s)
+        with self._lock:
+            self.n_waiting += 1
+            self._lock.wait_for(lambda: not self._is_held)
+            self.n_waiting -= 1
         home = HOME.search(messages[-1]["content"])
         if task is Task.GRADE:
             return str(Label.IMPORTANT if home else Label.DISCARD)

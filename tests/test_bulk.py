@@ -138,9 +138,11 @@ def test_a_worker_killed_in_mid_run_loses_and_repeats_nothing(
 
     def kill() -> None:
         wait_until(lambda: n_parts(out) >= 2)
-        victim = next(process for process, name in family(os.getpid()).items() if "MapWorker" in name)
-        victim.kill()
-        killed.append(victim.pid)
+        with server.held():
+            wait_until(lambda: server.n_waiting == 2 * ROWS_PER_PART)  # a part each, asked at once
+            victim = next(process for process, name in family(os.getpid()).items() if "MapWorker" in name)
+            victim.kill()
+            killed.append(victim.pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
