@@ -230,6 +230,45 @@ def test_the_tables_name_predicates_only() -> None:
     assert named <= set(map(str, Predicate))
 
 
+def test_an_end_is_told_of_what_ended_then_not_of_an_older_past() -> None:
+    """Told out of order: the past of day 0 became known after the present of day 1."""
+    known, _ = remember(
+        said("User WORKS_AT Ana ongoing", day=1), said("User WORKS_AT Ana completed"),
+        said("User WORKS_AT Ana completed ..2019", day=1),
+    )  # fmt: skip
+    assert {(fact.ended_at, fact.invalid_at) for fact in known} == {
+        (DAY, None), (DAY + timedelta(days=1), year("2019")),
+    }  # fmt: skip
+    again = said("User WORKS_AT Ana completed", day=1)
+    assert apply_operations(known, diff(again, known)) == known
+
+
+AGAIN = {
+    "a past without a date, then one with": (
+        ["User VISITS Kyoto completed"], ["User VISITS Kyoto completed 2021..2021", "User VISITS Kyoto completed"],
+    ),
+    "a visit of another time than the one that goes on": (
+        ["User VISITS Kyoto ongoing 2024.."], ["User VISITS Kyoto completed 2021..2021"],
+    ),
+    "two times of one job": (
+        ["User WORKS_AT Bosch completed 2019..2024"],
+        ["User WORKS_AT Bosch completed", "User WORKS_AT Bosch completed 2019..2019"],
+    ),
+    "a plan that was made after the visit began": (
+        ["User VISITS Kyoto future"], ["User VISITS Kyoto completed 2019..", "User VISITS Kyoto completed ..2021"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "now"), AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize("day", [0, 1, 2])
+def test_what_was_told_twice_in_one_breath_is_told_once(before: list[str], now: list[str], day: int) -> None:
+    known, _ = remember(said(*before, day=1), said(*now, day=day))
+    again = diff(said(*now, day=day), known)
+    assert {operation.kind for operation in again} == {OperationKind.NOOP}
+    assert apply_operations(known, again) == known
+
+
 NAMES = st.sampled_from(["User", "Ana", "ben", "Lisbon", "Porto"])
 PREDICATES = st.sampled_from(
     "LIVES_IN WORKS_AT LIKES DISLIKES PREFERS DATING ENGAGED_TO MARRIED_TO CHILD_OF PARENT_OF VISITS BORN_IN".split()
@@ -245,8 +284,19 @@ OBSERVATIONS = st.builds(
 )  # fmt: skip
 
 
+PASTS = st.builds(
+    lambda triples, day: said(*triples, day=day),
+    st.lists(
+        st.builds(
+            lambda predicate, temporal, begin, end: f"User {predicate} Kyoto {temporal} {begin}..{end}",
+            st.sampled_from(["VISITS", "WORKS_AT"]), st.sampled_from(list(Temporal)), YEARS, YEARS,
+        ), max_size=3,
+    ), st.integers(0, 3),
+)  # fmt: skip
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.lists(OBSERVATIONS, max_size=5))
+@given(st.lists(OBSERVATIONS, max_size=5) | st.lists(PASTS, max_size=4))
 def test_the_same_observation_again_changes_nothing(observations: list[Observation]) -> None:
     known: list[Fact] = []
     for observation in observations:

@@ -53,7 +53,24 @@ def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], 
         if fact.predicate in TIMELESS:
             fact = fact.model_copy(update={"temporal": Temporal.ONGOING, "invalid_at": None})
         (ungrounded if invented & {fact.subject, fact.object} else grounded).append(fact)
-    return grounded, ungrounded
+    return _past_told_once(grounded), ungrounded
+
+
+def _past_told_once(facts: Iterable[Fact]) -> list[Fact]:
+    """Statements of the same past in one: each that is left speaks of a time of its own."""
+    told: list[Fact] = []
+    for fact in facts:
+        is_past = fact.temporal is Temporal.COMPLETED
+        same = (n for n, old in enumerate(told) if is_past and _is_same_past(old, fact))
+        if (number := next(same, None)) is None:
+            told.append(fact)
+        else:
+            told[number] = _with_more(told[number], fact)
+    return told
+
+
+def _is_same_past(old: Fact, fact: Fact) -> bool:
+    return (old.key, old.temporal) == (fact.key, fact.temporal) and _is_same_time(old, fact)
 
 
 class _Comparison:
@@ -72,20 +89,21 @@ class _Comparison:
         steps[fact.temporal](fact)
 
     def _completed(self, fact: Fact) -> None:
-        """It is over: end what is known of it, or add it as past."""
+        """It is over: end what is known of it, and see that again, or add it as past."""
         current = self._current(fact.key, Temporal.ONGOING)
         is_back = (fact.key, Temporal.ONGOING) in self._stated  # "I left, and now I am there again"
-        if current and not is_back and current.last_seen <= self._seen_at:
-            return self._end(current, Reason.STATED, fact.invalid_at, seen=fact)
+        if current and not is_back and current.last_seen <= self._seen_at and _is_same_time(current, fact):
+            self._end(current, Reason.STATED, fact.invalid_at)
         plan = self._current(fact.key, Temporal.FUTURE)
         is_planned_again = (fact.key, Temporal.FUTURE) in self._stated
-        came_true = plan and not is_planned_again and plan.last_seen <= self._seen_at
-        if plan and came_true:
-            self._end(plan, Reason.CAME_TRUE, fact.invalid_at)
         same = [old for old in self._past(fact.key) if _is_same_time(old, fact)]
-        if same and not came_true:
-            return self._see_again(_closest(same, fact), fact)
-        self._add(_ended(fact, self._seen_at, Reason.STATED, fact.invalid_at))
+        if plan and not is_planned_again and plan.last_seen <= self._seen_at:
+            self._end(plan, Reason.CAME_TRUE, fact.invalid_at)
+            same = [old for old in same if old.ended_at == self._seen_at]  # what was over before was another time
+        if same:
+            self._see_again(_closest(same, fact, self._seen_at), fact)
+        else:
+            self._add(_ended(fact, self._seen_at, Reason.STATED, fact.invalid_at))
 
     def _ongoing(self, fact: Fact) -> None:
         current = self._current(fact.key, Temporal.ONGOING)
@@ -126,12 +144,15 @@ class _Comparison:
         fact = fact.model_copy(update={"id": fact_id(fact.key, len(self._of(fact.key)))})
         self._operate(OperationKind.ADD, Reason.NEW, fact)
 
-    def _end(self, old: Fact, reason: Reason, invalid_at: datetime | None, seen: Fact | None = None) -> None:
-        old = _with_more(old, seen) if seen else old
+    def _end(self, old: Fact, reason: Reason, invalid_at: datetime | None) -> None:
         self._operate(OperationKind.INVALIDATE, reason, _ended(old, self._seen_at, reason, invalid_at))
 
     def _see_again(self, old: Fact, fact: Fact) -> None:
-        self._operate(OperationKind.NOOP, Reason.KNOWN, _with_more(old, fact))
+        kind, reason = OperationKind.NOOP, Reason.KNOWN
+        if self.operations and self.operations[-1].fact.id == old.id:  # just ended, or just seen
+            last = self.operations.pop()
+            kind, reason = last.kind, last.reason
+        self._operate(kind, reason, _with_more(old, fact))
 
     def _operate(self, kind: OperationKind, reason: Reason, fact: Fact) -> None:
         self._put(fact)
@@ -161,7 +182,8 @@ def _ended(fact: Fact, ended_at: datetime, reason: Reason, invalid_at: datetime 
 def _with_more(old: Fact, fact: Fact) -> Fact:
     """The known fact, seen once more: what was unknown of it is filled in, nothing that was known changes."""
     names = ["subject_type", "object_type", "when", "stated_by", "confidence"]
-    times = ["valid_at"] if old.is_current else ["valid_at", "invalid_at"]
+    is_past = old.ended_at or old.temporal is Temporal.COMPLETED
+    times = ["valid_at", "invalid_at"] if is_past else ["valid_at"]
     more = {name: getattr(fact, name) for name in names + times if getattr(old, name) is None}
     if not _is_in_order(old.valid_at or more.get("valid_at"), old.invalid_at or more.get("invalid_at")):
         more = {name: value for name, value in more.items() if name not in times}
@@ -174,19 +196,24 @@ def _is_in_order(valid_at: datetime | None, invalid_at: datetime | None) -> bool
 
 
 def _is_same_time(old: Fact, fact: Fact) -> bool:
-    """Whether two past facts of one key are one; only what recurs can be two, at two known times."""
+    """Whether two facts of one key can be one; only what recurs can be two, at two known times."""
     if fact.predicate not in RECURRING:
         return True
-    times = [(old.invalid_at, fact.invalid_at), (old.valid_at, fact.valid_at)]
-    return all(one is None or other is None or one == other for one, other in times)
+    times = [(old.valid_at, fact.valid_at), (old.invalid_at, fact.invalid_at)]
+    if any(one and other and one != other for one, other in times):
+        return False
+    begin, end = (one or other for one, other in times)
+    return _is_in_order(begin, end)
 
 
-def _closest(past: list[Fact], fact: Fact) -> Fact:
-    """Of the past facts that it can be, the one of the same times, and of those the last to end."""
+def _closest(past: list[Fact], fact: Fact, seen_at: datetime) -> Fact:
+    """Of the past facts that it can be, the one that ended at this moment, or before it, then the one of the same
+    times, then the last to end. Seeing it makes it no less close: the same statement finds it again."""
 
-    def closeness(old: Fact) -> tuple[int, datetime | None, datetime]:
+    def closeness(old: Fact) -> tuple[bool, bool, int, tuple[datetime, str]]:
+        ended_at, _ = end = _end_of(old)
         n_same_times = (old.valid_at == fact.valid_at) + (old.invalid_at == fact.invalid_at)
-        return n_same_times, old.ended_at, old.first_seen
+        return ended_at == seen_at, ended_at < seen_at, n_same_times, end
 
     return max(past, key=closeness)
 
