@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -22,7 +23,10 @@ HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nAS
 
 
 class ObservingServer:
-    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500. `held` is a time without answers."""
+    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500.
+
+    `n_waiting` callers have asked and are not answered while the server is `held`.
+    """
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
@@ -30,7 +34,7 @@ class ObservingServer:
         self.n_asked = dict.fromkeys(Task, 0)
         self.n_waiting = 0
         self._lock = threading.Condition()
-        self._is_held = False
+        self._n_free = math.inf
         self._http = QuietServer(("127.0.0.1", 0), _handler(self))
         self.host = f"127.0.0.1:{self._http.server_port}"
 
@@ -40,15 +44,15 @@ class ObservingServer:
             yield self
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """No answer goes out meanwhile, and `n_waiting` callers wait for theirs."""
+    def held(self, after: int = 0) -> Iterator[None]:
+        """Meanwhile no answer goes out but the first `after`."""
         with self._lock:
-            self._is_held = True
+            self._n_free = after
         try:
             yield
         finally:
             with self._lock:
-                self._is_held = False
+                self._n_free = math.inf
                 self._lock.notify_all()
 
     def answer(self, messages: list[dict[str, str]]) -> str | None:
@@ -61,7 +65,8 @@ class ObservingServer:
         time.sleep(self.delay_s)
         with self._lock:
             self.n_waiting += 1
-            self._lock.wait_for(lambda: not self._is_held)
+            self._lock.wait_for(lambda: self._n_free > 0)
+            self._n_free -= 1
             self.n_waiting -= 1
         home = HOME.search(messages[-1]["content"])
         if task is Task.GRADE:

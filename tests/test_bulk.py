@@ -162,10 +162,11 @@ def test_a_killed_run_goes_on_and_leaves_finished_parts_and_no_process(
             [sys.executable, "-m", "observer.cli", *command], cwd=PROJECT_ROOT, env=os.environ | {"TMPDIR": folder}
         )
         wait_until(lambda: n_parts(out) >= 3)
-        below = family(run.pid)
-        agents = [process for process, name in below.items() if "gent" in name]  # they take a minute to notice
-        run.kill()
-        run.wait()
+        with server.held():
+            below = family(run.pid)
+            agents = [process for process, name in below.items() if "gent" in name]  # they take a minute to notice
+            run.kill()
+            run.wait()
         assert agents and not psutil.wait_procs(below.keys() - agents, timeout=PATIENCE_S)[1], "all were to end with it"
         for process in agents:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -191,7 +192,10 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
 
     def interrupt() -> None:
         wait_until(lambda: n_parts(out) >= 2)
-        os.kill(os.getpid(), signal.SIGINT)
+        with server.held():
+            wait_until(lambda: server.n_waiting == 2 * ROWS_PER_PART)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # the answers wait until it has come
 
     threading.Thread(target=interrupt).start()
     assert main(["grade", str(corpus), *RAY, "--ray-address", cluster, "--out", str(out), *MODEL]) == 130

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -356,16 +357,23 @@ def test_a_cut_run_resumes_to_the_same_bytes_and_pays_at_most_the_calls_in_fligh
     sent_signal: signal.Signals, tmp_path: Path, serve: Serve, label: Callable[..., Done]
 ) -> None:
     source = write_input(tmp_path, *(f"I work at Company{n}" for n in range(20)))
-    uncut, server = serve(sound), serve(lambda _: Reply(delay_s=0.02))
+    answers = threading.Semaphore(16)
+
+    def while_there_are_answers(request: Received) -> Reply:
+        answers.acquire()
+        return sound(request)
+
+    uncut, server = serve(sound), serve(while_there_are_answers)
     assert label(uncut, "--task", "both", out="uncut/out.jsonl").counts == (40, 0, 0) and len(uncut.received) == 40
 
     command = [sys.executable, "-m", "observer.cli", "label", str(source), "--out", str(tmp_path / "cut" / "out.jsonl")]
     command += ["--task", "both", "--model", "gpt-4o", "--base-url", server.url, "--concurrency", "4"]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        while len(server.received) < 16 and run.poll() is None:
+        while len(server.received) < 16 + 4 and run.poll() is None:
             time.sleep(0.002)
         run.send_signal(sent_signal)
         run.communicate(timeout=30)
+    answers.release(1_000)
     assert run.returncode == (-signal.SIGKILL if sent_signal == signal.SIGKILL else 130)
     with (tmp_path / "cut" / "in.ledger.jsonl").open("ab") as stream:
         stream.write(b'{"key": "abc", "ti')  # a last line torn by a power cut

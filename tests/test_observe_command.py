@@ -202,10 +202,11 @@ def test_a_killed_run_goes_on_and_loses_and_repeats_nothing(tmp_path: Path, monk
     with ObservingServer(delay_s=0.001).running() as server:
         monkeypatch.setenv("OLLAMA_HOST", server.host)
         for n_lines in (64, 128):
-            run = observer(*command)
-            wait_for_lines(out, n_lines)
-            run.kill()
-            run.communicate()
+            with server.held(after=128):  # two questions a row at most: enough for 64 rows, too few for the rest
+                run = observer(*command)
+                wait_for_lines(out, n_lines)
+                run.kill()
+                run.communicate()
             assert len(read(out)) < n_rows
         assert main([*command, *MODEL]) == 0
     assert [one.id for one in read(out)] == [f"row-{number}" for number in range(n_rows)]
@@ -219,7 +220,7 @@ def test_a_killed_run_goes_on_and_loses_and_repeats_nothing(tmp_path: Path, monk
 
 def test_ctrl_c_leaves_a_whole_file_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chats, out = write_chats(tmp_path / "chats.jsonl", 300), tmp_path / "out.jsonl"
-    with ObservingServer(delay_s=0.01).running() as server:
+    with ObservingServer(delay_s=0.01).running() as server, server.held(after=100):
         monkeypatch.setenv("OLLAMA_HOST", server.host)
         run = observer("grade", str(chats), "--out", str(out))
         wait_for_lines(out, 64)
