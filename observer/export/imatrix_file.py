@@ -93,4 +93,6 @@ class _Writer(gguf.GGUFWriter):
 
 
 def _is_sound(sums: npt.NDArray[Any], counts: npt.NDArray[Any] | None) -> bool:
-    return counts is not None and counts.size == 1 and counts[0] > 0 and bool((np.isfinite(sums) & (sums >= 0)).all())
+    """Sums of squares, of one token or more."""
+    is_count = counts is not None and counts.size == 1 and np.isfinite(counts[0]) and counts[0] >= 1
+    return bool(is_count and (np.isfinite(sums) & (sums >= 0)).all())
