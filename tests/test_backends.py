@@ -265,6 +265,7 @@ def test_a_silent_server_is_given_up_in_time(loose_server: OllamaServer) -> None
     loose_server.faults.append(Fault("/api/chat", delay_s=3.0))
     with pytest.raises(ObserverError, match=r"no answer within 0\.3 s; see the server's log, or raise timeout_s"):
         ask(loose_server, patience=Patience(0.3, 2, 0.01))
+    assert not loose_server.bodies, "given up before the server came to it"
     assert loose_server.requests == ["POST /api/chat"]
 
 

@@ -60,17 +60,17 @@ def _past_told_once(facts: Iterable[Fact]) -> list[Fact]:
     """Statements of the same past in one: each that is left speaks of a time of its own."""
     told: list[Fact] = []
     for fact in facts:
-        is_past = fact.temporal is Temporal.COMPLETED
-        same = (n for n, old in enumerate(told) if is_past and _is_same_past(old, fact))
-        if (number := next(same, None)) is None:
-            told.append(fact)
+        same = [number for number, old in enumerate(told) if _is_same_past(old, fact)]
+        if same:
+            told[same[0]] = _with_more(told[same[0]], fact)
         else:
-            told[number] = _with_more(told[number], fact)
+            told.append(fact)
     return told
 
 
 def _is_same_past(old: Fact, fact: Fact) -> bool:
-    return (old.key, old.temporal) == (fact.key, fact.temporal) and _is_same_time(old, fact)
+    are_past = old.temporal is fact.temporal is Temporal.COMPLETED
+    return are_past and old.key == fact.key and _is_same_time(old, fact)
 
 
 class _Comparison:
