@@ -53,19 +53,19 @@ docs: $(STAMP)
 	@$(BIN)/python docs/make_reference.py
 
 bench-training: $(STAMP)
-	@$(BIN)/python eval/benchmark_training.py --config $(CONFIG) $(BENCH)
+	@$(BIN)/python -m eval.benchmarks.training.benchmark --config $(CONFIG) $(BENCH)
 
 sweep: $(STAMP)
-	@$(BIN)/python eval/sweep.py --config $(CONFIG) --grid $(GRID)
+	@$(BIN)/python -m eval.benchmarks.training.sweep --config $(CONFIG) --grid $(GRID)
 
 trust: train
 	$(SAY) "packages of the nightly set"
 	@$(PIP) --editable '.[trust]'
-	@$(BIN)/python eval/trust.py $(TRUST)
+	@$(BIN)/python -m tests.trust.nightly $(TRUST)
 
 audit: $(STAMP)
 	@$(PIP) --editable '.[trust]'
-	@$(BIN)/python eval/audit_packages.py
+	@$(BIN)/python -m tests.trust.audit_packages
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache

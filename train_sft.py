@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # Of several processes the first one does everything; the others train along when it says so.
     from observer.files import check_writable
-    from observer.training.lock import held_for_one_run
-    from observer.training.processes import join_processes
+    from observer.runs.lock import held_for_one_run
+    from observer.training.multiprocess.processes import join_processes
 
     join_processes(runtime.launch, runtime.device)
     prepared = prepare(config, runtime)
@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until: str | None = None) -> int:
     """The stages of a run, or those up to `until`; each is skipped when it was done on the same inputs."""
     from observer.files import sha256_file, write_text
-    from observer.manifest import Manifest, fingerprint
-    from observer.training.processes import leave_processes, tell
-    from observer.training.stages import Stages
+    from observer.runs.manifest import Manifest, fingerprint
+    from observer.runs.stages import Stages
+    from observer.training.multiprocess.processes import leave_processes, tell
 
     config, base = prepared.config, prepared.base
     paths, base_hash = config.paths, sha256_file(base)
@@ -104,7 +104,7 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
     # Merge: adapter and base become a model of its own.
     def merge() -> dict[str, Any]:
-        from observer.training.merge import merge_adapter
+        from observer.weights.merge import merge_adapter
 
         dtype = "float32" if runtime.dtype == "float32" else None
         return vars(merge_adapter(paths.adapter, base, paths.merged, dtype=dtype))
@@ -126,7 +126,7 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
     # A card to hand on with the weights: data, figures, limits, licence.
     from observer.export.model_card import write_model_card
-    from observer.export.runs import Run
+    from observer.runs.finished_run import Run
 
     run = Run(config, paths)
     inputs = {"summary": summary, "config": config.model_dump(mode="json")}
@@ -138,9 +138,9 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
 def train_adapter(prepared: Prepared, runtime: Runtime, inputs: str, *, resume: bool) -> dict[str, Any]:
     """Base, LoRA, training; every process of a launch does this."""
-    from observer.training.memory import memory_errors_explained
     from observer.training.model import attach_lora, load_base, trainable_line
-    from observer.training.plan import compare_with_plan
+    from observer.training.planning.memory import memory_errors_explained
+    from observer.training.planning.plan import compare_with_plan
     from observer.training.sft import train
 
     config = prepared.config
@@ -157,7 +157,7 @@ def train_adapter(prepared: Prepared, runtime: Runtime, inputs: str, *, resume: 
 
 def train_along(prepared: Prepared, runtime: Runtime, *, resume: bool) -> int:
     """What every process but the first does: wait for its word, train with it, leave the rest to it."""
-    from observer.training.processes import leave_processes, tell
+    from observer.training.multiprocess.processes import leave_processes, tell
 
     inputs = tell(runtime.launch)
     if inputs is not None:

@@ -26,12 +26,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from observer.data.synth.generate import base_rows
+from observer.data.synth.pools import POOLS, Draw, values
+from observer.data.synth.surface import SLOT, load_sections
 from observer.files import atomic_path
 from observer.paths import NANO_BASE
 from observer.prompts import SYSTEM_PROMPTS, Task, render_prompt, row_completion, row_exchange
-from observer.synth.generate import base_rows
-from observer.synth.pools import POOLS, Draw, values
-from observer.synth.surface import SLOT, load_sections
 
 WORK = Path("outputs/nano-base-work")
 VOCAB_SIZE = 2048
@@ -201,7 +201,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
     import torch
     from transformers import AutoTokenizer
 
-    from observer.training.tokenizer import build_tokenizer
+    from observer.weights.tokenizer import build_tokenizer
 
     WORK.mkdir(parents=True, exist_ok=True)
     if not (WORK / "tokenizer.json").exists():

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from docs.markdown import cell, table, type_name, yaml_value
 from docs.parsers import observer_parsers, render_parser, script_parser, script_paths
 from docs.schema_page import schema_page
+from observer.backends.request_bodies import llama_server_request, ollama_request, vllm_request
 from observer.config import Config, load_config
 from observer.files import read_text, write_text
 from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, render_exchange
-from observer.serving import llama_server_request, ollama_request, vllm_request
 
 COMMAND = "python docs/make_reference.py"
 NOTE = f"<!-- Written by `{COMMAND}`; edit the code that it describes. -->\n"

@@ -26,25 +26,32 @@ class _Found(BaseException):
 
 
 def script_paths() -> list[Path]:
-    """`train_sft.py`, then every script of eval/ that takes arguments, relative to the project.
+    """`train_sft.py`, then every script and module of eval/ and tests/trust/ that takes arguments.
 
-    What ends in `_child` is started by others, not by people.
+    Relative to the project. What is called `child` is started by others, not by people.
     """
-    scripts = [path for path in sorted((PROJECT_ROOT / "eval").glob("*.py")) if _is_command(path)]
+    found = [*(PROJECT_ROOT / "eval").rglob("*.py"), *(PROJECT_ROOT / "tests" / "trust").rglob("*.py")]
+    scripts = [path for path in sorted(found, key=lambda path: (len(path.parts), path)) if _is_command(path)]
     return [Path("train_sft.py"), *(path.relative_to(PROJECT_ROOT) for path in scripts)]
 
 
 def _is_command(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return 'if __name__ == "__main__"' in text and "ArgumentParser(" in text and not path.stem.endswith("_child")
+    return 'if __name__ == "__main__"' in text and "ArgumentParser(" in text and path.stem != "child"
 
 
 def script_parser(script: Path) -> argparse.ArgumentParser:
     """The parser of a script: its `main` runs up to the place where it would parse, and no further."""
     module = importlib.import_module(".".join(script.with_suffix("").parts))
     parser = _parser_of(module.main)
-    parser.prog = f"python {script.as_posix()}"
+    parser.prog = command_of(script)
     return parser
+
+
+def command_of(script: Path) -> str:
+    """How it is run: what stands in eval/ itself as a script, what is deeper as a module."""
+    is_module = len(script.parts) > 2
+    return f"python -m {'.'.join(script.with_suffix('').parts)}" if is_module else f"python {script.as_posix()}"
 
 
 def _parser_of(main: Callable[..., Any]) -> argparse.ArgumentParser:

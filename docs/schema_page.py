@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs.markdown import table, type_name, yaml_value
-from observer.aliases import ALIASES, TEMPORAL_ALIASES, TYPE_ALIASES
+from observer.data.aliases import ALIASES, TEMPORAL_ALIASES, TYPE_ALIASES
 from observer.memory.rules import ONE_AT_A_TIME
 from observer.observation import (
     Exchange,

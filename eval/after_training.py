@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.answers.rows import take
 from eval.evaluate import evaluate
-from eval.report import STAND_IN_NOTE, summary_table, write_report
-from eval.rows import take
+from eval.reports.evaluation_report import STAND_IN_NOTE, summary_table, write_report
 from observer.config import Config
-from observer.dataset import read_split
+from observer.data.dataset import read_split
 from observer.files import write_text
 
 

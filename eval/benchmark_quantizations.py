@@ -23,30 +23,30 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.quantization_choice import MARGIN
-from eval.quantization_files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
-from eval.report import split_prefix, this_machine
-from eval.rows import Row, families_of, of_task, rows_of_split, take
-from observer.arguments import positive
+from eval.answers.rows import Row, families_of, of_task, rows_of_split, take
+from eval.quantizations.choice import MARGIN
+from eval.quantizations.files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
+from eval.reports.evaluation_report import split_prefix, this_machine
+from observer.console.arguments import positive
 from observer.errors import ObserverError, run_cli
 from observer.files import check_writable
-from observer.manifest import environment
 from observer.paths import VAL_JSONL
 from observer.prompts import Task
+from observer.runs.manifest import environment
 
 if TYPE_CHECKING:
-    from eval.quantization_report import Benchmark
-    from eval.quantization_rounds import Bench
-    from observer.export.runs import Run
+    from eval.quantizations.report import Benchmark
+    from eval.quantizations.rounds import Bench
+    from observer.runs.finished_run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
-    from eval.html_report import write_html
-    from eval.quantization_markdown import to_table
-    from eval.quantization_report import assemble, write_reports
-    from eval.quantization_rounds import measure
-    from eval.scoring import score
+    from eval.quantizations.markdown import to_table
+    from eval.quantizations.page import write_html
+    from eval.quantizations.report import assemble, write_reports
+    from eval.quantizations.rounds import measure
+    from eval.reports.scoring import score
 
     args = parse_arguments(arguments)
     bench, name = prepare_bench(args)
@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare_bench(args: argparse.Namespace) -> tuple[Bench, str]:
     """Read the rows, make or find the files; return what to measure, and its name for titles and files."""
-    from eval.quantization_rounds import Bench
-    from observer.export.runs import read_run
+    from eval.quantizations.rounds import Bench
+    from observer.runs.finished_run import read_run
 
     run = read_run(args.run) if args.run else None
     split = args.split or (str(run.val) if run else "val")

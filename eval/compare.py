@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.report import command_line
-from observer.arguments import positive
+from eval.reports.evaluation_report import command_line
+from observer.console.arguments import positive
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.paths import TRAIN_JSONL
 
 if TYPE_CHECKING:
-    from eval.answering import Answers
-    from eval.comparison import Comparison
-    from eval.contestants import Contestant
-    from eval.rows import Row
+    from eval.answers.answering import Answers
+    from eval.answers.models_compared import Contestant
+    from eval.answers.rows import Row
+    from eval.reports.comparison import Comparison
     from observer.prompts import Examples
 
 COMPARISONS = Path("outputs/comparisons")
@@ -40,17 +40,17 @@ _LONGEST_STEM = 150
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
-    from eval.comparison import compare_many
-    from eval.comparison_report import Origin, verdict_table, write_comparisons
+    from eval.reports.comparison import compare_many
+    from eval.reports.comparison_report import Origin, verdict_table, write_comparisons
     from observer.files import check_writable
-    from observer.manifest import environment
+    from observer.runs.manifest import environment
 
     check_writable(args.out)
     contestants = _contestants(args.model)
     (reference, _), *others = found = _answers(contestants, args)
     comparisons = compare_many(reference, [answers for answers, _ in others])
     origin = Origin(
-        command=command_line("compare", arguments),
+        command=command_line("eval/compare.py", arguments),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         environment=environment(),
         answers={answers.model.path: str(path) for answers, path in found},
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _contestants(specs: Sequence[str]) -> list[Contestant]:
-    from eval.contestants import parse_contestant
+    from eval.answers.models_compared import parse_contestant
 
     if len(specs) < 2:
         raise ObserverError(f"{specs[0]}: nothing to compare it with; name two models or more")
@@ -75,8 +75,8 @@ def _contestants(specs: Sequence[str]) -> list[Contestant]:
 
 def _answers(contestants: Sequence[Contestant], args: argparse.Namespace) -> list[tuple[Answers, Path]]:
     """The answers of all, in order, and where they are. Everything is looked at before the first model runs."""
-    from eval.comparison import check_rows
-    from eval.contestants import answer_once, answers_path
+    from eval.answers.models_compared import answer_once, answers_path
+    from eval.reports.comparison import check_rows
 
     weights, saved = _look_at(contestants)
     split, rows = _rows(list(saved.values()), args)
@@ -96,7 +96,7 @@ def _answers(contestants: Sequence[Contestant], args: argparse.Namespace) -> lis
 
 def _look_at(contestants: Sequence[Contestant]) -> tuple[dict[str, str], dict[str, Answers]]:
     """By spec: the hash of every model's weights, and what was saved. Raises ObserverError with all faults."""
-    from eval.contestants import load_saved, weights_hash
+    from eval.answers.models_compared import load_saved, weights_hash
 
     weights: dict[str, str] = {}
     saved: dict[str, Answers] = {}
@@ -115,7 +115,7 @@ def _look_at(contestants: Sequence[Contestant]) -> tuple[dict[str, str], dict[st
 
 def _rows(saved: Sequence[Answers], args: argparse.Namespace) -> tuple[str, list[Row]]:
     """The split and its rows: those asked for, else those that saved answers answer, else val."""
-    from eval.rows import rows_of_split, take
+    from eval.answers.rows import rows_of_split, take
 
     if args.split is None and saved:
         if args.limit:
@@ -126,8 +126,8 @@ def _rows(saved: Sequence[Answers], args: argparse.Namespace) -> tuple[str, list
 
 
 def _examples(n: int, rows: Sequence[Row], args: argparse.Namespace) -> Examples:
-    from eval.few_shot import draw_examples
-    from observer.dataset import read_rows
+    from eval.answers.few_shot import draw_examples
+    from observer.data.dataset import read_rows
     from observer.prompts import NO_EXAMPLES
 
     return draw_examples(read_rows(args.train), rows, n, args.seed) if n else NO_EXAMPLES
@@ -135,8 +135,8 @@ def _examples(n: int, rows: Sequence[Row], args: argparse.Namespace) -> Examples
 
 def _stem(contestants: Sequence[Contestant], split: str) -> str:
     """The reports' name: who is compared and, other than val, on what."""
-    from eval.contestants import slug
-    from eval.report import split_prefix
+    from eval.answers.models_compared import slug
+    from eval.reports.evaluation_report import split_prefix
 
     names = "-vs-".join(slug(contestant.spec) for contestant in contestants)
     if len(names) > _LONGEST_STEM:

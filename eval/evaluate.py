@@ -18,11 +18,11 @@ from pathlib import Path
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers
-from eval.report import STAND_IN_NOTE, Report, command_line, report_path, summary_table, write_report
-from eval.rows import ATTACKS, Row, rows_of_split, take
-from observer.arguments import positive
-from observer.dataset import read_split
+from eval.answers.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers
+from eval.answers.rows import ATTACKS, Row, rows_of_split, take
+from eval.reports.evaluation_report import STAND_IN_NOTE, Report, command_line, report_path, summary_table, write_report
+from observer.console.arguments import positive
+from observer.data.dataset import read_split
 from observer.errors import ObserverError, raise_all, run_cli
 from observer.files import check_writable
 from observer.paths import TRAIN_JSONL
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train_rows = _train_rows(args.train)
     folders = [args.out or default_reports_folder(model) for model in args.model]
     check_before_running(args.model, folders)
-    command = command_line("evaluate", arguments)
+    command = command_line("eval/evaluate.py", arguments)
     reports = []
     for model, folder in zip(args.model, folders, strict=True):
         report = evaluate(
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(STAND_IN_NOTE, file=sys.stderr)
     print(summary_table(reports))
     for attacks in (report.attacks for report in reports if report.attacks):
-        from eval.attack_report import rates_table
+        from eval.reports.attack_report import rates_table
 
         print(f"\n{rates_table(attacks)}")
     return 0
@@ -68,8 +68,8 @@ def evaluate(
     `model` is what `open_backend` takes, or saved answers, which bring their own rows. Answers are saved in `folder`
     after each task. Raises ObserverError when the model cannot be opened or a row does not fit its context.
     """
-    from eval.attack_report import read_goals, score_attacks
-    from eval.scoring import score
+    from eval.reports.attack_report import read_goals, score_attacks
+    from eval.reports.scoring import score
 
     answers = load_answers(Path(model)) if is_saved(model) else _ask(model, rows, split, folder, n_threads)
     again = ["python", "eval/evaluate.py", "--model", str(model), "--split", split]
@@ -119,7 +119,7 @@ def check_before_running(models: Sequence[str], folders: Sequence[Path]) -> None
 def _check(model: str) -> None:
     """Whether a server knows its model shows when it is asked."""
     from observer.backends.opening import best_gguf
-    from observer.llama import check_is_gguf
+    from observer.engine.llama_model import check_is_gguf
 
     if is_saved(model):
         load_answers(Path(model))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from observer import __version__
-from observer.arguments import positive
-from observer.audit.command import add_audit_action
-from observer.clean import add_clean_command
+from observer.console.arguments import positive
+from observer.data.audit.command import add_audit_action
+from observer.data.command import add_split_action
 from observer.demo.command import add_demo_command
 from observer.errors import run_cli
 from observer.export.command import add_export_command
@@ -18,7 +18,7 @@ from observer.export.package_command import add_package_command
 from observer.labeling.command import add_label_command
 from observer.memory.command import add_memory_command
 from observer.observe.command import add_observe_commands
-from observer.splits_command import add_split_action
+from observer.runs.clean import add_clean_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,8 +76,8 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from observer.progress import show_progress
-    from observer.synth.generate import SEED, SHIPPED_ROWS, write_data
+    from observer.console.progress import show_progress
+    from observer.data.synth.generate import SEED, SHIPPED_ROWS, write_data
 
     n_rows, start = args.rows or SHIPPED_ROWS, time.monotonic()
     with show_progress("generating", n_rows) as progress:
@@ -88,7 +88,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from observer.validate import check_files
+    from observer.data.check import check_files
 
     for line in check_files(args.files):
         print(line)

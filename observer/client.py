@@ -4,8 +4,8 @@
         seen = observer.observe(("I'm at Bosch now", "Congratulations!"))
 
 Answers do not depend on which form is called, nor on the turns beside them beyond the rounding of the engine's
-floating-point sums; of a small q8_0 model not even on that (`observer/layout.py`). An Observer may be shared by threads
-and by event loops.
+floating-point sums; of a small q8_0 model not even on that (`observer/engine/batch_layout.py`). An Observer may be
+shared by threads and by event loops.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any, Self, TypeVar
 from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.base import AsyncBackend
 from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
+from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
-from observer.exchanges import ContextLike, TurnLike, to_exchange
 from observer.observation import Asked, Exchange, GradeResult, Observation
-from observer.observing import Prepared, observation, prepare
 from observer.prompts import Task
 from observer.schema import Label
-from observer.sharing import TOGETHER, SharedBackend
+from observer.turns.accept import ContextLike, TurnLike, to_exchange
+from observer.turns.observing import Prepared, observation, prepare
 
 _Answers = list[Grade] | list[Completion] | RowsError
 _Result = TypeVar("_Result")

@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from observer.stopping import exit_code, listening, was_asked
-from observer.telemetry import switch_off
+from observer.console.stopping import exit_code, listening, was_asked
+from observer.console.telemetry import switch_off
 
 HIDDEN_CHARACTERS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 """Inside [] of a pattern: what moves a cursor, colours or turns text round, but for tab and newline."""

@@ -64,9 +64,10 @@ class ObservedEntity(_Frozen):
 
 
 class ObservedRelationship(_Frozen):
-    """`valid_at` is when it began to hold, `invalid_at` when it ceased; None is not known. Rules: `observer.when`.
+    """`valid_at` is when it began to hold, `invalid_at` when it ceased; None is not known.
 
-    `stated_by` is who wrote the names and the `when` of it in the exchange; None when they stand nowhere there.
+    `observer.turns.time_expressions` has the rules. `stated_by` is who wrote the names and the `when` of it in the
+    exchange; None when they stand nowhere there.
     """
 
     subject: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,13 @@ ATTACK_GOALS = Path("eval/attacks/goals.json")
 """What each hostile row is after, by its id: rows themselves know no such field."""
 NANO_BASE = Path("data/nano-base")
 MODELFILES = Path("modelfiles")
+ADAPTER = "adapter"
+"""Stands where else the quantization does: `gguf/<run>-adapter.gguf`, `gguf/Modelfile-adapter`."""
+
+
+def python_path() -> str:
+    """PYTHONPATH for a child process that runs our modules, whatever folder it works in."""
+    return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass(frozen=True)

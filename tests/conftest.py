@@ -26,7 +26,7 @@ def make_tiny_model(folder: Path, *, tie_word_embeddings: bool = True) -> Path:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from observer.prompts import END_OF_TEXT, IM_END
-    from observer.training.tokenizer import build_tokenizer
+    from observer.weights.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(TEXTS, 512)
     ids = tokenizer.get_vocab()
@@ -58,7 +58,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nano_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed nano base, whose answers make sense, as an f32 GGUF: its weights as transformers computes them."""
-    from observer.export.gguf import write_gguf
+    from observer.export.gguf.write import write_gguf
     from observer.paths import NANO_BASE, PROJECT_ROOT
 
     return write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path_factory.mktemp("nano") / "nano-f32.gguf", "f32", name="nano")
@@ -66,6 +66,6 @@ def nano_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hostile_texts() -> list[str]:
     """The messages of `hostile.txt`: parted by lines of `%%`, with `⟦U+0000⟧` for what an editor would not show."""
-    page = (Path(__file__).parent / "hostile.txt").read_text(encoding="utf-8")
+    page = (Path(__file__).parent / "support" / "hostile.txt").read_text(encoding="utf-8")
     page = re.sub("⟦U\\+([0-9A-F]+)⟧", lambda match: chr(int(match.group(1), 16)), page)
     return page.removesuffix("\n").split("\n%%\n")

@@ -20,13 +20,13 @@ import pytest
 from observer import Exchange, Observation, Observer
 from observer.answers import Completion, Grade
 from observer.errors import ObserverError
-from observer.export.ollama import Endpoint, OllamaClient, ollama_url
 from observer.files import sha256_file
-from observer.observing import observation, prepare, read_extraction
+from observer.ollama.client import Endpoint, OllamaClient, ollama_url
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import IM_END, OLLAMA_TEMPLATE
 from observer.schema import Extraction, Label, Turn
-from tests.ollama_server import Fault, OllamaServer
+from observer.turns.observing import observation, prepare, read_extraction
+from tests.support.ollama_server import Fault, OllamaServer
 
 TURNS: list[Any] = [
     "thanks!",

@@ -14,7 +14,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from observer.paths import PROJECT_ROOT
 from observer.training.checkpoints import RotationCallback
 from observer.training.token_cache import FILES_KEPT, look_up
-from tests.tiny_runs import tiny_config
+from tests.support.tiny_runs import tiny_config
 
 DAY_S = 86_400.0
 CODE = [PROJECT_ROOT / "train_sft.py", *sorted((PROJECT_ROOT / "observer").rglob("*.py"))]
@@ -53,7 +53,7 @@ def test_what_was_just_tokenized_is_kept_though_older_files_seem_newer(tmp_path:
 def test_a_training_is_the_same_while_the_clock_jumps(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_training import trained
+    from tests.training.test_training import trained
 
     steps = ["training.num_train_epochs=2", "training.eval_steps=2", "training.save_total_limit=1"]
     (tmp_path / "plain").mkdir()

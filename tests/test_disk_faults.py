@@ -11,17 +11,17 @@ import pytest
 from observer.cli import main as observer
 from observer.config import Config
 from observer.errors import ObserverError, run_cli
-from observer.export.gguf import gguf_bytes, write_gguf
-from observer.export.quantize import quantize
+from observer.export.gguf.write import gguf_bytes, write_gguf
+from observer.export.quantize.quantize import quantize
 from observer.files import check_writable, write_text
 from observer.memory.store import Store
-from observer.observe.ledger import open_ledger
+from observer.observe.observations_file import open_ledger
 from observer.training.checkpoints import last_whole_checkpoint
 from observer.training.progress import read_metrics
-from tests.observing_server import ObservingServer
-from tests.small_disk import SmallDisk, small_disk
-from tests.test_memory_diff import said
-from tests.tiny_runs import tiny_config, write_tiny_run
+from tests.memory.test_diff import said
+from tests.support.observing_server import ObservingServer
+from tests.support.small_disk import SmallDisk, small_disk
+from tests.support.tiny_runs import tiny_config, write_tiny_run
 from train_sft import main as train_sft
 
 FULL = "the disk is full; free some space and run the same command again"
@@ -57,7 +57,7 @@ def write_chats(folder: Path, n_rows: int) -> Path:
 def test_a_checkpoint_that_does_not_fit_goes_and_the_training_goes_on_once_it_does(
     tmp_path: Path, tiny_model: Path, disk: SmallDisk
 ) -> None:
-    from tests.test_training import trained
+    from tests.training.test_training import trained
 
     config = tiny_config(tmp_path, tiny_model, f"run.output_dir={disk.root}", "training.num_train_epochs=2")
     disk.remount("size=700k")  # for one checkpoint, not for two
@@ -93,9 +93,9 @@ def _makers(folder: Path, base: Path, out: Path) -> dict[str, Callable[[], objec
     import torch
     from safetensors.torch import save_file
 
-    from observer.export.adapter_gguf import write_adapter_gguf
-    from observer.export.imatrix import ensure_imatrix
-    from observer.training.merge import merge_adapter
+    from observer.export.gguf.adapter import write_adapter_gguf
+    from observer.export.quantize.imatrix import ensure_imatrix
+    from observer.weights.merge import merge_adapter
 
     adapter, full = folder / "adapter", folder / "full.gguf"
     adapter.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 Blocks of a page run in their order, in a folder of their own with the files that a reader would have: the project's, a
 run `outputs/nano` over the committed nano base, conversations. Python and `observer` run here; what trains, converts,
-serves or installs is checked: programs, arguments, configs and files (tests/docs_commands.py).
+serves or installs is checked: programs, arguments, configs and files (tests/support/docs_commands.py).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import pytest
 import yaml
 
 from observer.config import Config, load_config
+from observer.data.importing import sort_out
 from observer.errors import ObserverError
-from observer.export.gguf import write_gguf
-from observer.export.modelfile import VARIANTS, plan_modelfiles, write_all
-from observer.export.modelfile_parser import parse_modelfile
-from observer.export.quantize import quantize
+from observer.export.gguf.write import write_gguf
+from observer.export.quantize.quantize import quantize
 from observer.files import write_jsonl
-from observer.importing import sort_out
-from observer.labeling.inputs import Item, iter_inputs
 from observer.memory.facts import OperationKind, Reason
 from observer.memory.rules import EARLIER_STAGES, ONE_AT_A_TIME, OPPOSITES
+from observer.ollama.modelfile import VARIANTS, plan_modelfiles, write_all
+from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import NANO_BASE, PROJECT_ROOT, RunPaths
-from tests.docs_blocks import Block, anchors_of, blocks_of, commands_of, links_of, pages
-from tests.docs_shell import Shell
-from tests.label_server import LabelServer, Reply
-from tests.ollama_server import OllamaServer
-from tests.test_observe_command import write_chats
-from tests.tiny_runs import raw_rows
+from observer.turns.inputs import Item, iter_inputs
+from tests.observe.test_observe_command import write_chats
+from tests.support.docs_blocks import Block, anchors_of, blocks_of, commands_of, links_of, pages
+from tests.support.docs_shell import Shell
+from tests.support.label_server import LabelServer, Reply
+from tests.support.ollama_server import OllamaServer
+from tests.support.tiny_runs import raw_rows
 from train_sft import next_steps
 
 SHELL, PYTHON = frozenset({"", "bash", "console"}), "python"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs.make_reference import COMMAND, reference_files
-from docs.parsers import observer_parsers, script_parser, script_paths
+from docs.parsers import command_of, observer_parsers, script_parser, script_paths
 from observer.config import Config
 from observer.paths import PROJECT_ROOT
 
@@ -53,7 +53,7 @@ def test_every_command_is_on_the_page(files: dict[str, str]) -> None:
     for parser, _ in observer_parsers():
         assert f"\n## {parser.prog}\n" in page
     for script in script_paths():
-        assert f"\n## python {script.as_posix()}\n" in page
+        assert f"\n## {command_of(script)}\n" in page
 
 
 def test_a_scripts_parser_is_the_one_that_it_parses_with() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observer.aliases import ALIASES
+from observer.data.aliases import ALIASES
 from observer.schema import (
     ATTRIBUTE_KEYS,
     INVERSE_PREDICATES,

@@ -19,34 +19,34 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from eval import offline
-from eval.answering import answer_rows
-from eval.rows import Row
+from eval.answers.answering import answer_rows
+from eval.answers.rows import Row
 from observer import cli
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend
-from observer.backends.ollama_chat import Patience
 from observer.config import Config, load_config
-from observer.engine import Engine
+from observer.console.telemetry import SWITCHES
+from observer.data.own_data import make_own_data
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
-from observer.export.checkpoint import list_tensors, read_shape
 from observer.files import write_json, write_jsonl
-from observer.own_data import make_own_data
+from observer.ollama.chat import Patience
 from observer.paths import PROJECT_ROOT, DataPaths
 from observer.prompts import training_row
 from observer.schema import parse_row
-from observer.telemetry import SWITCHES
-from observer.training.base import looks_local, with_commit
-from observer.training.merge import merge_adapter
 from observer.training.token_cache import look_up
-from tests.label_server import LabelServer, Received, Reply
-from tests.tiny_runs import write_tiny_run
+from observer.weights.base import looks_local, with_commit
+from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.merge import merge_adapter
+from tests.support.label_server import LabelServer, Received, Reply
+from tests.support.tiny_runs import write_tiny_run
+from tests.trust import offline
 
 CANARY = "sk-canary-77aa88bb99cc00dd"
 KEYS = "OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OLLAMA_API_KEY AWS_SECRET_ACCESS_KEY".split()
 SOURCES = [
     path
-    for folder in ("observer", "eval", "data")
+    for folder in ("observer", "eval", "data", "tests/trust")
     for path in sorted((PROJECT_ROOT / folder).rglob("*.py"))
 ] + [PROJECT_ROOT / "train_sft.py"]  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path, 
 
 
 def test_no_key_is_traced_in_a_manifest() -> None:
-    code = "import json; from observer.manifest import environment; print(json.dumps(environment()))"
+    code = "import json; from observer.runs.manifest import environment; print(json.dumps(environment()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=with_keys())
     assert json.loads(done.stdout)["packages"] and CANARY not in done.stdout + done.stderr
 
@@ -331,18 +331,18 @@ def test_the_switches_stand_in_one_place() -> None:
 
 
 NO_COMMANDS = {
-    "modelfile.py",
-    "quantize.py",
-    "training_child.py",
-    "make_nano_base.py",
-    "fuzz_child.py",
-    "load_server.py",
+    "observer/ollama/modelfile.py",
+    "observer/export/quantize/quantize.py",
+    "eval/benchmarks/training/child.py",
+    "data/make_nano_base.py",
+    "tests/trust/fuzz/child.py",
+    "tests/trust/load/server.py",
 }
 """Started by commands, whose environment they inherit, or by developers on rows of this repository."""
 
 
 def test_every_script_goes_through_run_cli() -> None:
-    texts = {path.name: path.read_text(encoding="utf-8") for path in SOURCES}
+    texts = {path.relative_to(PROJECT_ROOT).as_posix(): path.read_text(encoding="utf-8") for path in SOURCES}
     scripts = {name for name, text in texts.items() if '__name__ == "__main__"' in text and "run_cli(" not in text}
     assert scripts == NO_COMMANDS
 

@@ -1,4 +1,4 @@
-"""What every backend can do. `observer.engine.Engine` is one without knowing of this."""
+"""What every backend can do. `observer.engine.engine.Engine` is one without knowing of this."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from observer.answers import Completion, Grade, Progress, no_progress
-from observer.backends.ollama_chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
+from observer.backends.request_bodies import LABEL_TOKENS, ollama_chat_body, ollama_grading
 from observer.errors import ObserverError, RowsError
+from observer.ollama.chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
 from observer.schema import Label, extraction_json_schema
-from observer.serving import LABEL_TOKENS, ollama_chat_body, ollama_grading
 
 T = TypeVar("T")
 Ask = Callable[[str], Coroutine[Any, Any, T]]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from observer.backends.base import Backend
 from observer.errors import ObserverError
-from observer.export.modelfile import ADAPTER
-from observer.paths import RunPaths
+from observer.paths import ADAPTER, RunPaths
 from observer.prompts import NO_EXAMPLES, Examples
 
 TIMEOUT_S = 120.0
@@ -40,7 +39,7 @@ def open_backend(
         from observer.backends.hf import HfBackend
 
         return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
-    from observer.engine import Engine
+    from observer.engine.engine import Engine
 
     return Engine(
         best_gguf(path),

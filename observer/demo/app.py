@@ -14,7 +14,7 @@ from observer.demo.remembering import Memory, recall, take_in
 from observer.errors import ObserverError
 from observer.memory.store import Store
 from observer.schema import Temporal
-from observer.when import validity
+from observer.turns.time_expressions import validity
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observer.console.tables import day
 from observer.demo.graph import Graph, lay_out
 from observer.demo.highlight import Piece, pieces_of, visible
 from observer.demo.remembering import Memory
-from observer.grounding import messages_of
 from observer.memory.facts import Fact
 from observer.observation import Exchange, Observation, ObservedEntity, ObservedRelationship
 from observer.schema import Label, canonical_triple
-from observer.tables import day
+from observer.turns.grounding import messages_of
 
 if TYPE_CHECKING:
     from jinja2 import Template

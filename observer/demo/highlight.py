@@ -13,8 +13,8 @@ from typing import Literal
 import regex
 
 from observer.errors import HIDDEN_CHARACTERS
-from observer.grounding import Message
 from observer.observation import Observation
+from observer.turns.grounding import Message
 
 _HIDDEN_CONTROL = regex.compile(rf"[{HIDDEN_CHARACTERS}\ufff9-\ufffb]")
 """Characters that show nothing, or turn round what is beside them."""

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
-from observer.labeling.conversation import MARKER, Unusable, turns_of_text
-from observer.labeling.inputs import Item, load_json, read_inputs
 from observer.observation import Exchange
 from observer.schema import describe_fault
+from observer.turns.conversation import MARKER, Unusable, turns_of_text
+from observer.turns.inputs import Item, load_json, read_inputs
 
 MAX_TEXT_CHARACTERS = 200_000
 MAX_EXCHANGES = 50

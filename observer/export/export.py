@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from observer.errors import ObserverError, raise_all
-from observer.export.checkpoint import list_tensors, read_shape
-from observer.export.compare import Check, Outcome, Reference, check_changed, compare
-from observer.export.gguf import FILE_TYPES, gguf_bytes, write_gguf
-from observer.export.imatrix import imatrix_of_file
-from observer.export.quantization_types import UNQUANTIZED, check_quantizations, check_tensor_types, wants_imatrix
-from observer.export.quantize import quantize, used_imatrix
+from observer.export.gguf.against_transformers import Check, Outcome, Reference, check_changed, compare
+from observer.export.gguf.verify import verify_gguf
+from observer.export.gguf.write import FILE_TYPES, gguf_bytes, write_gguf
+from observer.export.quantize.imatrix import imatrix_of_file
+from observer.export.quantize.quantize import quantize, used_imatrix
 from observer.export.source import Source
-from observer.export.verify import verify_gguf
 from observer.files import check_writable, sha256_file
-from observer.manifest import Manifest
-from observer.training.lock import held_folder
-from observer.training.merge import merge_adapter
-from observer.training.stages import Stages
+from observer.runs.lock import held_folder
+from observer.runs.manifest import Manifest
+from observer.runs.stages import Stages
+from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types, wants_imatrix
+from observer.weights.merge import merge_adapter
 
 EXPORT_JSON = "export.json"
 _UNVERIFIED = ".unverified"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from observer.export.compare import Outcome
 from observer.export.export import ExportPlan
-from observer.manifest import Manifest
+from observer.export.gguf.against_transformers import Outcome
+from observer.runs.manifest import Manifest
 
 EXPORT_MD = "export.md"
 _MARKS = {

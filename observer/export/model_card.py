@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from observer.config import Config
-from observer.export.modelfile import library_base
-from observer.export.runs import Run
 from observer.files import scan_jsonl, write_text
-from observer.manifest import Manifest
+from observer.ollama.modelfile import library_base
 from observer.paths import NANO_BASE, RunPaths
 from observer.prompts import Task
+from observer.runs.finished_run import Run
+from observer.runs.manifest import Manifest
 
 STAND_IN = (
     "> The base is the nano stand-in of the project, a few million parameters made to run the pipeline on two CPU "

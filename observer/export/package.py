@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from observer.config import ExportConfig
-from observer.dataset import read_split
+from observer.console.progress import show_progress
+from observer.data.dataset import read_split
 from observer.errors import ObserverError
-from observer.export.modelfile import ADAPTER, VARIANTS, Variant, quantization_modelfiles, write_all
-from observer.export.modelfile_parser import Modelfile, parse_modelfile
-from observer.export.ollama import Messages, OllamaClient
-from observer.export.runs import Run
 from observer.files import read_text, sha256_file
-from observer.progress import show_progress
+from observer.ollama.client import Messages, OllamaClient
+from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
+from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
+from observer.paths import ADAPTER
 from observer.prompts import Task, prompt_messages, render_chatml, render_exchange
+from observer.runs.finished_run import Run
 
 ALLOWED_DIFFERENCES = 1
 """Answers of 20 that may part from llama-cpp-python's: another build rounds logits otherwise, and near ties turn."""
@@ -174,7 +175,7 @@ def check(client: OllamaClient, run: Run, quantization: str, name: str, n_rows: 
 
 
 def _answers_here(questions: Sequence[Question], gguf: Path, export: ExportConfig) -> list[str]:
-    from observer.engine import Engine
+    from observer.engine.engine import Engine
 
     answers: dict[str, str] = {}
     with Engine(gguf, n_ctx_per_row=export.num_ctx, n_seq=1, max_new_tokens=export.num_predict) as engine:

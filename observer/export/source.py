@@ -7,10 +7,10 @@ from pathlib import Path
 
 from observer.config import Config, ModelConfig
 from observer.errors import ObserverError
-from observer.export.checkpoint import read_json_object
-from observer.export.runs import read_run
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
-from observer.training.base import base_folder
+from observer.runs.finished_run import read_run
+from observer.weights.base import base_folder
+from observer.weights.checkpoint import read_json_object
 
 _MODEL, _ADAPTER = "config.json", "adapter_config.json"
 _ROLES = ("adapter", "merged", "checkpoints")

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.export.adapter_gguf import write_adapter_gguf
-from observer.export.gguf import write_gguf
-from observer.export.imatrix import ensure_imatrix, sample_rows
-from observer.export.modelfile import ADAPTER, library_base, plan_modelfiles, write_all
-from observer.export.quantization_types import wants_imatrix
-from observer.export.quantize import quantize
-from observer.export.verify import verify_gguf
+from observer.export.gguf.adapter import write_adapter_gguf
+from observer.export.gguf.verify import verify_gguf
+from observer.export.gguf.write import write_gguf
+from observer.export.quantize.imatrix import ensure_imatrix, sample_rows
+from observer.export.quantize.quantize import quantize
+from observer.ollama.modelfile import library_base, plan_modelfiles, write_all
+from observer.paths import ADAPTER
 from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS
+from observer.weights.gguf_types import wants_imatrix
 
 if TYPE_CHECKING:
     from observer.training.device import Runtime

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from observer.labeling.inputs import load_json
-from observer.labeling.ledger import Answer
+from observer.labeling.answers_file import Answer
 from observer.labeling.prompts import GradingAnswer
 from observer.prompts import Task, clean
 from observer.schema import USER, Extraction, describe_fault
+from observer.turns.inputs import load_json
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)

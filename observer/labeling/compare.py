@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from observer.labeling.inputs import Item
 from observer.labeling.outputs import TaskResult
 from observer.labeling.votes import relation_key
 from observer.prompts import Task
 from observer.schema import Extraction, Label, describe_fault
+from observer.turns.inputs import Item
 
 GOLD_KEYS = {Task.GRADE: ("label",), Task.EXTRACT: ("entities", "relationships")}
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from observer.labeling.answers import Verdict, judge
-from observer.labeling.inputs import Item
-from observer.labeling.ledger import Answer
+from observer.labeling.answers_file import Answer
 from observer.labeling.pricing import estimate_tokens
 from observer.labeling.prompts import PROMPT_VERSION, GradingAnswer, Told, answer_schema, label_messages
 from observer.labeling.votes import Consensus, agree_on_extraction, agree_on_label
 from observer.prompts import Task
 from observer.schema import Extraction
+from observer.turns.inputs import Item
 
 
 @dataclass(frozen=True)

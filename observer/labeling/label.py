@@ -8,15 +8,15 @@ from pathlib import Path
 
 from observer.errors import ObserverError, raise_all
 from observer.files import write_json
+from observer.labeling.answers_file import open_ledger, read_ledger
 from observer.labeling.compare import compare, gold_of, has_gold, render
-from observer.labeling.inputs import STDIN, Inputs, Item, read_bytes, read_inputs
 from observer.labeling.jobs import Outcome, Sampling, jobs_of, next_call, outcome_of
-from observer.labeling.ledger import open_ledger, read_ledger
 from observer.labeling.outputs import TaskResult, task_path, write_labelled, write_quarantine
 from observer.labeling.prompts import PROMPT_VERSION
 from observer.labeling.run import Run, Terms
 from observer.labeling.server import Endpoint
 from observer.prompts import Task
+from observer.turns.inputs import STDIN, Inputs, Item, read_bytes, read_inputs
 
 
 @dataclass(frozen=True)

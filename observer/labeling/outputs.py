@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from observer.files import write_jsonl
-from observer.labeling.inputs import Item, Unreadable
 from observer.labeling.jobs import Outcome
 from observer.labeling.votes import Consensus
 from observer.prompts import Task
 from observer.schema import Extraction, ExtractionRow, GradingRow
+from observer.turns.inputs import Item, Unreadable
 
 
 @dataclass

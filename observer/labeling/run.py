@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from observer.errors import ObserverError
+from observer.labeling.answers_file import Ledger
 from observer.labeling.jobs import Call, Job, Sampling, next_call
-from observer.labeling.ledger import Ledger
 from observer.labeling.pricing import Price
 from observer.labeling.progress import Progress
 from observer.labeling.server import Endpoint, NotAnswered, Refused, Server

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from observer.errors import ObserverError
+from observer.labeling.answers_file import Answer
 from observer.labeling.jobs import Call, Sampling
-from observer.labeling.ledger import Answer
 from observer.labeling.pricing import Price
 from observer.labeling.prompts import answer_schema
 from observer.prompts import Task

@@ -47,7 +47,7 @@ def _show(args: argparse.Namespace) -> int:
         for fact in facts:
             print(fact.model_dump_json(exclude_none=True))
         return 0
-    from observer.tables import STATE_STYLES, day, open_console, table
+    from observer.console.tables import STATE_STYLES, day, open_console, table
 
     columns = ["subject", "predicate", "object", "state", "when", "from", "until", "last seen"]
     rows = [
@@ -70,7 +70,7 @@ def _history(args: argparse.Namespace) -> int:
         for event in events:
             print(_event_json(event))
         return 0
-    from observer.tables import day, open_console, table
+    from observer.console.tables import day, open_console, table
 
     columns = ["said", "what", "why", "fact", "exchange"]
     rows = [

@@ -96,7 +96,7 @@ def _run_bulk(args: argparse.Namespace) -> int:
     import os
 
     from observer.errors import raise_all
-    from observer.observe.bulk import ROWS_PER_PART, BulkOptions, run_bulk
+    from observer.observe.bulk.run import ROWS_PER_PART, BulkOptions, run_bulk
     from observer.observe.run import default_model
 
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
@@ -128,7 +128,7 @@ def _run_here(args: argparse.Namespace) -> int:
 
     from observer.errors import ObserverError, raise_all
     from observer.memory.store import Store
-    from observer.observe.ledger import open_ledger
+    from observer.observe.observations_file import open_ledger
     from observer.observe.reading import Reader
     from observer.observe.run import Session, default_model, explain_stop
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from observer.console.tables import STATE_STYLES, day, shown, table
 from observer.observation import Observation
 from observer.schema import Label
-from observer.tables import STATE_STYLES, day, shown, table
 
 if TYPE_CHECKING:
     from rich.console import Console

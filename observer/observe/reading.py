@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
 from observer.files import explain_os_error
-from observer.labeling.inputs import STDIN, Item, iter_inputs
 from observer.observation import Exchange
 from observer.schema import describe_fault
+from observer.turns.inputs import STDIN, Item, iter_inputs
 
 FILE_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".txt", ".log", ".md", ".csv"})
 """An argument without blanks that ends so is meant as a file, there or not."""

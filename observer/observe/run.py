@@ -14,7 +14,7 @@ from observer.errors import ObserverError
 from observer.memory.facts import OperationKind
 from observer.memory.store import Store
 from observer.observation import Asked, Observation
-from observer.observe.ledger import Ledger, to_line
+from observer.observe.observations_file import Ledger, to_line
 from observer.observe.reading import BadRow, Reader, Row
 from observer.observe.streaming import Meter, arriving, batches
 
@@ -120,8 +120,8 @@ class Session:
         if self.ledger:
             self.ledger.write(observations)
         elif self.is_pretty:
+            from observer.console.tables import open_console
             from observer.observe.printing import print_observation
-            from observer.tables import open_console
 
             console = open_console()
             for row, observation in zip(rows, observations, strict=True):

@@ -17,11 +17,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+from observer.console.stopping import Stopped
 from observer.errors import ObserverError
 from observer.files import read_text, write_json
 from observer.paths import RunPaths
-from observer.stopping import Stopped
-from observer.training.processes import Launch, add_up
+from observer.training.multiprocess.processes import Launch, add_up
 
 CHECKPOINT_FILES = ("adapter_model.safetensors", "scheduler.pt", "trainer_state.json")
 CHECKPOINT_STATES = ("optimizer.*", "rng_state*.pth")

@@ -16,7 +16,7 @@ def compile_blocks(model: PeftModel) -> None:
     import torch
     from transformers import AttentionInterface
 
-    from observer.training.attention import FOREST_ATTENTION, forest_attention
+    from observer.training.batching.attention import FOREST_ATTENTION, forest_attention
 
     AttentionInterface.register(FOREST_ATTENTION, torch.compiler.disable(forest_attention))
     for block in cast(Any, model.get_base_model()).model.layers:

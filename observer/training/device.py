@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from observer.config import Config
+from observer.console.telemetry import switch_off
 from observer.errors import ObserverError
-from observer.telemetry import switch_off
-from observer.training.processes import Launch, find_launch
+from observer.training.multiprocess.processes import Launch, find_launch
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["unsloth", "transformers"]

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
+from observer.data.own_data import OwnData, own_data_of
 from observer.errors import ObserverError, raise_all
-from observer.export.checkpoint import Qwen3Shape, read_shape
-from observer.export.quantization_types import check_quantizations, check_tensor_types
-from observer.own_data import OwnData, own_data_of
-from observer.training.base import base_folder, load_tokenizer, looks_local, with_commit
 from observer.training.device import Runtime, cache_folder
-from observer.training.known_shapes import known_shape
-from observer.training.memory import free_memory
-from observer.training.plan import Plan, make_plan
+from observer.training.multiprocess.sharding import sharding_faults
+from observer.training.planning.batch_size import settle_memory
+from observer.training.planning.memory import free_memory
+from observer.training.planning.plan import Plan, make_plan
 from observer.training.rows import Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
-from observer.training.settle import settle_memory
-from observer.training.sharding import sharding_faults
+from observer.weights.base import base_folder, load_tokenizer, looks_local, with_commit
+from observer.weights.checkpoint import Qwen3Shape, read_shape
+from observer.weights.gguf_types import check_quantizations, check_tensor_types
+from observer.weights.known_shapes import known_shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

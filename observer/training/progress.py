@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from observer.files import scan_jsonl, write_jsonl, write_text
 from observer.training.device import Device
-from observer.training.memory import memory_in_use
+from observer.training.planning.memory import memory_in_use
 
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where no terminal shows the bar."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.dataset import scan_split
+from observer.data.dataset import scan_split
+from observer.data.own_data import OwnData, PlacedLines
 from observer.errors import ObserverError, raise_all
-from observer.own_data import OwnData, PlacedLines
 from observer.prompts import IM_END, render_chatml
 from observer.training.token_cache import look_up
 
@@ -102,7 +102,7 @@ def encode_with_gguf(path: Path) -> Encode:
     """Encode with the vocabulary of a GGUF, which may hold no weights. Raises ObserverError when it is none."""
     from llama_cpp import Llama
 
-    from observer.llama import silence_log
+    from observer.engine.llama_model import silence_log
 
     silence_log()
     try:

@@ -16,10 +16,11 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from observer.config import Config
+from observer.console.stopping import Stopped
 from observer.errors import ObserverError
 from observer.files import atomic_path, disk_errors_explained
 from observer.paths import RunPaths
-from observer.stopping import Stopped
+from observer.training.batching.loss import layout_line
 from observer.training.checkpoints import (
     RotationCallback,
     StopCallback,
@@ -30,12 +31,11 @@ from observer.training.checkpoints import (
     start_checkpoints,
 )
 from observer.training.device import Runtime
-from observer.training.loss import layout_line
-from observer.training.memory import peak_memory
-from observer.training.processes import meet
+from observer.training.multiprocess.processes import meet
+from observer.training.multiprocess.sharding import whole_adapter
+from observer.training.planning.memory import peak_memory
 from observer.training.progress import ProgressCallback, RunLog, plot_losses
 from observer.training.rows import Splits
-from observer.training.sharding import whole_adapter
 from observer.training.trainer import CompletionTrainer, make_trainer
 
 if TYPE_CHECKING:

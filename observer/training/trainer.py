@@ -15,14 +15,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from observer.config import Config
+from observer.training.batching.forest import Batch, Row, collate
+from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
+from observer.training.batching.order import RowSampler
 from observer.training.compiling import compile_blocks
 from observer.training.device import Runtime
-from observer.training.layout import Batch, Row, collate
-from observer.training.loss import completion_nll, sharing_obstacle, sum_nll_by_task
-from observer.training.order import RowSampler
-from observer.training.processes import Launch, SharedOrder, add_up
+from observer.training.multiprocess.processes import Launch, SharedOrder, add_up
+from observer.training.multiprocess.sharding import keep_precision, let_cpus_shard, whole_adapter
 from observer.training.rows import IGNORED, Splits, TokenRow
-from observer.training.sharding import keep_precision, let_cpus_shard, whole_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,0 +1,1 @@
+"""Which rows are asked, and what a model answered to them."""

@@ -1,0 +1,72 @@
+"""The rows that are asked: which split holds them, and what a row's exchange, gold and family are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.data.dataset import read_rows
+from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, TRAIN_JSONL, VAL_JSONL
+from observer.prompts import Task
+
+if TYPE_CHECKING:
+    from observer.schema import Extraction
+
+Row = dict[str, Any]
+ATTACKS = "attacks"
+SPLITS = {"val": (VAL_JSONL,), "train": (TRAIN_JSONL,), "challenge": CHALLENGE_JSONL, ATTACKS: ATTACKS_JSONL}
+
+
+def rows_of_split(split: str) -> list[Row]:
+    """The rows of a named split, or of a file of raw or split rows."""
+    return [row for path in SPLITS.get(split, (Path(split),)) for row in read_rows(path)]
+
+
+def of_task(rows: Sequence[Row], task: Task) -> list[Row]:
+    return [row for row in rows if row["task"] == task]
+
+
+def exchange_of(row: Row) -> str:
+    """The rendered turns: the user message of the prompt."""
+    return row["prompt"][-1]["content"]
+
+
+def answer_of(row: Row) -> str:
+    return row["completion"][0]["content"]
+
+
+def extraction_of(row: Row) -> Extraction:
+    from observer.schema import Extraction
+
+    return Extraction.model_validate_json(answer_of(row))
+
+
+def families_of(rows: Sequence[Row]) -> list[str]:
+    """What intervals resample by: the whole `family`, parts joined by `+` included; a row without one stands alone."""
+    return [row.get("family") or f"row {row.get('id') or number}" for number, row in enumerate(rows)]
+
+
+def slices_of(row: Row) -> Sequence[str]:
+    return row.get("slices") or ()
+
+
+def unseen_of(row: Row) -> Sequence[str]:
+    return [row["unseen"]] if row.get("unseen") else []
+
+
+def take(rows: Sequence[Row], limit: int | None) -> list[Row]:
+    """At most `limit` rows of each task, evenly spread over the file."""
+    if limit is None:
+        return list(rows)
+    chosen: list[Row] = []
+    for task in Task:
+        part = of_task(rows, task)
+        chosen += [part[index] for index in spread(len(part), limit)]
+    return chosen
+
+
+def spread(n_rows: int, limit: int) -> list[int]:
+    """At most `limit` indices, evenly spread over `n_rows`."""
+    n = min(limit, n_rows)
+    return [i * n_rows // n for i in range(n)]

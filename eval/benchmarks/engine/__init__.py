@@ -1,0 +1,1 @@
+"""Our engine beside other ways to answer with the same GGUF."""

@@ -1,0 +1,236 @@
+"""Our engine beside llama-cpp-python's chat calls and llama.cpp's own server: examples a second on the same rows.
+
+    python -m eval.benchmarks.engine.benchmark --model outputs/nano/gguf/nano-q4_k_m.gguf --rows 64 --rounds 3
+    python -m eval.benchmarks.engine.benchmark --random-shape 0.6b --vocab FOLDER --type q4_k_m --max-new-tokens 64
+    python -m eval.benchmarks.engine.benchmark --model FILE.gguf --llama-server PATH/llama-server
+
+Rounds take turns, since a shared machine changes its pace within minutes; every contestant stays loaded, is greedy, has
+all cores, and may write as much as the others. With --random-shape the weights are random but for a head that recites
+one valid extraction (`eval/benchmarks/reciting_base.py`): its speed is that of the shape, its answers say nothing. Cut,
+it goes on with the same command. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from eval.answers.rows import exchange_of, of_task, rows_of_split, take
+from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
+from eval.benchmarks.engine.report import SERVER, ModelSize, as_dict, floors, standings, summary, to_markdown
+from eval.benchmarks.reciting_base import note_on
+from eval.benchmarks.training.rounds import Record, Records
+from eval.reports.evaluation_report import this_machine
+from observer.errors import ObserverError, run_cli
+from observer.files import write_json, write_text
+from observer.paths import PROJECT_ROOT
+from observer.prompts import IM_END, Task
+from observer.runs.manifest import environment, fingerprint
+from observer.schema import Label
+
+WORK = Path("outputs/benchmark-engine")
+_WARM_UP_ROWS = 2
+_MATRIX = (1024, 1024, 3072)
+_MATRIX_REPEATS = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    model = args.model or _reciting(args)
+    rows = choose_rows(args.split, args.rows)
+    limits = limits_of(model, args)
+    names = chosen_names(args)
+    key = fingerprint({"model": model, "rows": rows, "limits": asdict(limits), "code": code_hash()})
+    folder = args.work / f"{report_stem(args, model)}-{key[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    records = run_rounds(names, model, rows, limits, args, folder)
+    n_rows = {str(task): len(rows[task]) for task in Task}
+    found, under = standings(records, n_rows), floors(records, model_size(model))
+    failed = {record["entrant"]: record["error"] for record in records if record["kind"] == "failed"}
+    report = args.out / f"{report_stem(args, model)}.md"
+    facts = facts_of(args, model, limits, n_rows)
+    write_json(report.with_suffix(".json"), facts | as_dict(found, under) | {"failed": failed})
+    head = [f"{name}: {value}" for name, value in facts.items()]
+    write_text(report, to_markdown(f"Engine, {model.stem}", head, found, under, failed))
+    print(f"wrote {report}")
+    print(json.dumps({"report": str(report)} | summary(found)))
+    return 0 if found and not failed else 1
+
+
+def choose_rows(split: str, n_rows: int | None) -> Rows:
+    """Rendered exchanges of `n_rows` rows of each task, evenly spread over the split."""
+    chosen = take(rows_of_split(split), n_rows)
+    rows: Rows = {task: [exchange_of(row) for row in of_task(chosen, task)] for task in Task}
+    if not any(rows.values()):
+        raise ObserverError(f"--split {split}: no rows; name a split that has some")
+    return rows
+
+
+def limits_of(model: Path, args: argparse.Namespace) -> Limits:
+    """A label that is written out may have the tokens of the longest and its end."""
+    from observer.engine.llama_model import LlamaModel, usable_cores
+
+    loaded = LlamaModel(model)
+    label_tokens = max(len(loaded.tokenize(label + IM_END)) for label in Label)
+    loaded.close()
+    return Limits(label_tokens, args.max_new_tokens, args.threads or usable_cores(), args.n_seq)
+
+
+def chosen_names(args: argparse.Namespace) -> list[str]:
+    """Contestants by name, ours first. Raises ObserverError for unknown ones."""
+    known = [*(entrant.name for entrant in ENTRANTS), SERVER]
+    default = [name for name in known if name != SERVER or args.llama_server]
+    names = args.contestants.split(",") if args.contestants else default
+    if unknown := [name for name in names if name not in known]:
+        raise ObserverError(f"--contestants: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    if SERVER in names and not args.llama_server:
+        raise ObserverError(f"--contestants {SERVER}: name its binary with --llama-server PATH")
+    return sorted({"ours", *names}, key=known.index)
+
+
+def run_rounds(
+    names: Sequence[str], model: Path, rows: Rows, limits: Limits, args: argparse.Namespace, folder: Path
+) -> list[Record]:
+    """Take turns until every contestant has its rounds on record; one that fails is left out from then on."""
+    records = Records(folder / "rounds.jsonl")
+    opened: dict[str, Contestant] = {}
+    try:
+        for number in range(1, args.rounds + 1):
+            todo = [name for name in names if not records.has("round", name, round=number)]
+            rate = gflop_per_s(limits.n_threads) if todo else 0.0
+            for name in todo:
+                if any(record["entrant"] == name for record in records.all if record["kind"] == "failed"):
+                    continue
+                try:
+                    if name not in opened:
+                        opened[name] = open_contestant(name, model, limits, args, folder)
+                        opened[name].answer({task: rows[task][:_WARM_UP_ROWS] for task in Task})
+                    turn = opened[name].answer(rows)
+                except (ObserverError, RuntimeError, ValueError, OSError) as error:  # the others go on
+                    records.keep("failed", name, error=f"{type(error).__name__}: {error}")
+                    _say(f"{name}: {error}")
+                    continue
+                records.keep("round", name, round=number, gflop_per_s=rate, **asdict(turn))
+                _say(f"round {number}/{args.rounds}  {name:<15} {_speeds(rows, turn)}")
+    finally:
+        for contestant in opened.values():
+            contestant.close()
+    return records.all
+
+
+def _speeds(rows: Rows, turn: Turn) -> str:
+    return ", ".join(f"{task} {len(rows[task]) / turn.seconds[task]:,.1f}/s" for task in Task if rows[task])
+
+
+def open_contestant(name: str, model: Path, limits: Limits, args: argparse.Namespace, folder: Path) -> Contestant:
+    if name == SERVER:
+        from eval.benchmarks.engine.server import LlamaServer
+
+        return LlamaServer(args.llama_server, model, limits, folder / f"{SERVER}.log")
+    return next(entrant for entrant in ENTRANTS if entrant.name == name).open(model, limits)
+
+
+def gflop_per_s(n_threads: int) -> float:
+    """What this machine multiplies now: the fastest of several float32 products of the shape of a layer."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    rows, inner, columns = _MATRIX
+    one, other = torch.randn(rows, inner), torch.randn(inner, columns)
+    seconds = []
+    for _ in range(_MATRIX_REPEATS):
+        start = time.perf_counter()
+        torch.mm(one, other)
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 2 * rows * inner * columns / min(seconds) / 1e9
+
+
+def model_size(model: Path) -> ModelSize:
+    """Counted in the file: all matrices of the layers, and the head or what stands in for it."""
+    from observer.export.gguf.header import read_header
+
+    shapes = read_header(model).tensor_shapes
+    body = sum(shape[0] * shape[1] for name, shape in shapes.items() if name.startswith("blk.") and len(shape) == 2)
+    head = shapes.get("output.weight") or shapes["token_embd.weight"]
+    return ModelSize(body, head[0] * head[1])
+
+
+def facts_of(args: argparse.Namespace, model: Path, limits: Limits, n_rows: dict[str, int]) -> dict[str, Any]:
+    """Where and on what it was measured."""
+    machine, versions = this_machine(limits.n_threads), environment()
+    packages = versions["packages"]
+    facts = {
+        "machine": f"{machine.cpu}, {machine.n_cores} usable cores, {machine.n_threads} threads, no GPU used",
+        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
+        "versions": f"Python {versions['python']}, llama-cpp-python {packages['llama-cpp-python']}",
+        "command": f"`python -m eval.benchmarks.engine.benchmark {shlex.join(args.command)}`",
+        "model": f"`{model}`, {model.stat().st_size / 1e6:,.1f} MB",
+        "rows": f"of `{args.split}`: {', '.join(f'{n} to {task}' for task, n in n_rows.items())}, {args.rounds} rounds",
+        "limits of all": f"{limits.label_tokens} tokens for a label that is written, {limits.extract_tokens} for an "
+        f"extraction; {limits.n_seq} sequences or slots where there are several",
+    }
+    if note := note_on(model.stem):
+        facts["note"] = note
+    return facts
+
+
+def code_hash() -> str:
+    """Changes with what is measured, so that rounds of an older engine are never mixed with newer ones."""
+    package, mine = PROJECT_ROOT / "observer", ("engines", "report", "server")
+    sources = [*sorted((package / "engine").glob("*.py")), package / "prompts.py", package / "schema.py"]
+    sources += [Path(__file__).with_name(f"{name}.py") for name in mine]
+    return fingerprint({path.name: path for path in sources})
+
+
+def report_stem(args: argparse.Namespace, model: Path) -> str:
+    return f"engine-{args.name or model.stem}"
+
+
+def _reciting(args: argparse.Namespace) -> Path:
+    from eval.benchmarks.reciting_base import reciting_gguf
+
+    return reciting_gguf(args.random_shape, args.type, vocab=args.vocab, work=args.work)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    known = "; ".join(f"{entrant.name}: {entrant.title}" for entrant in ENTRANTS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", type=Path, metavar="FILE.gguf")
+    source.add_argument("--random-shape", metavar="SHAPE", help="a reciting model instead: 0.6b, 0.6b:block_count=4, …")
+    add("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
+    add("--type", default="q4_k_m", help="with --random-shape; default: %(default)s")
+    add("--split", default="val", help="rows to answer, as in eval/evaluate.py; default: %(default)s")
+    add("--rows", type=int, default=64, metavar="N", help="rows of each task; default: %(default)s")
+    add("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="of an extraction; default: %(default)s")
+    add("--n-seq", type=int, default=16, metavar="N", help="the engine's sequences, the server's slots; %(default)s")
+    add("--threads", type=int, metavar="N", help="of every contestant; default: all cores")
+    add("--contestants", help=f"of all, if not these: a comma list; {known}; {SERVER}")
+    add("--llama-server", type=Path, metavar="BINARY", help="llama.cpp's server, built by you; adds it")
+    add("--name", help="the report is OUT/engine-NAME; default: the model's file name")
+    add("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
+    add("--work", type=Path, default=WORK, help="records and reciting models; default: %(default)s")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(arguments)
+    args.command = list(sys.argv[1:] if arguments is None else arguments)
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

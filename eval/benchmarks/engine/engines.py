@@ -1,0 +1,199 @@
+"""The ways to answer exchanges with one GGUF that the engine's benchmark compares.
+
+Each is greedy, uses all cores, and may write the same number of tokens. A label written out may take as many tokens as
+the longest label and its end; an extraction as many as the benchmark allows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Protocol
+
+from observer.prompts import Task, prompt_messages
+from observer.schema import Label, extraction_json_schema
+
+CONTEXT_TOKENS = 1024
+"""Of one exchange, in every contestant; the engine's own default."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Tokens an answer may have, by task, and the threads of all contestants."""
+
+    label_tokens: int
+    extract_tokens: int
+    n_threads: int
+    n_seq: int
+
+    def of(self, task: Task) -> int:
+        return self.label_tokens if task is Task.GRADE else self.extract_tokens
+
+
+@dataclass
+class Turn:
+    """One round of one contestant: seconds by task, answers in the rows' order, tokens written.
+
+    `work` is known of the engine alone: tokens decoded, and those with logits.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(map(str, Task), 0.0))
+    answers: dict[str, list[str]] = field(default_factory=lambda: {str(task): [] for task in Task})
+    n_written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Task), 0))
+    work: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+Rows = dict[Task, Sequence[str]]
+"""The rendered exchanges of each task."""
+
+
+class Contestant(Protocol):
+    def answer(self, rows: Rows) -> Turn: ...
+
+    def close(self) -> None: ...
+
+
+class Ours:
+    """`observer.engine.engine`; grading scores the labels, extraction is kept to the grammar."""
+
+    def __init__(self, model: Path, limits: Limits) -> None:
+        from observer.engine.engine import Engine
+
+        self.engine = Engine(
+            model, n_threads=limits.n_threads, n_seq=limits.n_seq, max_new_tokens=limits.extract_tokens
+        )
+
+    def answer(self, rows: Rows) -> Turn:
+        turn = Turn()
+        model = self.engine.model
+        start = (model.n_decoded, model.n_outputs)
+        with timed(turn, Task.GRADE):
+            grades = self.engine.grade(rows[Task.GRADE])
+        between = (model.n_decoded, model.n_outputs)
+        with timed(turn, Task.EXTRACT):
+            completions = self.engine.extract(rows[Task.EXTRACT])
+        turn.work = {
+            Task.GRADE: (between[0] - start[0], between[1] - start[1]),
+            Task.EXTRACT: (model.n_decoded - between[0], model.n_outputs - between[1]),
+        }
+        turn.answers = {
+            Task.GRADE: [str(grade.label) for grade in grades],
+            Task.EXTRACT: [completion.text for completion in completions],
+        }
+        turn.n_written[Task.EXTRACT] = sum(completion.n_tokens for completion in completions)
+        return turn
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class ChatCompletion:
+    """`Llama.create_chat_completion` in a loop.
+
+    `in_turns`: the tasks change with every call, as where each exchange is graded and then extracted; llama-cpp-python
+    then finds next to nothing of the last prompt in the next one. Otherwise a task is done before the other starts,
+    and its own prefix match keeps the instruction. `has_grammar` adds the JSON schema as it turns it into a grammar,
+    made once; `ram_cache` its LlamaRAMCache.
+    """
+
+    def __init__(
+        self, model: Path, limits: Limits, *, in_turns: bool, has_grammar: bool, ram_cache: bool = False
+    ) -> None:
+        from llama_cpp import Llama, LlamaGrammar
+
+        self.limits, self.in_turns, self.ram_cache = limits, in_turns, ram_cache
+        self.llama = Llama(
+            str(model),
+            n_ctx=CONTEXT_TOKENS,
+            n_threads=limits.n_threads,
+            n_threads_batch=limits.n_threads,
+            verbose=False,
+        )
+        self.grammar = (
+            LlamaGrammar.from_json_schema(json.dumps(extraction_json_schema()), verbose=False) if has_grammar else None
+        )
+
+    def answer(self, rows: Rows) -> Turn:
+        from llama_cpp import LlamaRAMCache
+
+        turn = Turn()
+        self.llama.reset()
+        if self.ram_cache:
+            self.llama.set_cache(LlamaRAMCache())  # anew, or it would know the rows of the last round
+        for task, exchange in _in_order(rows, self.in_turns):
+            with timed(turn, task):
+                answer: Any = self.llama.create_chat_completion(
+                    prompt_messages(task, exchange),  # type: ignore[arg-type]
+                    temperature=0.0,
+                    max_tokens=self.limits.of(task),
+                    grammar=self.grammar if task is Task.EXTRACT else None,
+                )
+            turn.answers[task].append(answer["choices"][0]["message"]["content"])
+            turn.n_written[task] += answer["usage"]["completion_tokens"]
+        return turn
+
+    def close(self) -> None:
+        self.llama.close()
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What the report calls a contestant, and how it is opened."""
+
+    name: str
+    title: str
+    open: Callable[[Path, Limits], Contestant]
+
+
+ENTRANTS = (
+    Entrant("ours", "observer.engine.engine", Ours),
+    Entrant(
+        "chat",
+        "(a) create_chat_completion, exchange by exchange, no grammar",
+        lambda model, limits: ChatCompletion(model, limits, in_turns=True, has_grammar=False),
+    ),
+    Entrant(
+        "chat-cached",
+        "(b) create_chat_completion, task by task (its prefix match holds), JSON-schema grammar",
+        lambda model, limits: ChatCompletion(model, limits, in_turns=False, has_grammar=True),
+    ),
+    Entrant(
+        "chat-ram-cache",
+        "(b) with LlamaRAMCache, exchange by exchange, JSON-schema grammar",
+        lambda model, limits: ChatCompletion(model, limits, in_turns=True, has_grammar=True, ram_cache=True),
+    ),
+)
+
+
+def as_label(text: str) -> str | None:
+    """The label a chat answer stands for; None for anything else."""
+    return next((str(label) for label in Label if label == text.strip()), None)
+
+
+def as_json(text: str) -> Any:
+    """An extraction without its spacing, so that two writings of one answer are equal; other text as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _in_order(rows: Rows, in_turns: bool) -> Iterator[tuple[Task, str]]:
+    if not in_turns:
+        yield from ((task, exchange) for task in Task for exchange in rows[task])
+        return
+    for exchanges in zip_longest(*(rows[task] for task in Task)):
+        yield from ((task, text) for task, text in zip(Task, exchanges, strict=True) if text is not None)
+
+
+@contextlib.contextmanager
+def timed(turn: Turn, task: Task) -> Iterator[None]:
+    """Add the seconds of the body to the task's."""
+    start = time.perf_counter()
+    yield
+    turn.seconds[task] += time.perf_counter() - start

@@ -1,0 +1,290 @@
+"""Our converter beside llama.cpp's, in one run: the same bytes? how long? how much memory? And every type once.
+
+    python -m eval.benchmarks.export --converter LLAMA.CPP/convert_hf_to_gguf.py --vocab FOLDER
+
+Both converters run as programs of their own, in turn, on the nano model and (with --vocab) on random weights in
+Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat turns, with start-up; memory is the
+largest resident set. llama.cpp's converter is in the source archive of llama-cpp-python and needs `sentencepiece`;
+without --converter only ours is measured. The table of types is llama.cpp's quantizer on the nano model; with
+--imatrix-tool, both importance matrices of the same tokens are compared. Writes docs/benchmarks/export.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks.imatrix_agreement import ImatrixAgreement, compare_imatrix
+from eval.benchmarks.random_base import random_base
+from eval.reports.evaluation_report import command_line, this_machine
+from observer.errors import ObserverError, run_cli
+from observer.files import write_text
+from observer.paths import NANO_BASE, python_path
+from observer.runs.manifest import environment
+from observer.weights.checkpoint import list_tensors, read_shape
+
+DIRECT_TYPES = ("f32", "bf16", "f16", "q8_0")
+_NAME_KEYS = {f"general.{key}" for key in ("name", "basename", "finetune", "version", "organization")}
+"""What llama.cpp's converter reads out of a folder's name."""
+_OURS = "import sys; from pathlib import Path; from observer.export.gguf.write import write_gguf; "
+_OURS += "write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], name=sys.argv[4])"
+
+_WATCH = """
+import json, os, sys, time
+start = time.monotonic()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, usage = os.wait4(pid, 0)
+print(json.dumps({"seconds": time.monotonic() - start, "peak_bytes": 1024 * usage.ru_maxrss}))  # Linux counts in KiB
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""A small process between us and what is measured: Linux begins a child's largest resident set at its parent's."""
+_THEIRS = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+folder = Path(sys.argv[0]).parent
+sys.path[:0] = [str(folder), str(folder / "gguf-py")]
+from conversion import base
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Their converter knows tokenizers by a hash of what they do to a text, and the nano model's is none of those: it is
+told the pattern. Nothing else of it is changed."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One conversion: wall seconds and the largest resident set."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Best of several turns of each; `theirs` and the differences are None without a converter to compare with."""
+
+    model: str
+    file_type: str
+    bound_bytes: int
+    ours: Turn
+    theirs: Turn | None
+    n_tensors: int
+    differing_tensors: list[str] | None
+    differing_keys: list[str] | None
+
+
+@dataclass(frozen=True)
+class TypeRow:
+    """One type on the nano model, read back and run."""
+
+    name: str
+    size_bytes: int
+    tensor_types: dict[str, int]
+    n_fallbacks: int
+    has_imatrix: bool
+    answer: str
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    models = {"nano": args.model}
+    if args.vocab:
+        models["random weights, 0.6B shape"] = random_base("0.6b", vocab=args.vocab)
+    comparisons = []
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        for name, model in models.items():
+            for file_type in args.types.split(","):
+                comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
+                _say(f"{name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
+        rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
+        imatrix = compare_imatrix(args.model, args.imatrix_tool, Path(folder)) if args.imatrix_tool else None
+    report = args.out / "export.md"
+    command = command_line("-m eval.benchmarks.export", None)
+    write_text(report, render(comparisons, rows, imatrix, command))
+    print(report)
+    return 0
+
+
+def compare(name: str, model: Path, file_type: str, converter: Path | None, folder: Path, repeat: int) -> Comparison:
+    """Convert with both in turn, `repeat` times, and compare the last files."""
+    ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
+    mine: list[Turn] = []
+    others: list[Turn] = []
+    for _ in range(repeat):
+        mine.append(timed([sys.executable, "-c", _OURS, str(model), str(ours), file_type, "model"]))
+        if converter:
+            arguments = [str(model), "--outfile", str(theirs), "--outtype", file_type, "--model-name", "model"]
+            others.append(timed([sys.executable, "-c", _THEIRS, str(converter), *arguments]))
+    tensors, keys = (differences(ours, theirs)) if converter else (None, None)
+    return Comparison(
+        name, file_type, memory_bound(model), best(mine), best(others) if others else None,
+        len(list_tensors(model, read_shape(model))), tensors, keys,
+    )  # fmt: skip
+
+
+def timed(command: Sequence[str]) -> Turn:
+    """Run a program to its end. Raises ObserverError with its last words when it fails."""
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    watch = [sys.executable, "-c", _WATCH, *command]
+    done = subprocess.run(watch, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode != 0:
+        words = "\n  ".join(done.stderr.splitlines()[-5:])
+        raise ObserverError(f"{shlex.join(command[:2])} … failed with exit code {done.returncode}:\n  {words}")
+    return Turn(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def best(turns: Sequence[Turn]) -> Turn:
+    return Turn(min(turn.seconds for turn in turns), max(turn.peak_bytes for turn in turns))
+
+
+def memory_bound(model: Path) -> int:
+    """What a conversion may take: 1.2 times the largest tensor in f32, and 300 MB."""
+    largest = max(4 * _elements(tensor.shape) for tensor in list_tensors(model, read_shape(model)))
+    return int(1.2 * largest) + 300 * 10**6
+
+
+def differences(ours: Path, theirs: Path) -> tuple[list[str], list[str]]:
+    """Tensors whose bytes, types or shapes differ, and keys (names apart) whose values do."""
+    from observer.export.gguf.header import read_header
+
+    mine, others = tensor_hashes(ours), tensor_hashes(theirs)
+    tensors = [name for name in sorted(mine.keys() | others.keys()) if mine.get(name) != others.get(name)]
+    left, right = read_header(ours).metadata, read_header(theirs).metadata
+    keys = sorted((left.keys() | right.keys()) - _NAME_KEYS)
+    return tensors, [key for key in keys if left.get(key) != right.get(key)]
+
+
+def tensor_hashes(path: Path) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+    """Name -> type, SHA-256 of the bytes, shape."""
+    import gguf
+
+    return {
+        tensor.name: (tensor.tensor_type.name, hashlib.sha256(tensor.data.tobytes()).hexdigest(), tuple(tensor.shape))
+        for tensor in gguf.GGUFReader(path).tensors
+    }
+
+
+def table_of_types(model: Path, folder: Path) -> list[TypeRow]:
+    """Quantize the model to every type there is, load each and let it grade a turn."""
+    from observer.data.dataset import read_rows
+    from observer.export.gguf.write import write_gguf
+    from observer.export.quantize.imatrix import compute_imatrix, sample_rows
+    from observer.export.quantize.imatrix_file import write_imatrix
+    from observer.paths import TRAIN_JSONL
+    from observer.prompts import render_chatml
+    from observer.weights.base import load_tokenizer
+    from observer.weights.gguf_types import UNQUANTIZED, file_types
+
+    tokenizer = load_tokenizer(model)
+    texts = [render_chatml([*row["prompt"], *row["completion"]], False) for row in read_rows(TRAIN_JSONL)]
+    ids: Any = tokenizer(texts, add_special_tokens=False)
+    imatrix = write_imatrix(compute_imatrix(model, sample_rows(ids["input_ids"], 200, 42)), folder / "imatrix.gguf")
+    full = write_gguf(model, folder / "full.gguf", "f16", name="nano")
+    return [type_row(full, folder / "type.gguf", name, imatrix) for name in file_types() if name not in UNQUANTIZED]
+
+
+def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
+    from observer.engine.engine import Engine
+    from observer.export.quantize.quantize import quantize, used_imatrix
+    from observer.prompts import Task, render_exchange
+
+    report = quantize(full, out, name, imatrix=used_imatrix(name, imatrix, None))
+    with Engine(out) as engine:
+        (answer,) = engine.generate(Task.GRADE, [render_exchange("My sister Ana moved to Oslo", "")], max_new_tokens=8)
+    return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
+
+
+def render(
+    comparisons: Sequence[Comparison], rows: Sequence[TypeRow], imatrix: ImatrixAgreement | None, command: str
+) -> str:
+    machine, versions = this_machine(0), environment()
+    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
+    parts = [
+        "# Export: our converter beside llama.cpp's",
+        f"- machine: {machine.cpu}, {machine.n_cores} cores, shared: trust the ratios\n"
+        f"- date: {date.today().isoformat()}, commit {versions['git_commit']}\n"
+        f"- versions: Python {versions['python']}, {packages}\n- command: `{command}`",
+        _comparison_table(comparisons),
+    ]
+    if any(comparison.theirs is None for comparison in comparisons):
+        parts.append("llama.cpp's converter was not given (`--converter`): nothing here compares with it.")
+    if rows:
+        parts += ["## Every type, on the nano model", _type_table(rows)]
+    if imatrix:
+        parts += ["## Importance matrix beside llama.cpp's tool, on the nano model", _imatrix_text(imatrix)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    lines = [
+        "| model | type | tensors equal | differing keys | seconds | to llama.cpp's | peak MB | to theirs | bound |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for c in comparisons:
+        equal = "" if c.differing_tensors is None else f"{c.n_tensors - len(c.differing_tensors)} of {c.n_tensors}"
+        keys = "" if c.differing_keys is None else ", ".join(c.differing_keys) or "none"
+        time_ratio = f"{c.ours.seconds / c.theirs.seconds:.2f}" if c.theirs else ""
+        memory_ratio = f"{c.ours.peak_bytes / c.theirs.peak_bytes:.2f}" if c.theirs else ""
+        cells = [c.model, c.file_type, equal, keys, f"{c.ours.seconds:.1f}", time_ratio]
+        cells += [f"{c.ours.peak_bytes / 1e6:,.0f}", memory_ratio, f"{c.bound_bytes / 1e6:,.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _type_table(rows: Sequence[TypeRow]) -> str:
+    lines = [
+        "| type | MB | tensors in the file | other types than asked for | imatrix | answers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row.size_bytes):
+        tensors = ", ".join(f"{count} {kind}" for kind, count in row.tensor_types.items())
+        cells = [row.name, f"{row.size_bytes / 1e6:.2f}", tensors, str(row.n_fallbacks), "yes" * row.has_imatrix]
+        lines.append(f"| {' | '.join(cells)} | `{row.answer}` |")
+    return "\n".join(lines)
+
+
+def _imatrix_text(found: ImatrixAgreement) -> str:
+    counts = "the same token counts" if found.counts_equal else "**other token counts**"
+    return (
+        f"{found.n_layers} layers, {found.n_tokens:,} tokens, {counts}. Largest relative distance of a layer's values: "
+        f"{found.largest_distance:.1e}; largest relative error of a single column: {found.largest_column_error:.1e}."
+    )
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    return shape[0] * (shape[1] if len(shape) == 2 else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
+    add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
+    add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
+    add("--imatrix-tool", type=Path, metavar="FILE", help="llama.cpp's llama-imatrix, to compare with ours")
+    add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
+    add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
+    add("--skip-table", action="store_true", help="leave the table of all types out")
+    add("--work", type=Path, default=Path("outputs"), help="where files are written for a while (default: %(default)s)")
+    add("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
+    return parser
+
+
+def _say(line: str) -> None:
+    print(f"benchmark: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,152 @@
+"""A Qwen3 with random weights in any shape, to time training where no weights can be reached.
+
+    python -m eval.benchmarks.random_base --shape 0.6b --vocab FOLDER_OR_FILE.gguf
+    python -m eval.benchmarks.random_base --shape 0.6b:block_count=4,vocab_size=8192
+
+Speed and memory depend on the shape alone; what it learns says nothing. Without `--vocab` it takes the nano base's
+tokenizer: its ids stay below the vocabulary size, the ids above it are never met, and its rows are longer than with
+Qwen's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.errors import ObserverError, raise_all, run_cli
+from observer.files import atomic_path, write_json
+from observer.paths import NANO_BASE
+from observer.prompts import END_OF_TEXT, IM_END
+from observer.runs.manifest import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from observer.weights.checkpoint import Qwen3Shape
+
+RANDOM_BASES = Path("outputs/random-bases")
+CARD = "random-base.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="0.6b", help="0.6b, 1.7b, 4b or 8b, then :key=value,… to change it")
+    parser.add_argument("--vocab", type=Path, metavar="PATH", help="a GGUF, or its folder, whose tokenizer to take")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    args = parser.parse_args()
+    print(random_base(args.shape, vocab=args.vocab, dtype=args.dtype))
+    return 0
+
+
+def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16", root: Path = RANDOM_BASES) -> Path:
+    """The folder of the base with this shape, made when it is not there; the same weights every time.
+
+    Raises ObserverError for a shape it cannot read, or a vocabulary larger than the shape's.
+    """
+    wanted = parse_shape(shape)
+    size, _, changes = shape.casefold().partition(":")
+    parts = [size, fingerprint({"changes": changes})[:8] if changes else "", dtype]
+    folder = root / "-".join(filter(None, [*parts, _vocab_file(vocab).stem if vocab else ""]))
+    card = {"shape": asdict(wanted), "vocab": _vocab_file(vocab).name if vocab else str(NANO_BASE), "dtype": dtype}
+    if _read_card(folder) != card:
+        tokenizer = load_vocabulary(vocab)
+        if len(tokenizer) > wanted.vocab_size:
+            raise ObserverError(
+                f"--shape {shape}: vocab_size {wanted.vocab_size:,} is smaller than the tokenizer's "
+                f"{len(tokenizer):,}; add vocab_size={len(tokenizer)}"
+            )
+        _make(folder, wanted, tokenizer, dtype, card)
+    return folder
+
+
+def parse_shape(text: str) -> Qwen3Shape:
+    """`0.6b` or `0.6b:block_count=2,vocab_size=4096`. Raises ObserverError naming every fault."""
+    from observer.weights.known_shapes import KNOWN_SHAPES
+
+    size, _, rest = text.casefold().partition(":")
+    sizes = {name.removeprefix("qwen3-"): shape for name, shape in KNOWN_SHAPES.items()}
+    names = [field.name for field in fields(next(iter(sizes.values())))]
+    faults = [] if size in sizes else [f"--shape {text}: unknown size {size!r}; known: {', '.join(sizes)}"]
+    changes: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in names or not value.isdigit():
+            faults.append(f"--shape {text}: {part!r} is not KEY=NUMBER; keys: {', '.join(names)}")
+        else:
+            changes[key] = int(value)
+    raise_all(faults)
+    return replace(sizes[size], **changes)
+
+
+def load_vocabulary(vocab: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer inside a GGUF, or the nano base's, with our chat template."""
+    from transformers import AutoTokenizer
+
+    from observer.weights.base import load_tokenizer
+    from observer.weights.tokenizer import prepare_tokenizer
+
+    if vocab is None:
+        return load_tokenizer(NANO_BASE)
+    file = _vocab_file(vocab)
+    return prepare_tokenizer(
+        AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    )
+
+
+def model_config(shape: Qwen3Shape, tokenizer: Any) -> Any:
+    """Our shape in transformers' names."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.embedding_length,
+        intermediate_size=shape.feed_forward_length,
+        num_hidden_layers=shape.block_count,
+        num_attention_heads=shape.head_count,
+        num_key_value_heads=shape.head_count_kv,
+        head_dim=shape.key_length,
+        max_position_embeddings=shape.context_length,
+        rms_norm_eps=shape.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_freq_base},
+        tie_word_embeddings=bool(shape.is_tied),
+        eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        bos_token_id=None,
+    )
+
+
+def _make(folder: Path, shape: Qwen3Shape, tokenizer: PreTrainedTokenizerBase, dtype: str, card: dict) -> None:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    before = torch.get_default_dtype()
+    torch.manual_seed(0)
+    try:
+        torch.set_default_dtype(getattr(torch, dtype))
+        model = Qwen3ForCausalLM(model_config(shape, tokenizer))
+    finally:
+        torch.set_default_dtype(before)
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / CARD, card)
+
+
+def _vocab_file(vocab: Path) -> Path:
+    files = sorted(vocab.glob("*.gguf")) if vocab.is_dir() else [vocab] if vocab.is_file() else []
+    if not files:
+        raise ObserverError(f"--vocab {vocab}: no GGUF there; name a GGUF file or a folder with one")
+    return files[0]
+
+
+def _read_card(folder: Path) -> dict | None:
+    path = folder / CARD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,1 @@
+"""Training loops compared on the same rows, and sweeps over settings."""

@@ -1,0 +1,1 @@
+"""Scores, their intervals and tests: pure functions of gold and answers."""

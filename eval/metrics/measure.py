@@ -1,0 +1,54 @@
+"""A figure as counts per row: the same numbers give its value, its interval, and both of any part of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.metrics.significance import Interval, Statistic, Values, bootstrap_interval, share_interval
+
+Chosen = npt.NDArray[np.bool_]
+"""(n_rows,): which rows."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`counts` (n_rows, k) and what their sums over rows give. `is_share`: within 0 and 1, see `share_interval`."""
+
+    counts: Values
+    statistic: Statistic
+    is_share: bool = True
+
+    def value(self, chosen: Chosen | None = None) -> float | None:
+        """None where it is not defined, such as a share of nothing."""
+        counts = self.counts if chosen is None else self.counts[chosen]
+        value = float(self.statistic(np.asarray(counts).sum(0))) if len(counts) else float("nan")
+        return None if np.isnan(value) else value
+
+    def interval(self, groups: Sequence[str], chosen: Chosen | None = None) -> Interval | None:
+        """95 %, by resampling `groups` (n_rows); None where the value is."""
+        if self.value(chosen) is None:
+            return None
+        counts, names = self.counts, np.asarray(groups, dtype=np.str_)
+        if chosen is not None:
+            counts, names = counts[chosen], names[chosen]
+        make = share_interval if self.is_share else bootstrap_interval
+        return make(counts, self.statistic, names.tolist())
+
+
+def shares(right: Sequence[bool] | np.ndarray, counted: Sequence[bool] | np.ndarray | None = None) -> npt.NDArray:
+    """(n_rows, 2) for `row_counts.share_of`: right, and counted (all unless given)."""
+    right = np.asarray(right, dtype=np.int64)
+    counted = np.ones_like(right) if counted is None else np.asarray(counted, dtype=np.int64)
+    return np.stack([right * counted, counted], axis=1)
+
+
+def intervals_of(
+    measures: Mapping[str, Measure], groups: Sequence[str], chosen: Chosen | None = None
+) -> dict[str, Interval]:
+    """The interval of each measure that has one."""
+    found = {name: measure.interval(groups, chosen) for name, measure in measures.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}

@@ -1,0 +1,1 @@
+"""The benchmark of quantizations: files, rounds, quality, speed, and the page that recommends one."""

@@ -1,0 +1,199 @@
+"""How fast and how large one GGUF is on this machine, measured in a process of its own.
+
+    python -m eval.quantizations.speed --model outputs/RUN/gguf/NAME-q4_k_m.gguf --limit 64
+
+A fresh process, since memory once taken by another model would count as this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics  # only now: beside this file lies another of that name
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.errors import ObserverError, run_cli
+from observer.paths import python_path
+from observer.prompts import Task, render_prompt
+
+if TYPE_CHECKING:
+    from observer.engine.engine import Engine
+    from observer.engine.llama_context import LlamaContext
+    from observer.engine.llama_model import LlamaModel
+
+_PREFILL_TOKENS = 512
+_DECODE_TOKENS = 64
+_REPEATS = 3
+_TTFT_ROWS = 8
+_CHILD = "--child"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One model's costs. None where there were no rows of the task, or where the system does not count memory.
+
+    `load_s`: until the engine is open, from the disk's cache if the file is in it. `peak_bytes`: the largest resident
+    set, with the pages of the mapped file. `prefill_tokens_per_s`: one prompt of 512 tokens. `decode_tokens_per_s`: one
+    answer alone. `ttft_ms`: from the exchange to the first token of its extraction, the instruction cached. Examples
+    are whole ones, prompts included, in the engine's batches; the first call of each task is left out.
+    """
+
+    size_bytes: int
+    load_s: float
+    peak_bytes: int | None
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    ttft_ms: float | None
+    grade_examples_per_s: float | None
+    extract_examples_per_s: float | None
+    n_grade: int
+    n_extract: int
+    n_threads: int
+
+
+def measure_speed(model: Path, rows: Sequence[dict[str, Any]], *, n_threads: int | None = None) -> Speed:
+    """Measure a GGUF on lines of a split file. Raises ObserverError with the process's last words when it fails."""
+    exchanges = {task: [row["prompt"][-1]["content"] for row in rows if row["task"] == task] for task in Task}
+    request = {"model": str(model), "n_threads": n_threads, "exchanges": exchanges}
+    command = [sys.executable, "-m", "eval.quantizations.speed", _CHILD]
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    done = subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+    if done.returncode != 0:
+        last = next(iter(done.stderr.strip().splitlines()[-1:]), f"ended with exit code {done.returncode}")
+        raise ObserverError(last.removeprefix("error: "))
+    return Speed(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_here(model: Path, exchanges: dict[str, list[str]], n_threads: int | None) -> Speed:
+    """What the child does; memory is that of the whole process."""
+    from observer.engine.engine import Engine
+
+    start = time.perf_counter()
+    with Engine(model, n_threads=n_threads) as engine:
+        load_s = time.perf_counter() - start
+        grade, extract = exchanges[Task.GRADE], exchanges[Task.EXTRACT]
+        prefill, decode = _raw_speeds(engine, [*extract, *grade])
+        return Speed(
+            size_bytes=model.stat().st_size,
+            load_s=load_s,
+            prefill_tokens_per_s=prefill,
+            decode_tokens_per_s=decode,
+            ttft_ms=_ttft_ms(engine, extract),
+            grade_examples_per_s=_examples_per_s(engine.grade, grade),
+            extract_examples_per_s=_examples_per_s(engine.extract, extract),
+            n_grade=len(grade),
+            n_extract=len(extract),
+            n_threads=engine.n_threads,
+            peak_bytes=peak_bytes(),
+        )
+
+
+def peak_bytes() -> int | None:
+    """The largest resident set of this process so far; None where Linux is not.
+
+    Not getrusage's: that one survives exec, so a child would report its parent's.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
+def _raw_speeds(engine: Engine, exchanges: Sequence[str]) -> tuple[float, float]:
+    """Tokens/s of reading one long prompt, and of writing one answer; medians."""
+    from observer.engine.llama_context import LlamaContext
+
+    model = engine.model
+    n_prefill = min(_PREFILL_TOKENS, model.n_ctx_train - _DECODE_TOKENS)
+    prompt = _long_prompt(model, exchanges, n_prefill)
+    context = LlamaContext(
+        model, n_ctx=n_prefill + _DECODE_TOKENS, n_seq_max=1, n_threads=engine.n_threads, flash_attn=True
+    )
+    try:
+        _read(context, prompt)  # the first call allocates
+        turns = [_one_turn(context, prompt) for _ in range(_REPEATS)]
+    finally:
+        context.close()
+    prefill_s, decode_s = (statistics.median(seconds) for seconds in zip(*turns, strict=True))
+    return n_prefill / prefill_s, _DECODE_TOKENS / decode_s
+
+
+def _long_prompt(model: LlamaModel, exchanges: Sequence[str], n_tokens: int) -> list[int]:
+    """The rows' own text, one prompt after the other and over again."""
+    text = "\n".join(render_prompt(Task.EXTRACT, exchange) for exchange in exchanges[:_TTFT_ROWS] or ("",))
+    tokens = model.tokenize(text)
+    return (tokens * (n_tokens // len(tokens) + 1))[:n_tokens]
+
+
+def _one_turn(context: LlamaContext, prompt: Sequence[int]) -> tuple[float, float]:
+    from observer.engine.llama_context import BatchToken
+
+    start = time.perf_counter()
+    token = _read(context, prompt)
+    read = time.perf_counter()
+    for place in range(len(prompt), len(prompt) + _DECODE_TOKENS):
+        ((_, logits),) = context.decode([BatchToken(token, place, (0,), True)])
+        token = int(logits.argmax())
+    return read - start, time.perf_counter() - read
+
+
+def _read(context: LlamaContext, prompt: Sequence[int]) -> int:
+    from observer.engine.llama_context import BatchToken
+
+    context.clear(0)
+    last = len(prompt) - 1
+    ((_, logits),) = context.decode([BatchToken(token, n, (0,), n == last) for n, token in enumerate(prompt)])
+    return int(logits.argmax())
+
+
+def _ttft_ms(engine: Engine, exchanges: Sequence[str]) -> float | None:
+    """Median over a few exchanges, each alone."""
+    chosen = exchanges[:_TTFT_ROWS]
+    engine.generate(Task.EXTRACT, chosen[:1], max_new_tokens=1)
+    return 1000 * statistics.median(_seconds(engine, exchange) for exchange in chosen) if chosen else None
+
+
+def _seconds(engine: Engine, exchange: str) -> float:
+    start = time.perf_counter()
+    engine.generate(Task.EXTRACT, [exchange], max_new_tokens=1)
+    return time.perf_counter() - start
+
+
+def _examples_per_s(answer: Callable[[Sequence[str]], Sequence[Any]], exchanges: Sequence[str]) -> float | None:
+    if not exchanges:
+        return None
+    answer(sorted(exchanges, key=len)[-1:])  # opens the context, reads the instruction, builds the grammar
+    start = time.perf_counter()
+    answer(exchanges)
+    return len(exchanges) / (time.perf_counter() - start)
+
+
+def main() -> int:
+    if sys.argv[1:] == [_CHILD]:
+        request = json.load(sys.stdin)
+        print(json.dumps(asdict(measure_here(Path(request["model"]), request["exchanges"], request["n_threads"]))))
+        return 0
+    from eval.answers.rows import rows_of_split, take
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE.gguf")
+    parser.add_argument("--split", default="val", help="rows to answer, as in eval/evaluate.py (val)")
+    parser.add_argument("--limit", type=int, default=64, metavar="N", help="rows of each task (%(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of llama.cpp (all cores)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    speed = measure_speed(args.model, take(rows_of_split(args.split), args.limit), n_threads=args.threads)
+    print(json.dumps(asdict(speed), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,1 @@
+"""From answers to reports: one model's scores, and comparisons of several."""

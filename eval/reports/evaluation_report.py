@@ -1,0 +1,262 @@
+"""What an evaluation found and where it came from, as JSON, as Markdown and as one line of a table."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from observer.files import write_json, write_text
+from observer.schema import Label
+
+if TYPE_CHECKING:
+    from eval.metrics.extraction import ExtractionScores, ValidityScores
+    from eval.metrics.grading import GradingScores, ReliabilityBin
+    from eval.metrics.significance import Interval
+    from eval.reports.attack_report import AttackScores
+
+STAND_IN_NOTE = (
+    "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "
+    "pipeline works, not how good a model of 0.6B parameters is."
+)
+INTERVAL_NOTE = (
+    "In brackets: 95 % intervals, bootstrapped by family (1,000 resamples; the wordings of one family rise and fall "
+    "together). They say how far other rows of this kind could move a score, not how other kinds of text would."
+)
+_CLASS_COLUMNS = ("precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model; a GGUF's `name` and `file_type` are its own header's.
+
+    Of another backend's, `path` and `file_type` are the spec that opened it, and `size_bytes` is None if not known.
+    """
+
+    path: str
+    name: str
+    file_type: str
+    size_bytes: int | None
+    is_stand_in: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpu: str
+    n_cores: int
+    n_threads: int
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """One hard case, or one kind of unseen row: the main scores of each task over its rows, None without rows.
+
+    `intervals` are 95 %, by family, named as the fields.
+    """
+
+    n_grade: int
+    accuracy: float | None
+    macro_f1: float | None
+    n_extract: int
+    entity_f1: float | None
+    triple_f1_temporal: float | None
+    n_families: int
+    intervals: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model on one split. A task without rows is None.
+
+    `baselines` score the majority class and the TF-IDF probe on the same grading rows. `unconstrained` answers were
+    given without the grammar, by a sample of the rows; `n_truncated` counts the others that reached the token limit.
+    `examples_per_s` counts whole examples, prompts included, loading left out. `unfinished` tasks were cut short.
+    `attacks` are of the split of that name.
+    """
+
+    model: ModelInfo
+    split: str
+    date: str
+    command: str | None
+    machine: Machine
+    environment: dict[str, Any]
+    grading: GradingScores | None
+    baselines: dict[str, GradingScores]
+    extraction: ExtractionScores | None
+    unconstrained: ValidityScores | None
+    n_truncated: int
+    examples_per_s: dict[str, float]
+    slices: dict[str, GroupScores]
+    unseen: dict[str, GroupScores]
+    unfinished: tuple[str, ...] = ()
+    attacks: AttackScores | None = None
+
+
+def command_line(program: str, arguments: Sequence[str] | None) -> str:
+    """How `eval/NAME.py` or `-m MODULE` was called: with `main`'s arguments, or else the process's."""
+    return shlex.join(["python", *program.split(), *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def this_machine(n_threads: int | None = None) -> Machine:
+    """`n_threads`: all usable cores unless given."""
+    from observer.engine.llama_model import usable_cores
+
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    return Machine(cpu, usable_cores(), usable_cores() if n_threads is None else n_threads)
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write `evaluation-<type>.json` and `.md` (on another split than val: `SPLIT-evaluation-…`); return both paths."""
+    paths = [report_path(report.model, report.split, folder, suffix) for suffix in ("json", "md")]
+    write_json(paths[0], asdict(report))
+    write_text(paths[1], to_markdown(report))
+    return paths
+
+
+def report_path(model: ModelInfo, split: str, folder: Path, suffix: str) -> Path:
+    """Where a report, or with the suffix `answers.jsonl` what it was made of, stands in its folder."""
+    return folder / f"{split_prefix(split)}evaluation-{model.file_type}.{suffix}"
+
+
+def split_prefix(split: str) -> str:
+    """Keeps the reports of several splits apart: `challenge-`, `train-`, nothing for val."""
+    name = Path(split).stem
+    return "" if name == "val" else f"{name}-"
+
+
+def summary_table(reports: Sequence[Report]) -> str:
+    """One Markdown row a model, aligned for a terminal too; the grading baselines below them."""
+    rows = [_summary_row(report) for report in reports]
+    for name, scores in (reports[0].baselines if reports else {}).items():
+        rows.append([name, "", show(scores.macro_f1, scores.intervals.get("macro_f1")), "", "", "", ""])
+    return table(["model", "MB", "macro_f1", "entity_f1", "triple_f1_temporal", "grade/s", "extract/s"], rows)
+
+
+def to_markdown(report: Report) -> str:
+    """The report as a person reads it."""
+    parts = [f"# Evaluation of {report.model.name}, {report.model.file_type}"]
+    if report.model.is_stand_in:
+        parts.append(f"> {STAND_IN_NOTE}")
+    parts += [summary_table([report]), INTERVAL_NOTE, _origin(report)]
+    if report.grading:
+        parts += ["## Grading", *_grading_section(report.grading, report.baselines)]
+    if report.extraction:
+        parts += ["## Extraction", _extraction_section(report)]
+    if report.unseen:
+        parts += ["## By what train never shows", _groups_section("unseen", report.unseen)]
+    if report.slices:
+        parts += ["## Hard cases", _groups_section("slice", report.slices)]
+    if report.attacks:
+        from eval.reports.attack_report import attacks_section
+
+        parts += ["## Attacks", *attacks_section(report.attacks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary_row(report: Report) -> list[str]:
+    scores = [(report.grading, "macro_f1"), (report.extraction, "entity_f1"), (report.extraction, "triple_f1_temporal")]
+    row = [report.model.file_type, _megabytes(report.model)]
+    row += [show(getattr(part, name), part.intervals.get(name)) if part else "" for part, name in scores]
+    speeds = [report.examples_per_s.get(task) for task in ("grade", "extract")]
+    return row + ["" if speed is None else f"{speed:.1f}" for speed in speeds]
+
+
+def _origin(report: Report) -> str:
+    machine = report.machine
+    packages = report.environment["packages"]
+    facts = {
+        "model": f"`{report.model.path}`" + (f" ({size} MB)" if (size := _megabytes(report.model)) else ""),
+        "data": f"`{report.split}`",
+        "date": report.date,
+        "machine": f"{machine.cpu}, {machine.n_cores} cores, {machine.n_threads} threads",
+        "versions": f"llama-cpp-python {packages['llama-cpp-python']}, commit {report.environment['git_commit']}",
+    }
+    if report.command:
+        facts["reproduce"] = f"`{report.command}`"
+    if report.unfinished:
+        facts["cut short"] = f"without {' and '.join(report.unfinished)}"
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _grading_section(scores: GradingScores, baselines: Mapping[str, GradingScores]) -> list[str]:
+    named = {"model": scores} | dict(baselines)
+    names = ("accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "brier", "ece")
+    overall = [
+        [name, *(show(getattr(one, name), one.intervals.get(name)) for one in named.values())]
+        for name in names
+        if getattr(scores, name) is not None
+    ]
+    classes = [_class_row(label, scores) for label in scores.per_class]
+    counts = [[gold, *map(str, row)] for gold, row in zip(map(str, Label), scores.confusion, strict=True)]
+    parts = [
+        f"{scores.n} rows of {scores.n_families} families.",
+        table(["measure", *named], overall),
+        table(["label", *_CLASS_COLUMNS, "support"], classes),
+        table(["gold, then predicted", *map(str, Label)], counts),
+    ]
+    return parts + ([_reliability_table(scores.reliability)] if scores.reliability else [])
+
+
+def _class_row(label: str, scores: GradingScores) -> list[str]:
+    one = scores.per_class[label]
+    shown = [show(getattr(one, name), scores.intervals.get(f"{label}.{name}")) for name in _CLASS_COLUMNS]
+    return [label, *shown, str(one.support)]
+
+
+def _reliability_table(bins: Sequence[ReliabilityBin]) -> str:
+    rows = [[show(b.confidence), show(b.accuracy), str(b.count)] for b in bins]
+    return table(["probability of the label", "share right", "rows"], rows)
+
+
+def _extraction_section(report: Report) -> str:
+    scores = report.extraction
+    assert scores is not None
+    values = {name: value for name, value in asdict(scores).items() if name != "intervals" and value is not None}
+    rows = [
+        [name, show(value, scores.intervals.get(name)) if isinstance(value, float) else str(value)]
+        for name, value in values.items()
+    ]
+    if free := report.unconstrained:
+        rows += [
+            [f"{name} without the grammar (n={free.n})", show(getattr(free, name), free.intervals.get(name))]
+            for name in ("json_validity", "schema_validity")
+        ]
+    return table(["measure", "value"], rows)
+
+
+def _groups_section(title: str, groups: Mapping[str, GroupScores]) -> str:
+    header = [title, "families", "n_grade", "accuracy", "macro_f1", "n_extract", "entity_f1", "triple_f1_temporal"]
+    rows = [
+        [name, str(group.n_families)]
+        + [
+            str(value) if isinstance(value, int) else show(value, group.intervals.get(column))
+            for column, value in ((column, getattr(group, column)) for column in header[2:])
+        ]
+        for name, group in groups.items()
+    ]
+    return table(header, rows)
+
+
+def show(value: float | None, interval: Interval | None = None) -> str:
+    """`0.833 [0.79, 0.87]`; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else "")
+
+
+def _megabytes(model: ModelInfo) -> str:
+    return "" if model.size_bytes is None else f"{model.size_bytes / 1e6:,.1f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))} |" for line in lines)

@@ -1,0 +1,143 @@
+"""From answers to a report: every score of the whole, of each hard case and of what train never shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from eval.answers.answering import Answers
+from eval.answers.rows import Row, answer_of, exchange_of, extraction_of, families_of, of_task, slices_of, unseen_of
+from eval.metrics.extraction import (
+    ExtractionScores,
+    ValidityScores,
+    extraction_measures,
+    score_extraction,
+    score_validity,
+)
+from eval.metrics.grading import GradingScores, grading_measures, score_grading
+from eval.metrics.measure import Measure, intervals_of
+from eval.metrics.significance import Interval
+from eval.reports.evaluation_report import GroupScores, Report
+from observer.prompts import Task
+from observer.schema import Extraction
+
+NamesOf = Callable[[Row], Sequence[str]]
+Measures = dict[Task, dict[str, Measure]]
+
+GRADE_MEASURES = ("accuracy", "macro_f1")
+EXTRACT_MEASURES = ("entity_f1", "triple_f1_temporal")
+
+
+def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None = None) -> Report:
+    """Score each task that has answers; `train_rows` teach the baselines, `command` says how to do it again."""
+    rates = {str(Task.GRADE): len(answers.grades), str(Task.EXTRACT): len(answers.completions)}
+    measures = _main_measures(answers)
+    return Report(
+        model=answers.model,
+        split=answers.split,
+        date=answers.date,
+        command=command,
+        machine=answers.machine,
+        environment=answers.environment,
+        grading=_grading(answers),
+        baselines=baselines(answers.grade_rows, of_task(train_rows, Task.GRADE)),
+        extraction=_extraction(answers),
+        unconstrained=_unconstrained(answers),
+        n_truncated=sum(completion.truncated for completion in answers.completions),
+        examples_per_s={task: n / answers.seconds[task] for task, n in rates.items() if n},
+        slices=_groups(answers, slices_of, measures),
+        unseen=_groups(answers, unseen_of, measures),
+        unfinished=answers.unfinished,
+    )
+
+
+def baselines(rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, GradingScores]:
+    """Scores of the majority class and the TF-IDF probe on grading rows; none without rows to learn from."""
+    from eval.metrics.baselines import majority_class, tfidf_probe
+
+    if not rows or not train_rows:
+        return {}
+    gold, train_labels = ([answer_of(row) for row in part] for part in (rows, train_rows))
+    texts, train_texts = (tuple(exchange_of(row) for row in part) for part in (rows, train_rows))
+    predicted = {
+        "majority": majority_class(train_labels, len(gold)),
+        "tfidf": tfidf_probe(train_texts, tuple(train_labels), texts),
+    }
+    return {name: score_grading(gold, labels, groups=families_of(rows)) for name, labels in predicted.items()}
+
+
+def _main_measures(answers: Answers) -> Measures:
+    """Those of each task that groups of rows are given."""
+    measures: Measures = {Task.GRADE: {}, Task.EXTRACT: {}}
+    if answers.grades:
+        found = grading_measures(_labels(answers.grade_rows), [grade.label for grade in answers.grades])
+        measures[Task.GRADE] = {name: found[name] for name in GRADE_MEASURES}
+    if answers.completions:
+        found = extraction_measures(*_extraction_inputs(answers))
+        measures[Task.EXTRACT] = {name: found[name] for name in EXTRACT_MEASURES}
+    return measures
+
+
+def _groups(answers: Answers, names_of: NamesOf, measures: Measures) -> dict[str, GroupScores]:
+    """The main scores of the rows of each name; a row may have several names or none."""
+    rows = {Task.GRADE: answers.grade_rows, Task.EXTRACT: answers.extract_rows}
+    names = sorted({name for part in rows.values() for row in part for name in names_of(row)})
+    return {name: _group(name, names_of, rows, measures) for name in names}
+
+
+def _group(name: str, names_of: NamesOf, rows: dict[Task, list[Row]], measures: Measures) -> GroupScores:
+    values: dict[str, float | None] = {}
+    intervals: dict[str, Interval] = {}
+    n_rows: dict[Task, int] = {}
+    families: set[str] = set()
+    for task in Task:
+        groups = families_of(rows[task])
+        chosen = np.array([name in names_of(row) for row in rows[task]], dtype=bool)
+        n_rows[task] = int(chosen.sum())
+        families |= {group for group, is_chosen in zip(groups, chosen, strict=True) if is_chosen}
+        values |= {measure: found.value(chosen) for measure, found in measures[task].items()}
+        intervals |= intervals_of(measures[task], groups, chosen)
+    return GroupScores(
+        n_grade=n_rows[Task.GRADE],
+        accuracy=values.get("accuracy"),
+        macro_f1=values.get("macro_f1"),
+        n_extract=n_rows[Task.EXTRACT],
+        entity_f1=values.get("entity_f1"),
+        triple_f1_temporal=values.get("triple_f1_temporal"),
+        n_families=len(families),
+        intervals=intervals,
+    )
+
+
+def _grading(answers: Answers) -> GradingScores | None:
+    if not answers.grades:
+        return None
+    labels, probabilities = zip(*((grade.label, grade.probabilities) for grade in answers.grades), strict=True)
+    return score_grading(_labels(answers.grade_rows), labels, probabilities, families_of(answers.grade_rows))
+
+
+def _extraction(answers: Answers) -> ExtractionScores | None:
+    if not answers.completions:
+        return None
+    truncated = [completion.truncated for completion in answers.completions]
+    return score_extraction(*_extraction_inputs(answers), truncated, families_of(answers.extract_rows))
+
+
+def _unconstrained(answers: Answers) -> ValidityScores | None:
+    if not answers.unconstrained:
+        return None
+    families = families_of(answers.extract_rows)
+    texts = [completion.text for completion in answers.unconstrained.values()]
+    return score_validity(texts, [families[index] for index in answers.unconstrained])
+
+
+def _extraction_inputs(answers: Answers) -> tuple[list[Extraction], list[str], list[str]]:
+    """Gold, answers and exchanges."""
+    rows = answers.extract_rows
+    texts = [completion.text for completion in answers.completions]
+    return [extraction_of(row) for row in rows], texts, [exchange_of(row) for row in rows]
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [answer_of(row) for row in rows]

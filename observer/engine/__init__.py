@@ -1,0 +1,1 @@
+"""Batched inference on a GGUF through llama.cpp's library."""

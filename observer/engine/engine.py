@@ -1,0 +1,202 @@
+"""Batched inference on one GGUF: grade exchanges by the labels' probabilities, extract under the grammar.
+
+Rows are spread over lanes, threads with a context each, and answered many at a time in each; how many of both is
+`batch_layout`'s. All is greedy; the same rows in the same order on the same machine give the same answers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from observer.answers import Completion, Grade, Progress, no_progress
+from observer.engine.batch_layout import Layout, choose_layout
+from observer.engine.decode_worker import Lane, n_cells_to_grade, n_cells_to_write
+from observer.engine.generation import Prompt, Row, completion_of
+from observer.engine.grammar import Grammar
+from observer.engine.llama_model import LlamaModel, n_common, usable_cores
+from observer.engine.threads import run_side_by_side
+from observer.errors import ObserverError, RowsError
+from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
+from observer.schema import Label, extraction_grammar
+
+
+class Engine:
+    """One GGUF ready to answer.
+
+    `n_seq` rows are answered at once, on `n_threads` cores; `layout` says how in place of both.
+    Raises ObserverError when `path` is missing, cannot be loaded, or holds no model that can answer our prompts.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_ctx_per_row: int = 1024,
+        n_seq: int = 16,
+        n_threads: int | None = None,
+        max_new_tokens: int = 512,
+        examples: Examples = NO_EXAMPLES,
+        layout: Layout | None = None,
+    ) -> None:
+        self.model = LlamaModel(path)
+        self.name = path.stem
+        _check_can_answer(self.model)
+        self.n_ctx_per_row = min(n_ctx_per_row, self.model.n_ctx_train)
+        self.layout = layout or choose_layout(self.model.size_bytes, n_threads or usable_cores(), n_seq)
+        self.n_threads = self.layout.n_lanes * self.layout.n_threads
+        self.max_new_tokens = max_new_tokens
+        self._examples = examples
+        self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
+        self._instructions = {task: self._instruction_tokens(task) for task in Task}
+        self._lanes = [
+            Lane(self.model, self.layout, self._instructions, self._label_tokens) for _ in range(self.layout.n_lanes)
+        ]
+        self._grammar: Grammar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the memory; the engine cannot be used afterwards."""
+        for part in (self._grammar, *self._lanes, self.model):
+            if part is not None:
+                part.close()
+        self._grammar = None
+
+    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
+        """Score every label as the whole answer, its end token included, and normalize over the labels.
+
+        `exchanges` are rendered by `prompts.render_exchange`. Raises ObserverError naming each row too long.
+        """
+        longest = max(len(tokens) for tokens in self._label_tokens.values())
+        prompts = self._prompts(Task.GRADE, exchanges, longest)
+        n_at_once = self._n_at_once(len(prompts), self.layout.n_graded)
+        n_cells = n_cells_to_grade(prompts, n_at_once, sum(map(len, self._label_tokens.values())))
+        order = sorted(prompts, key=_longest_first)
+        waiting = deque(order[start : start + n_at_once] for start in range(0, len(order), n_at_once))
+        grades: dict[int, Grade] = {}
+
+        def receive(found: list[tuple[int, Grade]]) -> None:
+            grades.update(found)
+            progress(len(grades), len(prompts))
+
+        lanes = self._lanes[: len(waiting)]
+        run_side_by_side([lane.grade(waiting, n_cells, is_alone=len(lanes) == 1) for lane in lanes], receive)
+        return [grades[index] for index in range(len(prompts))]
+
+    def extract(
+        self,
+        exchanges: Sequence[str],
+        constrained: bool = True,
+        progress: Progress = no_progress,
+        *,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """Answer the extraction task; `constrained` keeps every answer within the schema's grammar."""
+        if constrained and self._grammar is None:
+            self._grammar = Grammar(self.model, extraction_grammar())
+        grammar = self._grammar if constrained else None
+        return self.generate(Task.EXTRACT, exchanges, grammar=grammar, progress=progress, logprobs=logprobs)
+
+    def generate(
+        self,
+        task: Task,
+        exchanges: Sequence[str],
+        *,
+        grammar: Grammar | None = None,
+        max_new_tokens: int | None = None,
+        progress: Progress = no_progress,
+        logprobs: bool = False,
+    ) -> list[Completion]:
+        """Greedy answers. A prompt that nearly fills the row's context gets what room is left."""
+        budget = max_new_tokens or self.max_new_tokens
+        prompts = self._prompts(task, exchanges, 1)
+        rows = [Row(prompt, min(budget, self.n_ctx_per_row - len(prompt.tokens))) for prompt in prompts]
+        order = sorted(rows, key=lambda row: _longest_first(row.prompt))
+        n_at_once = self._n_at_once(len(rows), self.layout.n_seq)
+        n_cells = n_cells_to_write(rows, self.layout)
+        n_done = 0
+
+        def receive(ended: list[Row]) -> None:
+            nonlocal n_done
+            for _ in ended:
+                n_done += 1
+                progress(n_done, len(rows))
+
+        lanes = self._lanes[: len(rows)]
+        # Dealt out beforehand: with some kernels a row's last bits hang on its company, and that on the lanes' pace.
+        shares = [deque(order[number :: len(lanes)]) for number in range(len(lanes))]
+        try:
+            run_side_by_side(
+                [
+                    lane.write(
+                        task,
+                        share,
+                        n_cells,
+                        n_at_once,
+                        grammar=grammar,
+                        logprobs=logprobs,
+                        is_alone=len(lanes) == 1,
+                    )
+                    for lane, share in zip(lanes, shares, strict=True)
+                ],
+                receive,
+            )
+        finally:
+            for row in rows:
+                row.close()
+        return [completion_of(row, self.model, logprobs) for row in rows]
+
+    def _n_at_once(self, n_rows: int, n_most: int) -> int:
+        """Rows that a lane takes at a time: no more than its share, so that all lanes have work."""
+        return max(1, min(n_most, -(-n_rows // self.layout.n_lanes)))
+
+    def _prompts(self, task: Task, exchanges: Sequence[str], n_new: int) -> list[Prompt]:
+        prompts = [self._tokenize_prompt(task, exchange) for exchange in exchanges]
+        room = self.n_ctx_per_row - n_new
+        faults = {
+            index: f"its prompt has {len(prompt):,} tokens, room for {room:,} (context of a row: "
+            f"{self.n_ctx_per_row:,}, answer: {n_new}); shorten the exchange or raise n_ctx_per_row"
+            for index, prompt in enumerate(prompts)
+            if len(prompt) > room
+        }
+        if faults:
+            raise RowsError(faults)
+        return [Prompt(index, prompt, self._n_shared(task, prompt)) for index, prompt in enumerate(prompts)]
+
+    def _n_shared(self, task: Task, prompt: list[int]) -> int:
+        return min(n_common(self._instructions[task], prompt), len(prompt) - 1)
+
+    def _tokenize_prompt(self, task: Task, exchange: str) -> list[int]:
+        return self.model.tokenize(render_prompt(task, exchange, self._examples.get(task, ())))
+
+    def _instruction_tokens(self, task: Task) -> list[int]:
+        """What the prompts of a task begin with: tokens, since a string prefix may end within one."""
+        one, other = (self._tokenize_prompt(task, render_exchange(text, "")) for text in ("a", "b"))
+        return one[: n_common(one, other)]
+
+
+def _check_can_answer(model: LlamaModel) -> None:
+    """Raise ObserverError for a model without ChatML's tokens, or with states that cannot share an instruction."""
+    missing = [marker for marker in (IM_START, IM_END) if len(model.tokenize(marker)) != 1]
+    if missing:
+        kind = model.metadata("general.architecture") or "unknown"
+        raise ObserverError(
+            f"{model.path}: its vocabulary (architecture {kind}) has no token {' and no '.join(missing)}; "
+            "our prompts are ChatML, so take a model that speaks it"
+        )
+    if model.is_recurrent:
+        raise ObserverError(
+            f"{model.path}: a recurrent model keeps no cells that rows could share; take one with attention alone"
+        )
+
+
+def _longest_first(prompt: Prompt) -> tuple[int, int]:
+    """Long prompts go first: the last ones to end are short."""
+    return -len(prompt.tokens), prompt.index

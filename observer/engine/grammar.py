@@ -1,0 +1,88 @@
+"""Keeping an answer to a GBNF grammar: llama.cpp's grammar sampler, asked about as few tokens as will do."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from observer.engine.llama_context import Logits
+from observer.engine.llama_model import LlamaModel, last_errors
+
+_SHORTLIST = 64
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+class Grammar:
+    """A GBNF grammar and how far one answer has come in it."""
+
+    def __init__(self, model: LlamaModel, gbnf: str) -> None:
+        handle = llama_cpp.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
+        assert handle, f"llama.cpp refused our grammar: {last_errors()}"
+        self._hold(handle, model.control_tokens - model.end_tokens)
+
+    def _hold(self, handle: Any, never: frozenset[int]) -> None:
+        """`never` are the control tokens but the end: characters to llama.cpp's grammar, and nothing in an answer."""
+        self.handle: Any = handle
+        self._never = never
+        self._one: Any = llama_cpp.llama_token_data()
+        self._asked = llama_cpp.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
+        self._asked_by_reference: Any = ctypes.byref(self._asked)
+
+    def start(self) -> Grammar:
+        """An independent copy at this one's state."""
+        copy = Grammar.__new__(Grammar)
+        copy._hold(llama_cpp.llama_sampler_clone(self.handle), self._never)
+        return copy
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_sampler_free(self.handle)
+            self.handle = None
+
+    def accept(self, token: int) -> None:
+        """Move on past a token that `best` returned; any other would end the process."""
+        llama_cpp.llama_sampler_accept(self.handle, token)
+
+    def best(self, logits: Logits) -> int:
+        """The allowed token of the highest logit; of equals the lower id.
+
+        Few are asked about first, since the full vocabulary takes 75 times as long as the one token
+        that is nearly always right.
+        """
+        token = int(logits.argmax())
+        if self.allows(token):
+            return token
+        for count in (_SHORTLIST, len(logits)):
+            for token in self._allowed(_highest(logits, count), logits):
+                if token not in self._never:
+                    return token
+        raise AssertionError("the grammar always allows some token")
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        if token in self._never:
+            return False
+        self._one.id, self._one.logit, self._asked.size, self._asked.selected = token, 0.0, 1, -1
+        llama_cpp.llama_sampler_apply(self.handle, self._asked_by_reference)
+        return self._one.logit == 0.0
+
+    def _allowed(self, tokens: npt.NDArray[np.intp], logits: Logits) -> list[int]:
+        """Those of `tokens` that may come next, the highest logit first."""
+        candidates = np.zeros(len(tokens), _TOKEN_DATA)
+        candidates["id"], candidates["logit"] = tokens, logits[tokens]
+        pointer = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        array = llama_cpp.llama_token_data_array(pointer, len(tokens), -1, False)
+        llama_cpp.llama_sampler_apply(self.handle, ctypes.byref(array))  # type: ignore[arg-type]
+        allowed = tokens[np.isfinite(candidates["logit"])]
+        return allowed[np.lexsort((allowed, -logits[allowed]))].tolist()
+
+
+def _highest(logits: Logits, count: int) -> npt.NDArray[np.intp]:
+    """The ids of the `count` highest logits, in no order."""
+    if count >= len(logits):
+        return np.arange(len(logits))
+    return np.argpartition(-logits, count - 1)[:count]

@@ -1,0 +1,1 @@
+"""GGUF files: writing, reading back, verifying, comparing with transformers."""

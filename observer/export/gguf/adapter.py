@@ -1,0 +1,89 @@
+"""A LoRA adapter as GGUF, for servers that put it over a base they already have.
+
+Format: https://github.com/ggml-org/llama.cpp/blob/master/convert_lora_to_gguf.py; how it is read:
+https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Literal
+
+import gguf
+import llama_cpp
+import numpy as np
+
+from observer.engine.llama_context import LlamaContext
+from observer.engine.llama_model import LlamaModel
+from observer.errors import ObserverError, raise_all
+from observer.files import atomic_path
+from observer.weights.checkpoint import Qwen3Shape, expected_shapes, read_shape
+from observer.weights.merge import Lora, read_lora
+
+_DTYPES = {"f32": np.float32, "f16": np.float16}
+
+
+def write_adapter_gguf(
+    adapter: Path, base: Path, out: Path, *, name: str, dtype: Literal["f32", "f16"] = "f16"
+) -> Path:
+    """Convert a PEFT folder; of `base` only config.json is read. `name` becomes general.name.
+
+    Raises ObserverError naming every module the base lacks, for anything but plain LoRA, and for an adapter
+    that changes nothing.
+    """
+    lora, shape = read_lora(adapter), read_shape(base)
+    _check(adapter, lora, base, shape)
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    with atomic_path(out) as temporary:
+        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+        try:
+            writer.add_type(gguf.GGUFType.ADAPTER)
+            writer.add_name(name)
+            writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+            writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
+            for module in sorted(lora.modules):
+                tensor = known.get_name(f"{module}.weight", try_suffixes=(".weight",))
+                for side, values in zip("ab", lora.modules[module], strict=True):
+                    writer.add_tensor(f"{tensor}.lora_{side}", values.numpy().astype(_DTYPES[dtype]))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()
+    return out
+
+
+def apply_adapter(model: LlamaModel, context: LlamaContext, path: Path) -> None:
+    """Let `context` answer with the adapter over its base; the model frees it.
+
+    Raises ObserverError when llama.cpp refuses it for this base.
+    """
+    adapter = llama_cpp.llama_adapter_lora_init(model.handle, str(path).encode())
+    if not adapter:
+        raise ObserverError(f"{path}: llama.cpp cannot put it over {model.path}; take the base it was trained on")
+    adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+    code = llama_cpp.llama_set_adapters_lora(context.handle, adapters, 1, (ctypes.c_float * 1)(1.0))
+    assert code == 0, f"llama_set_adapters_lora returned {code}"
+
+
+def _alpha(lora: Lora) -> float:
+    """llama.cpp scales by alpha / r, so for rsLoRA this is alpha * sqrt(r)."""
+    a, _ = next(iter(lora.modules.values()))
+    return lora.scale * a.shape[0]
+
+
+def _check(adapter: Path, lora: Lora, base: Path, shape: Qwen3Shape) -> None:
+    expected = expected_shapes(shape)
+    faults = []
+    for module, (a, b) in lora.modules.items():
+        found, wanted = (b.shape[0], a.shape[1]), expected.get(f"{module}.weight")
+        if wanted is None or (module == "lm_head" and shape.is_tied):
+            faults.append(f"{adapter}: module {module} is not in {base}; take the base it was trained on")
+        elif found != wanted:
+            faults.append(f"{adapter}: {module} is {found}, {base} says {wanted}; take the base it was trained on")
+        elif not (a.isfinite().all() and b.isfinite().all()):
+            faults.append(f"{adapter}: {module} is not finite; train again with a lower learning rate")
+    if not faults and (lora.scale == 0 or not any(bool((b @ a).any()) for a, b in lora.modules.values())):
+        faults.append(f"{adapter}: changes no weight of the base; train it for longer")
+    raise_all(faults)

@@ -1,0 +1,93 @@
+"""The checks of a written GGUF that need nothing but the file: it is whole, ours, and llama.cpp decodes with it.
+
+What needs the model it was made of is `against_transformers`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from observer.engine.llama_context import BatchToken, LlamaContext
+from observer.engine.llama_model import LlamaModel
+from observer.errors import ObserverError, raise_all
+from observer.export.gguf.header import GGUFHeader, read_header
+from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_exchange, render_prompt
+from observer.weights.gguf_types import UNQUANTIZED, file_types
+
+_MAY_BE_TIED = "output.weight"
+
+
+def verify_gguf(path: Path, *, expected_file_type: str) -> GGUFHeader:
+    """Reopen a GGUF of ours: architecture, type, tensors, tokenizer and chat template; then decode a prompt.
+
+    Raises ObserverError naming every key and tensor that is not as written.
+    """
+    header = read_header(path)
+    raise_all([f"{path}: {fault}; export again" for fault in header_faults(header, expected_file_type)])
+    _decode_once(path)
+    return header
+
+
+def header_faults(header: GGUFHeader, file_type: str) -> list[str]:
+    """What in the head of a file is not as our export writes it in this type."""
+    expected = {
+        "general.architecture": "qwen3",
+        "general.file_type": file_types()[file_type],
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+        "end of answer": IM_END,
+    }
+    found = header.metadata | {"end of answer": _token(header.metadata, "tokenizer.ggml.eos_token_id")}
+    wrong = [
+        f"{key} is {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value
+    ]
+    return wrong + _tensor_faults(header, file_type)
+
+
+def _tensor_faults(header: GGUFHeader, file_type: str) -> list[str]:
+    expected = _expected_names(header.metadata.get("qwen3.block_count", 0))
+    found = set(header.tensor_types)
+    faults = [f"tensor {name} is missing" for name in sorted(expected - found - {_MAY_BE_TIED})]
+    faults += [f"tensor {name} is not one of a Qwen3" for name in sorted(found - expected)]
+    for name, kind in header.tensor_types.items():
+        if (wanted := _wanted_type(file_type, header.tensor_shapes[name])) not in (None, kind):
+            faults.append(f"tensor {name} is {kind}, not {wanted}")
+    return faults
+
+
+def _expected_names(block_count: int) -> set[str]:
+    """All tensors of a Qwen3 as gguf names them; the file holds no RoPE factors."""
+    kinds = set(gguf.MODEL_TENSORS[gguf.MODEL_ARCH.QWEN3]) - {gguf.MODEL_TENSOR.ROPE_FREQS}
+    templates = [gguf.TENSOR_NAMES[kind] for kind in kinds]
+    return {f"{name.format(bid=number)}.weight" for name in templates for number in range(max(1, block_count))}
+
+
+def _wanted_type(file_type: str, shape: tuple[int, ...]) -> str | None:
+    """The type a tensor must have; None where it is the quantizer's to choose."""
+    if len(shape) == 1:
+        return "F32"
+    return file_type.upper() if file_type in UNQUANTIZED else None
+
+
+def _token(metadata: dict[str, Any], key: str) -> str | None:
+    tokens, number = metadata.get("tokenizer.ggml.tokens", []), metadata.get(key)
+    return tokens[number] if number is not None and number < len(tokens) else None
+
+
+def _decode_once(path: Path) -> None:
+    model = LlamaModel(path)
+    context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=2)
+    try:
+        tokens = model.tokenize(render_prompt(Task.GRADE, render_exchange("Hello", "")))
+        batch = [BatchToken(token, place, (0,), place == len(tokens) - 1) for place, token in enumerate(tokens)]
+        is_finite = all(np.isfinite(logits).all() for _, logits in context.decode(batch))
+    finally:
+        context.close()
+        model.close()
+    if not is_finite:
+        raise ObserverError(f"{path}: its logits are not finite; check the merged model, then export again")

@@ -1,0 +1,166 @@
+"""Our own converter: a merged Qwen3 folder to one GGUF file, with the tensors llama.cpp's converter writes.
+
+It streams a few rows at a time, so memory does not grow with the model. `quantize` makes the smaller types from
+its output.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, LlamaFileType
+
+from observer.console.progress import show_progress
+from observer.errors import ObserverError
+from observer.export.gguf.vocabulary import add_vocabulary
+from observer.files import atomic_path
+from observer.weights.checkpoint import Qwen3Shape, Tensor, list_tensors, read_shape
+
+FILE_TYPES = {
+    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+"""Types we write ourselves; llama.cpp quantizes to the others."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor with its name and type in the GGUF."""
+
+    tensor: Tensor
+    name: str
+    type: GGMLQuantizationType
+
+    @property
+    def byte_shape(self) -> tuple[int, ...]:
+        return gguf.quant_shape_to_byte_shape(self.tensor.shape, self.type)
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.byte_shape))
+
+    def encode(self) -> Iterator[np.ndarray]:
+        """Yield the bytes of the tensor, a block of rows at a time."""
+        if self.tensor.dtype == self.type.name:
+            yield from self.tensor.stored_chunks()
+        else:
+            for rows in self.tensor.chunks():
+                yield gguf.quants.quantize(rows, self.type)
+
+
+def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) -> Path:
+    """Convert the folder `merged` to the GGUF file `out`; `name` becomes general.name.
+
+    Raises ObserverError for a folder that is not a whole Qwen3 model with a Qwen tokenizer.
+    """
+    if file_type not in FILE_TYPES:
+        raise ObserverError(f"unknown GGUF type {file_type!r}; converted are {', '.join(FILE_TYPES)}")
+    tensor_type, llama_file_type = FILE_TYPES[file_type]
+    shape = read_shape(merged)
+    entries = plan_tensors(list_tensors(merged, shape), shape, tensor_type)
+    with atomic_path(out) as temporary:
+        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+        try:
+            announce_tensors(writer, entries)
+            _add_metadata(writer, shape, name, llama_file_type)
+            add_vocabulary(writer, merged, shape.vocab_size)
+            write_head(writer)
+        finally:
+            writer.close()
+        with temporary.open("ab") as file:
+            _append(file, entries, out.name)
+    return out
+
+
+def gguf_bytes(merged: Path, file_type: str) -> int:
+    """The size that `write_gguf` will write, but for the head with the vocabulary, bounded by the tokenizer's file."""
+    shape = read_shape(merged)
+    entries = plan_tensors(list_tensors(merged, shape), shape, FILE_TYPES[file_type][0])
+    head_bytes = (merged / "tokenizer.json").stat().st_size + 40 * shape.vocab_size
+    return head_bytes + sum(padded_bytes(entry.size_bytes) for entry in entries)
+
+
+def plan_tensors(tensors: list[Tensor], shape: Qwen3Shape, wanted: GGMLQuantizationType) -> list[Entry]:
+    """Every tensor as it will be in the file, `wanted` where its kind and its rows allow."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    entries = []
+    for tensor in tensors:
+        name = names.get_name(tensor.name, try_suffixes=(".weight",))
+        assert name is not None, f"gguf knows no name for {tensor.name}"
+        entries.append(Entry(tensor, name, _type_of(name, tensor.shape, wanted)))
+    return entries
+
+
+def announce_tensors(writer: gguf.GGUFWriter, entries: list[Entry]) -> None:
+    """Put them into the head; their bytes follow it."""
+    for entry in entries:
+        writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
+
+
+def write_head(writer: gguf.GGUFWriter) -> None:
+    """Everything in front of the tensors."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+
+
+def _type_of(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
+    if len(shape) == 1 or name.endswith("_norm.weight"):
+        return GGMLQuantizationType.F32
+    block_size, _ = gguf.GGML_QUANT_SIZES[wanted]
+    return wanted if shape[-1] % block_size == 0 else GGMLQuantizationType.F16
+
+
+def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_type: LlamaFileType) -> None:
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_size_label(gguf.size_label(*writer.get_total_parameter_count()))
+    add_shape(writer, shape)
+    writer.add_file_type(file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+
+
+def add_shape(writer: gguf.GGUFWriter, shape: Qwen3Shape) -> None:
+    """The keys that tell llama.cpp the model's sizes, in its converter's order."""
+    writer.add_block_count(shape.block_count)
+    writer.add_context_length(shape.context_length)
+    writer.add_embedding_length(shape.embedding_length)
+    writer.add_feed_forward_length(shape.feed_forward_length)
+    writer.add_head_count(shape.head_count)
+    writer.add_head_count_kv(shape.head_count_kv)
+    writer.add_rope_freq_base(shape.rope_freq_base)
+    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
+    writer.add_key_length(shape.key_length)
+    writer.add_value_length(shape.key_length)
+
+
+def _append(file: BinaryIO, entries: list[Entry], label: str) -> None:
+    """Write the tensors behind the head, each at the next multiple of the alignment, as the head says."""
+    total_bytes = sum(entry.size_bytes for entry in entries)
+    with show_progress(label, total_bytes, unit="B") as show:
+        done_bytes = 0
+        _pad(file)
+        for entry in entries:
+            for block in entry.encode():
+                file.write(block.data)
+                done_bytes += block.nbytes
+                show(done_bytes, total_bytes)
+            _pad(file)
+
+
+def _pad(file: BinaryIO) -> None:
+    position = file.tell()
+    file.write(bytes(padded_bytes(position) - position))
+
+
+def padded_bytes(size_bytes: int) -> int:
+    """With the gap to the next tensor."""
+    return gguf.GGUFWriter.ggml_pad(size_bytes, gguf.GGUF_DEFAULT_ALIGNMENT)

@@ -1,0 +1,1 @@
+"""Quantized GGUF files and the importance matrix that they are made with."""

@@ -1,0 +1,138 @@
+"""The importance matrix of our own rows: how large the inputs of every column of every layer are.
+
+The quantizer weighs its errors by it. Measured with forward hooks on the merged model.
+Algorithm: https://github.com/ggml-org/llama.cpp/blob/master/tools/imatrix/imatrix.cpp (`collect_imatrix`): as there,
+the linear layers only, not the output.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+
+from observer.config import Config
+from observer.console.progress import show_progress
+from observer.data.dataset import read_rows
+from observer.errors import ObserverError, raise_all
+from observer.export.quantize.imatrix_file import Imatrix, read_fingerprint, write_imatrix
+from observer.runs.manifest import fingerprint
+from observer.training.rows import encode_with, tokenize_rows
+from observer.weights.checkpoint import read_shape
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH_TOKENS = 4096
+
+
+def sample_rows(rows: Sequence[Sequence[int]], n_rows: int, seed: int) -> list[Sequence[int]]:
+    """At most `n_rows` of them, the same for the same seed."""
+    return random.Random(seed).sample(rows, min(n_rows, len(rows)))
+
+
+def ensure_imatrix(
+    path: Path, merged: Path, rows: Sequence[Sequence[int]], *, device: str = "cpu", datasets: Sequence[str] = ()
+) -> bool:
+    """Write the imatrix of these rows to `path` unless it is there already; return whether it was computed."""
+    key = fingerprint({"merged": merged, "rows": [list(row) for row in rows]})
+    if path.exists() and read_fingerprint(path) == key:
+        return False
+    write_imatrix(compute_imatrix(merged, rows, device=device), path, datasets=datasets, fingerprint=key)
+    return True
+
+
+def imatrix_of_file(path: Path, merged: Path, rows_file: Path) -> int:
+    """Write the imatrix of some rows of a JSONL file, as many as a run takes by default; return how many."""
+    from transformers import AutoTokenizer
+
+    config = Config()
+    tokenizer = AutoTokenizer.from_pretrained(str(merged), local_files_only=True, trust_remote_code=False)
+    rows = [row.input_ids for row in tokenize_rows(read_rows(rows_file), encode_with(tokenizer))]
+    sample = sample_rows(rows, config.export.imatrix_rows, config.run.seed)
+    ensure_imatrix(path, merged, sample, datasets=[str(rows_file)])
+    return len(sample)
+
+
+def compute_imatrix(merged: Path, rows: Sequence[Sequence[int]], *, device: str = "cpu") -> Imatrix:
+    """Run the folder `merged` over token ids (prompt and completion) and sum what enters its linear layers.
+
+    In float32 on a CPU, else in the stored precision; sums are kept in float64. Raises ObserverError without
+    rows, and for a model whose activations are not finite.
+    """
+    import torch
+
+    if not any(len(row) for row in rows):
+        raise ObserverError(f"{merged}: no rows for an importance matrix; give training rows")
+    body, names = _load_body(merged, device)
+    sums: dict[str, torch.Tensor] = {}
+    is_token = torch.empty(0, dtype=torch.bool)
+
+    def record(name: str, inputs: torch.Tensor) -> None:
+        squares = inputs[is_token].float().square().sum(0).double()
+        sums[name] = sums[name] + squares if name in sums else squares
+
+    for module, name in names.items():
+        body.get_submodule(module).register_forward_pre_hook(lambda _, args, name=name: record(name, args[0]))
+    n_tokens = sum(len(row) for row in rows)
+    with torch.inference_mode(), show_progress("importance matrix, tokens", n_tokens) as show:
+        done = 0
+        for batch in _batches(rows):
+            ids, is_token = _pad(batch, device)
+            body(input_ids=ids, attention_mask=is_token.long(), use_cache=False)
+            done += int(is_token.sum())
+            show(done, n_tokens)
+    result = Imatrix({name: t.float().cpu().numpy() for name, t in sums.items()}, dict.fromkeys(sums, done), len(rows))
+    _check_finite(merged, result)
+    return result
+
+
+def _load_body(merged: Path, device: str) -> tuple[Any, dict[str, str]]:
+    """The model without its head, and module -> GGUF name of its linear layers."""
+    import torch
+    from transformers import AutoModel
+
+    shape = read_shape(merged)
+    dtype = torch.float32 if device == "cpu" else "auto"
+    body = AutoModel.from_pretrained(
+        str(merged), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    names: dict[str, str] = {}
+    for module, layer in body.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            name = known.get_name(f"model.{module}.weight", try_suffixes=(".weight",))
+            assert name is not None, f"gguf knows no name for {module}"
+            names[module] = name
+    return body.eval().to(device), names
+
+
+def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Rows of about one length together, each batch of about `_BATCH_TOKENS` with its padding."""
+    batch: list[Sequence[int]] = []
+    for row in sorted((row for row in rows if len(row)), key=len, reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0]) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _pad(rows: list[Sequence[int]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right, and where the tokens are."""
+    import torch
+
+    length = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
+    is_token = torch.tensor([[place < len(row) for place in range(length)] for row in rows], device=device)
+    return ids, is_token
+
+
+def _check_finite(merged: Path, imatrix: Imatrix) -> None:
+    wrong = [name for name, values in imatrix.sums.items() if not np.isfinite(values).all()]
+    raise_all([f"{merged}: the inputs of {name} are not finite; check the merged model" for name in wrong])

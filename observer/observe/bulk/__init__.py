@@ -1,0 +1,1 @@
+"""`--ray`: a corpus observed by many models at once, on Ray Data."""

@@ -1,0 +1,155 @@
+"""The folder of a bulk run: parts of a corpus, each written whole or not at all, and what is known of them.
+
+`part-00000.jsonl` and so on hold the observations, `parts.jsonl` a line for each finished part, `manifest.json` what
+was run. Who asks the models is `bulk`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from observer.errors import ObserverError, raise_all
+from observer.files import PRIVATE, append_whole, atomic_path, disk_errors_explained, parse_json, sha256_file
+from observer.observation import Asked
+from observer.observe.reading import BadRow, Row
+from observer.observe.streaming import batches
+
+MAX_PARTS = 100_000
+"""Five digits, so that the names sort as the parts do."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are answered together; the number is that of the first row by the rows of a part."""
+
+    number: int
+    rows: Sequence[Row]
+
+    @property
+    def sha256(self) -> str:
+        """Of all that a model gets to see, and of ids and times."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(row.exchange.model_dump_json().encode() + b"\n")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished part. `model` is what `worker.identify` says, `input` and `output` are hashes, `faults` are
+    place and reason of rows whose observation has one."""
+
+    part: int
+    rows: int
+    task: Asked
+    model: str
+    model_name: str
+    input: str
+    output: str
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+def parts_of(rows: Iterable[Row], rows_per_part: int) -> Iterator[Part]:
+    """The same rows make the same parts."""
+    for number, batch in enumerate(batches(rows, rows_per_part)):
+        yield Part(number, batch)
+
+
+def good_rows(rows: Iterable[Row | BadRow], bad: list[BadRow] | None = None) -> Iterator[Row]:
+    """The rows that can be asked about; the others go to `bad`."""
+    for row in rows:
+        if isinstance(row, Row):
+            yield row
+        elif bad is not None:
+            bad.append(row)
+
+
+class PartsFolder:
+    """Parts that are there. Held by one run at a time, which is its caller's to see to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.ledger = path, path / "parts.jsonl"
+        is_ours = self.ledger.exists()
+        if not is_ours and (found := sorted(path.glob("part-*.jsonl"))):
+            raise ObserverError(f"{found[0]}: no {self.ledger.name} tells what made it; name another folder with --out")
+        self.done = self._read() if is_ours else dict[int, Done]()
+
+    def file(self, number: int) -> Path:
+        return self.path / f"part-{number:05}.jsonl"
+
+    def finished(self, hashes: Sequence[str], task: Asked, model: str, name: str) -> set[int]:
+        """The parts that need no more work; `hashes` are those of all parts' rows.
+
+        Raises ObserverError naming every part that another model, task or input has made, or that has been changed.
+        """
+        there = {number: done for number, done in self.done.items() if self.file(number).exists()}
+        for done in there.values():
+            self._check_maker(done, task, model, name)
+        raise_all([fault for done in there.values() if (fault := self._fault(done, hashes))], limit=5)
+        return set(there)
+
+    def write(self, done: Done, lines: bytes) -> None:
+        """Put the part in place, then say so. Raises ObserverError when the disk does not take it."""
+        with atomic_path(self.file(done.part), is_private=True) as temporary:
+            temporary.write_bytes(lines)
+        record = (json.dumps(asdict(done)) + "\n").encode()
+        with disk_errors_explained(self.ledger), _appending(self.ledger) as descriptor:
+            append_whole(descriptor, record)
+        self.done[done.part] = done
+
+    def _check_maker(self, done: Done, task: Asked, model: str, name: str) -> None:
+        if done.task != task:
+            raise ObserverError(
+                f"{self.path}: holds answers of `observer {done.task}`, and this is `observer {task}`; "
+                "name another folder with --out"
+            )
+        if done.model != model:
+            raise ObserverError(
+                f"{self.path}: holds answers of {done.model_name} ({done.model:.19}), and this is {name} "
+                f"({model:.19}); give that --model, or another --out"
+            )
+
+    def _fault(self, done: Done, hashes: Sequence[str]) -> str:
+        file = self.file(done.part)
+        if done.part >= len(hashes) or done.input != hashes[done.part]:
+            return (
+                f"{file}: the input has other rows now (edited files, or another --rows-per-part, --every-turn, --at "
+                "or --max-characters); name another folder with --out, or delete this part to have it made anew"
+            )
+        if done.output != sha256_file(file):
+            return f"{file}: changed since it was written; delete it to have it made anew"
+        return ""
+
+    def _read(self) -> dict[int, Done]:
+        """Later lines stand; a last line that a kill cut short is dropped. Raises ObserverError for foreign lines."""
+        found: dict[int, Done] = {}
+        with disk_errors_explained(self.ledger):
+            content = self.ledger.read_bytes()
+            whole, _, torn = content.rpartition(b"\n")
+            if torn:
+                os.truncate(self.ledger, len(content) - len(torn))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                fields = parse_json(line)
+                done = Done(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
+            except (ValueError, TypeError, KeyError) as error:
+                raise ObserverError(
+                    f"{self.ledger}:{number}: not a record of ours; name another folder with --out"
+                ) from error
+            found[done.part] = done
+        return found
+
+
+@contextlib.contextmanager
+def _appending(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Ollama: its HTTP API and its Modelfiles."""

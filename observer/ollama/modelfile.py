@@ -1,0 +1,167 @@
+"""Ollama Modelfiles: one for both tasks, and a variant for each, all over the same weights.
+
+The three of a run point at the quantization to ship; beside the GGUF files lie three for each of them, and three that
+put the adapter over the base of Ollama's library. Grammar: https://docs.ollama.com/modelfile
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from observer.config import Config, ExportConfig
+from observer.errors import ObserverError
+from observer.files import write_text
+from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths
+from observer.prompts import IM_END, IM_START, OLLAMA_TEMPLATE, SYSTEM_PROMPTS, Task
+
+Variant = Literal["", "grade", "extract"]
+VARIANTS: tuple[Variant, ...] = ("", "grade", "extract")
+
+REQUIRED_OLLAMA = "0.6.6"
+"""The first Ollama that runs Qwen3. The command REQUIRES itself is read from 0.14 on."""
+
+ADAPTER_REQUIRED_OLLAMA = "0.14.0"
+"""The first that reads both REQUIRES and PARSER in a Modelfile."""
+
+_LIBRARY_BASE = re.compile(r"Qwen/Qwen3-(0\.6|1\.7|4|8|14|32)B")
+
+
+def render_modelfile(gguf: str, export: ExportConfig, variant: Variant, quantization: str, file: str = "") -> str:
+    """The text of one Modelfile; `gguf` is the weights' path relative to where the Modelfile will lie.
+
+    The variant "" carries the grading prompt and tells how to select extraction. `file` is its own name.
+    """
+    source = [f"FROM {gguf}", f"REQUIRES {REQUIRED_OLLAMA}"]
+    return _render(source, export, variant, quantization, file)
+
+
+def render_adapter_modelfile(adapter: str, base: str, export: ExportConfig, variant: Variant, file: str = "") -> str:
+    """The same over a model of Ollama's library and our adapter GGUF: some megabytes to ship."""
+    source = [
+        f"FROM {base}",
+        f"ADAPTER {adapter}",
+        f"REQUIRES {ADAPTER_REQUIRED_OLLAMA}",
+        "# Without this line Ollama 0.30 and later renders the base's own template, with its thinking block.",
+        "PARSER passthrough",
+    ]
+    return _render(source, export, variant, f"adapter over {base}", file)
+
+
+def library_base(base: str) -> str | None:
+    """The model of Ollama's library that is this Hub id, such as `qwen3:0.6b`; None when there is none."""
+    match = _LIBRARY_BASE.fullmatch(base)
+    return f"qwen3:{match.group(1)}b" if match else None
+
+
+def shipped_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str) -> dict[Path, str]:
+    """The run's own three, over its GGUF of this type."""
+    files = {}
+    for variant in VARIANTS:
+        path = paths.modelfile(variant)
+        gguf = Path(os.path.relpath(paths.gguf(quantization), path.parent)).as_posix()
+        files[path] = render_modelfile(f"./{gguf}", export, variant, quantization)
+    return files
+
+
+def quantization_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str, base: str) -> dict[Path, str]:
+    """Three beside the GGUF files for one type, or for the ADAPTER.
+
+    Raises ObserverError when Ollama's library lacks the adapter's base.
+    """
+    files = {}
+    for variant in VARIANTS:
+        path, weights = paths.modelfile_of(quantization, variant), f"./{paths.gguf(quantization).name}"
+        if quantization != ADAPTER:
+            files[path] = render_modelfile(weights, export, variant, quantization, path.name)
+        elif (model := library_base(base)) is not None:
+            files[path] = render_adapter_modelfile(weights, model, export, variant, path.name)
+        else:
+            raise ObserverError(f"{base}: Ollama's library has no such model to put an adapter on; ship a merged GGUF")
+    return files
+
+
+def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:
+    """Every Modelfile of a run with its text; the quantization to ship is `quantizations[-1]`."""
+    export, base = config.export, config.model.base
+    files = shipped_modelfiles(paths, export, export.quantizations[-1])
+    for quantization in (*export.quantizations, *([ADAPTER] if library_base(base) else [])):
+        files |= quantization_modelfiles(paths, export, quantization, base)
+    return files
+
+
+def write_all(files: dict[Path, str]) -> None:
+    for path, text in files.items():
+        write_text(path, text)
+
+
+def write_committed(folder: Path) -> list[Path]:
+    """Write the renderings that are kept in the repository, beside which downloaded GGUF files are to lie."""
+    config = Config()
+    export, paths = config.export, RunPaths(folder, config.run.name)
+    shipped = export.quantizations[-1]
+    files = {
+        paths.modelfile(variant): render_modelfile(f"./{paths.gguf(shipped).name}", export, variant, shipped)
+        for variant in VARIANTS
+    }
+    for quantization in (*export.quantizations, ADAPTER):
+        planned = quantization_modelfiles(paths, export, quantization, config.model.base)
+        files |= {folder / path.name: text for path, text in planned.items()}
+    write_all(files)
+    return list(files)
+
+
+_PURPOSE: dict[Variant, str] = {
+    "": "grades a turn, or extracts from it when the system message asks for that.",
+    "grade": "answers DISCARD, STORE or IMPORTANT.",
+    "extract": "answers with entities and relationships as compact JSON.",
+}
+
+_HOW_TO_EXTRACT = [
+    "# The system message selects the task. Without one, this asks for a grade; to extract, send as system message:",
+    f"#   {SYSTEM_PROMPTS[Task.EXTRACT]}",
+]
+
+
+def _render(source: list[str], export: ExportConfig, variant: Variant, weights: str, file: str) -> str:
+    task = Task(variant) if variant else Task.GRADE
+    model = f"qwen3-observer-{variant}" if variant else "qwen3-observer"
+    lines = [
+        f"# {model} ({weights}): {_PURPOSE[variant]}",
+        f"# ollama create {model} -f {file or RunPaths(Path(), '').modelfile(variant).name}",
+        *source,
+        "",
+        "# The line break before the closing quotes is part of the prompt.",
+        f"TEMPLATE {_quote(OLLAMA_TEMPLATE)}",
+        "",
+        *([] if variant else _HOW_TO_EXTRACT),
+        f"SYSTEM {_quote(SYSTEM_PROMPTS[task])}",
+        "",
+        *(f"PARAMETER {name} {value}" for name, value in _parameters(export)),
+        "",
+        "LICENSE Apache-2.0",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(export: ExportConfig) -> list[tuple[str, str]]:
+    return [
+        ("temperature", "0"),
+        ("repeat_penalty", "1"),  # Ollama's own default punishes the quotes and brackets of JSON
+        ("num_ctx", str(export.num_ctx)),
+        ("num_predict", str(export.num_predict)),
+        ("stop", IM_END),
+        ("stop", IM_START),
+    ]
+
+
+def _quote(text: str) -> str:
+    assert '"""' not in f'{text}"', "a Modelfile has no escape for its quotes"
+    return f'"""{text}"""'
+
+
+if __name__ == "__main__":
+    for file in write_committed(PROJECT_ROOT / MODELFILES):
+        print(file.relative_to(PROJECT_ROOT))

@@ -1,0 +1,116 @@
+"""What training will take, in bytes and seconds: the tokens that batches come to, times what a token takes here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from observer.config import Config
+from observer.training.batching.forest import SHORTEST_SHARED_PREFIX
+from observer.training.batching.head import CHUNK_BYTES
+from observer.training.batching.order import RowSampler
+from observer.training.device import Runtime
+from observer.training.planning.speed import Speed
+from observer.training.rows import Splits, TokenRow
+from observer.weights.checkpoint import Qwen3Shape
+from observer.weights.size import count_embedding, count_parameters, count_trainable
+
+BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+KEPT_BYTES = {"float32": 4.3, "bfloat16": 4.0, "float16": 4.0}
+"""Bytes that each activation of a block keeps for the backward pass; autocast keeps many of them in float32 or twice.
+Measured on the CPU as resident memory, between models of 2 and 6 blocks of Qwen3-0.6B's shape in bfloat16 and on the
+nano base in float32, with adapters on all linear layers."""
+RUNTIME_BYTES = {"cpu": 900e6, "cuda": 700e6}
+"""What the libraries and, on CUDA, its context take before any tensor."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one batch has the model compute: tokens through its blocks, and tokens through its head."""
+
+    n_tokens: int
+    n_scored: int
+
+
+def training_work(config: Config, rows: Sequence[TokenRow], n_processes: int = 1) -> list[Work]:
+    """The batches of the first epoch, those of all processes added up."""
+    are_padded = config.lora.lora_dropout > 0
+    batch_size = n_processes * config.training.batch_size
+    order = list(RowSampler(rows, batch_size, config.run.seed, are_padded=are_padded))
+    return _work([rows[index] for index in order], batch_size, shared_lengths(rows), are_padded)
+
+
+def evaluation_work(config: Config, rows: Sequence[TokenRow]) -> list[Work]:
+    """The batches of one evaluation."""
+    ordered = sorted(rows, key=lambda row: (row.task, len(row)), reverse=True)
+    batch_size = config.training.per_device_eval_batch_size
+    return _work(ordered, batch_size, shared_lengths(rows), config.lora.lora_dropout > 0)
+
+
+def shared_lengths(rows: Sequence[TokenRow]) -> dict[str, int]:
+    """Tokens of each task's instruction: what the prompts of all its rows begin with."""
+    shared: dict[str, list[int]] = {}
+    for row in rows:
+        prompt = row.input_ids[: row.prompt_length - 1]
+        known = shared.setdefault(row.task, prompt)
+        if prompt[: len(known)] != known:
+            differs = (n for n, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b)
+            shared[row.task] = known[: next(differs, min(len(known), len(prompt)))]
+    return {task: len(ids) if len(ids) >= SHORTEST_SHARED_PREFIX else 0 for task, ids in shared.items()}
+
+
+def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: Qwen3Shape) -> float:
+    """Peak bytes of training: weights, adapter with Adam, activations and logits of the largest batch, libraries."""
+    width, n_processes = BYTES_PER_PARAMETER[runtime.dtype], runtime.launch.n_processes
+    work = training_work(config, rows, n_processes)
+    n_tokens = max((batch.n_tokens for batch in work), default=0) / n_processes
+    n_scored = max((batch.n_scored for batch in work), default=0) / n_processes
+    body = count_parameters(shape) - count_embedding(shape)
+    n_parts = n_processes if runtime.launch.shards_weights else 1  # and two blocks at a time are whole
+    body = body / n_parts + (2 * body / shape.block_count if n_parts > 1 else 0)
+    weights = count_embedding(shape) * width + body * (0.52 if config.model.load_in_4bit else width)
+    adapter = 16 * count_trainable(shape, config) / n_parts  # float32: value, gradient, Adam's two moments
+    block = KEPT_BYTES[runtime.dtype] * kept_activations(shape)
+    if config.training.gradient_checkpointing is True:
+        kept = block + width * shape.embedding_length * shape.block_count
+    else:
+        kept = block * shape.block_count
+    logits = min(CHUNK_BYTES[runtime.device], n_scored * shape.vocab_size * 4) * (1 + width / 4)  # see `head`
+    return weights + adapter + n_tokens * kept + logits + RUNTIME_BYTES[runtime.device]
+
+
+def kept_activations(shape: Qwen3Shape) -> int:
+    """Values that a block keeps of each token for the backward pass."""
+    hidden, queries, keys = shape.embedding_length, shape.head_count * shape.key_length, shape.key_length
+    return 6 * hidden + 4 * queries + 4 * shape.head_count_kv * keys + 4 * shape.feed_forward_length
+
+
+def estimate_seconds(
+    config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, steps: int, speed: Speed
+) -> float:
+    """Seconds of training with its evaluations; loading and export are not in it."""
+    n_processes = runtime.launch.n_processes
+    training = training_work(config, splits.train, n_processes)
+    evaluation = evaluation_work(config, splits.val)
+    is_recomputed = config.training.gradient_checkpointing is True
+    token_s = speed.token_s + (speed.token_forward_s if is_recomputed else 0.0)
+    epoch_s = sum(w.n_tokens * shape.block_count * token_s + w.n_scored * speed.scored_s for w in training)
+    eval_s = sum(
+        w.n_tokens * shape.block_count * speed.token_forward_s + w.n_scored * speed.scored_forward_s for w in evaluation
+    )
+    n_batches = steps * config.training.gradient_accumulation_steps
+    n_evals = math.ceil(steps / config.training.eval_steps)  # one more after the last step
+    return (n_batches * epoch_s / max(1, len(training)) + n_evals * eval_s) / n_processes
+
+
+def _work(rows: Sequence[TokenRow], batch_size: int, shared: dict[str, int], are_padded: bool) -> list[Work]:
+    work = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        n_tokens = len(batch) * max(map(len, batch)) if are_padded else sum(map(len, batch))
+        if not are_padded:
+            tasks = [row.task for row in batch]
+            n_tokens -= sum((tasks.count(task) - 1) * shared[task] for task in set(tasks))
+        work.append(Work(n_tokens, sum(len(row) - row.prompt_length for row in batch)))
+    return work

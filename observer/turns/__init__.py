@@ -1,0 +1,1 @@
+"""One exchange on its way to the model and back: accepted, redacted, rendered, and its answer grounded."""

@@ -1,0 +1,195 @@
+"""From an exchange to a prompt without secrets, and from a model's answers to an observation.
+
+Nothing here asks a model; `client` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from observer.answers import Completion, Grade
+from observer.observation import (
+    Asked,
+    Exchange,
+    GradeResult,
+    Observation,
+    ObservedEntity,
+    ObservedRelationship,
+    Redaction,
+    Span,
+)
+from observer.prompts import render_exchange
+from observer.schema import USER, Entity, Extraction, Relationship, Turn
+from observer.turns.grounding import Message, find_name, fold, messages_of, stated_by
+from observer.turns.redaction import MARK, SHORTEST_TOLD, Secret, find_everywhere, find_secrets, redact
+from observer.turns.time_expressions import validity
+
+T = TypeVar("T", bound=BaseModel)
+UNREAD = "the answer is none of the schema's"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An exchange, what the model gets to see of it, and the secrets that it does not."""
+
+    exchange: Exchange
+    prompt: str
+    messages: list[Message]
+    redactions: list[Redaction]
+    secrets: frozenset[str]
+
+    def is_secret(self, text: str) -> bool:
+        """Whether an answer's text gives away a secret of the exchange, or looks like one."""
+        folded = fold(text)
+        return fold(MARK) in folded or any(secret in folded for secret in self.secrets) or bool(find_secrets(text))
+
+
+def prepare(exchange: Exchange) -> Prepared:
+    """Blank the secrets of every message and render what is left."""
+    texts = {message.place: message.text for message in messages_of(exchange)}
+    found = find_everywhere(texts)
+    shown = {place: redact(text, found[place]) for place, text in texts.items()}
+    context = [Turn(role=turn.role, content=shown[f"context[{n}]"]) for n, turn in enumerate(exchange.context)]
+    return Prepared(
+        exchange=exchange,
+        prompt=render_exchange(shown["user"], shown["assistant"], context),
+        messages=messages_of(
+            exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
+        ),
+        redactions=[_redaction(place, secret) for place, secrets in found.items() for secret in secrets],
+        secrets=_long_enough(fold(texts[place][s.start : s.end]) for place, secrets in found.items() for s in secrets),
+    )
+
+
+def observation(
+    prepared: Prepared,
+    model: str,
+    task: Asked = "observe",
+    *,
+    grade: Grade | None = None,
+    completion: Completion | None = None,
+    fault: str | None = None,
+) -> Observation:
+    """What the answers come to. Without a completion nothing is extracted."""
+    found, unread = read_extraction(completion.text, completion.truncated) if completion else (Extraction(), None)
+    return Observation(
+        task=task,
+        grade=_grade_result(grade) if grade else None,
+        entities=_entities(found, prepared),
+        relationships=_relationships(found, prepared, _confidence(completion)),
+        redactions=prepared.redactions,
+        truncated=completion.truncated if completion else False,
+        fault=fault or (_without_secrets(unread, prepared) if unread else None),
+        model=model,
+        at=prepared.exchange.at,
+        id=prepared.exchange.id,
+    )
+
+
+def read_extraction(text: str, truncated: bool = False) -> tuple[Extraction, str | None]:
+    """The answer as the schema's types and what is wrong with it: of a broken answer, the items that are whole."""
+    try:
+        return Extraction.model_validate_json(text), None
+    except ValidationError:
+        fault = "the answer reached its bound" if truncated else f"{UNREAD}: {text[:60]!r}"
+    try:
+        value = from_json(text, allow_partial=True)
+    except ValueError:
+        value = {}
+    lists: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    entities = _whole(Entity, lists.get("entities"))
+    return Extraction(entities=entities, relationships=_whole(Relationship, lists.get("relationships"))), fault
+
+
+def _without_secrets(fault: str, prepared: Prepared) -> str:
+    """A fault quotes the answer, unless that gives something away."""
+    return f"{UNREAD}: {MARK}" if prepared.is_secret(fault) else fault
+
+
+def _whole(kind: type[T], items: Any) -> list[T]:
+    found: list[T] = []
+    for item in items if isinstance(items, list) else []:
+        try:
+            found.append(kind.model_validate(item))
+        except ValidationError:
+            continue  # the answer's fault is told; what is whole is kept
+    return found
+
+
+def _entities(found: Extraction, prepared: Prepared) -> list[ObservedEntity]:
+    """Each name once, with the places where it stands; what gives away a secret is left out."""
+    entities: dict[str, ObservedEntity] = {}
+    for entity in found.entities:
+        if entity.name in entities or prepared.is_secret(entity.name):
+            continue
+        spans = find_name(entity.name, prepared.messages)
+        entities[entity.name] = ObservedEntity(
+            name=entity.name,
+            type=entity.type,
+            attributes={
+                key: text for key, text in entity.attributes.items() if not prepared.is_secret(key + "\n" + text)
+            },
+            spans=spans,
+            is_grounded=bool(spans) or entity.name == USER,
+        )
+    return list(entities.values())
+
+
+def _relationships(found: Extraction, prepared: Prepared, confidence: float | None) -> list[ObservedRelationship]:
+    seen: dict[ObservedRelationship, None] = {}
+    for relation in found.relationships:
+        ends = (relation.subject, relation.object)
+        if any(prepared.is_secret(end) for end in ends):
+            continue
+        when = _time_in_the_text(relation.when, prepared)
+        holds = validity(when, relation.temporal, prepared.exchange.at)
+        evidence = [*(end for end in ends if end != USER), *([when] if when else [])]
+        seen[
+            ObservedRelationship(
+                subject=relation.subject,
+                predicate=relation.predicate,
+                object=relation.object,
+                temporal=relation.temporal,
+                when=when,
+                valid_at=holds.valid_at,
+                invalid_at=holds.invalid_at,
+                stated_by=stated_by(evidence, prepared.messages),
+                confidence=confidence,
+            )
+        ] = None
+    return list(seen)
+
+
+def _time_in_the_text(when: str | None, prepared: Prepared) -> str | None:
+    """`when` is verbatim from the text: one that stands nowhere in it was made up, and would date a fact wrongly."""
+    if not when or prepared.is_secret(when) or not find_name(when, prepared.messages):
+        return None
+    return when
+
+
+def _grade_result(grade: Grade) -> GradeResult:
+    if not grade.probabilities:
+        return GradeResult(label=grade.label)
+    probabilities = {label: min(1.0, share) for label, share in grade.probabilities.items()}  # 1 + rounding
+    return GradeResult(label=grade.label, probabilities=probabilities, confidence=probabilities[grade.label])
+
+
+def _confidence(completion: Completion | None) -> float | None:
+    """The geometric mean of the probabilities of the answer's tokens: one figure for all relationships in it."""
+    if completion is None or not completion.logprobs:
+        return None
+    return min(1.0, math.exp(sum(completion.logprobs) / len(completion.logprobs)))
+
+
+def _redaction(place: str, secret: Secret) -> Redaction:
+    return Redaction(kind=secret.kind, span=Span(message=place, start=secret.start, end=secret.end))
+
+
+def _long_enough(secrets: Any) -> frozenset[str]:
+    return frozenset(secret for secret in secrets if len(secret) >= SHORTEST_TOLD)

@@ -1,0 +1,1 @@
+"""Model weights and tokenizers on disk, as training and export share them."""

@@ -1,0 +1,107 @@
+"""Where the base model is, whether it is one we can use, and its tokenizer. Weights are loaded in `model`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from observer.config import Config
+from observer.errors import ObserverError
+from observer.files import parse_json
+from observer.prompts import END_OF_TEXT, IM_END, IM_START
+from observer.weights.tokenizer import prepare_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NEEDED_FILES = ("*.safetensors", "*.json", "merges.txt")
+LOADABLE_ARCHITECTURES = ("Qwen3ForCausalLM",)
+
+
+def base_folder(config: Config, *, download: bool = True) -> Path:
+    """The folder of the base model: as given, or the hub's copy in the local cache.
+
+    Raises ObserverError when it is not there (and, for a hub id, cannot be downloaded), has no
+    safetensors weights, or is no Qwen3.
+    """
+    base = config.model.base
+    folder = Path(base)
+    if not folder.is_dir():
+        if looks_local(base):
+            raise ObserverError(
+                f"model.base: {base}: no such folder; restore it with `git checkout -- {base}`, "
+                "or set model.base to a folder or hub id"
+            )
+        folder = _hub_snapshot(base, config.model.revision, download)
+    check_base(folder)
+    return folder
+
+
+def with_commit(config: Config, folder: Path) -> Config:
+    """The config with the commit that the hub's copy in `folder` is of, where it names none: what is saved says it."""
+    commit, is_pinned = folder.name, config.model.revision == folder.name
+    if folder.parent.name != "snapshots" or Path(config.model.base).is_dir() or is_pinned:
+        return config
+    print(
+        f"model.revision is {config.model.revision or 'not set'}: {config.model.base} is commit {commit} today; "
+        "set it, or another day may fetch another model",
+        file=sys.stderr,
+    )
+    return config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
+
+
+def looks_local(base: str) -> bool:
+    """Whether a name is meant as a path: `data/nano-base` is, `Qwen/Qwen3-0.6B` is not."""
+    path = Path(base)
+    return path.is_absolute() or base.startswith((".", "~")) or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
+
+
+def check_base(folder: Path) -> None:
+    """Raise ObserverError unless the folder holds a Qwen3 in safetensors with its tokenizer."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise ObserverError(
+            f"model.base: {folder}: has no {', '.join(missing)}; "
+            "a Hugging Face folder with safetensors weights is needed"
+        )
+    try:
+        architectures = parse_json((folder / "config.json").read_bytes()).get("architectures") or []
+        architectures = [str(name) for name in architectures]
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise ObserverError(f"model.base: {folder / 'config.json'}: not a model's config; fetch it again") from error
+    if not set(architectures) & set(LOADABLE_ARCHITECTURES):
+        raise ObserverError(
+            f"model.base: {folder}: is {', '.join(architectures) or 'of unknown architecture'}; "
+            f"our export knows {', '.join(LOADABLE_ARCHITECTURES)}"
+        )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The base's tokenizer with our chat template. Raises ObserverError without ChatML tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    missing = [token for token in (IM_START, IM_END, END_OF_TEXT) if token not in tokenizer.get_vocab()]
+    if missing:
+        raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a Qwen base")
+    return prepare_tokenizer(tokenizer)
+
+
+def _hub_snapshot(base: str, revision: str | None, download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(base, revision=revision, allow_patterns=list(NEEDED_FILES), local_files_only=not download)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        what = "neither in the local cache nor downloadable" if download else "not in the local cache"
+        raise ObserverError(
+            f"model.base: {base}: {what} ({type(error).__name__}); check the name and the network, "
+            f"or set model.base to a folder that holds it"
+        ) from error

@@ -1,0 +1,149 @@
+"""Adapter + base -> a plain safetensors folder, tensor by tensor: W + scale * B A in float32, then rounded once.
+
+The base is always the 16- or 32-bit one on disk, so an adapter trained over NF4 weights merges without their error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from observer.errors import ObserverError, raise_all
+from observer.files import atomic_path
+from observer.prompts import END_OF_TEXT
+from observer.weights.base import load_tokenizer
+from observer.weights.checkpoint import Tensor, list_tensors, read_json_object, read_shape
+
+_LORA_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_PLAIN_SETTINGS = {
+    "peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False,
+    "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did; `largest_change` is the largest absolute change of one weight."""
+
+    n_modules: int
+    n_changed: int
+    largest_change: float
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter on disk: its scale, and (A, B) for every module, named as in the base."""
+
+    scale: float
+    modules: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None = None) -> MergeReport:
+    """Write the merged model with its tokenizer, chat template and generation config.
+
+    `dtype` None keeps each tensor's stored precision. Raises ObserverError when the adapter is not plain
+    LoRA, has a module the base lacks, or changes nothing.
+    """
+    lora = read_lora(adapter)
+    tensors = {tensor.name: tensor for tensor in list_tensors(base, read_shape(base))}
+    raise_all([f"{adapter}: module {name} is not in {base}; take the base it was trained on"
+               for name in lora.modules if f"{name}.weight" not in tensors])  # fmt: skip
+    weights: dict[str, torch.Tensor] = {}
+    changes: list[float] = []
+    for name, tensor in tensors.items():
+        stored = _read(tensor)
+        target = getattr(torch, dtype) if dtype else stored.dtype
+        weights[name] = stored.to(target)
+        module = name.removesuffix(".weight")
+        if module in lora.modules:
+            weights[name] = (stored.float() + delta(lora, module)).to(target)
+            changes.append((weights[name].float() - stored.float()).abs().max().item())
+    assert len(changes) == len(lora.modules)
+    check_changed(adapter, changes)
+    _save(weights, adapter, base, merged)
+    return MergeReport(len(changes), sum(c > 0 for c in changes), max(changes), str(_common_dtype(weights)))
+
+
+def read_lora(adapter: Path) -> Lora:
+    """Read an adapter as PEFT saves it. Raises ObserverError for anything but plain LoRA, whole."""
+    config = read_json_object(adapter / "adapter_config.json")
+    unusual = {name: config[name] for name, plain in _PLAIN_SETTINGS.items() if config.get(name) not in (plain, None)}
+    if unusual:
+        raise ObserverError(
+            f"{adapter}: {json.dumps(unusual)} cannot be merged here, nor written as GGUF; train plain LoRA"
+        )
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise ObserverError(f"{weights}: no such file; train again, only safetensors are read")
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    try:
+        with safe_open(weights, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                match = _LORA_NAME.fullmatch(name)
+                if match is None:
+                    raise ObserverError(f"{weights}: tensor {name[:100]!r} is not plain LoRA")
+                sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
+    except SafetensorError as error:
+        raise ObserverError(f"{weights}: not a whole safetensors file ({error}); train again") from error
+    raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in sides.items() if len(pair) != 2])
+    rank, alpha = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
+    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return Lora(scale, {module: (pair["A"], pair["B"]) for module, pair in sides.items()})
+
+
+def _positive(adapter: Path, config: dict[str, Any], name: str) -> float:
+    value = config.get(name)
+    if not isinstance(value, int | float) or not 0 < value < 1 << 20:
+        raise ObserverError(f"{adapter}: {name} is {str(value)[:40]}, a positive number is expected; train again")
+    return value
+
+
+def delta(lora: Lora, module: str) -> torch.Tensor:
+    """What the adapter adds to a weight, (out, in), float32."""
+    a, b = lora.modules[module]
+    return lora.scale * (b @ a)
+
+
+def check_changed(adapter: Path, changes: list[float]) -> None:
+    """Raise ObserverError when the merged model would equal its base, or not be finite."""
+    if not all(math.isfinite(change) for change in changes):
+        raise ObserverError(f"{adapter}: has weights that are not finite; train again with a lower learning rate")
+    if not any(changes):
+        raise ObserverError(f"{adapter}: changes no weight of the base; train it for longer before merging")
+
+
+def _read(tensor: Tensor) -> torch.Tensor:
+    with safe_open(tensor.path, framework="pt") as file:
+        return file.get_tensor(tensor.name)
+
+
+def _save(weights: dict[str, torch.Tensor], adapter: Path, base: Path, merged: Path) -> None:
+    from transformers import AutoConfig, GenerationConfig
+
+    tokenizer = load_tokenizer(adapter if (adapter / "tokenizer.json").exists() else base)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    config.update({"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None, "use_cache": True})
+    config.dtype = _common_dtype(weights)
+    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    generation = GenerationConfig(eos_token_id=[eos, end_of_text], pad_token_id=pad, do_sample=False)
+    with atomic_path(merged) as temporary:
+        temporary.mkdir()
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(temporary))
+        generation.save_pretrained(str(temporary))
+        tokenizer.save_pretrained(str(temporary))
+        list_tensors(temporary, read_shape(temporary))  # every tensor of the architecture, in its shape, or no folder
+
+
+def _common_dtype(weights: dict[str, torch.Tensor]) -> torch.dtype:
+    return max((tensor.dtype for tensor in weights.values()), key=lambda dtype: dtype.itemsize)

@@ -1,0 +1,356 @@
+"""The generator: gold read off the world's log, splits that share nothing they must not, the same bytes again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+import random
+import re
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from observer.data.synth.bloom_filter import Seen
+from observer.data.synth.clauses import NAMED_SLICES, fill
+from observer.data.synth.generate import base_rows, stream_rows, write_data
+from observer.data.synth.pools import Draw, values
+from observer.data.synth.surface import SLOT, SPLIT_CYCLE, expand, load_sections
+from observer.data.synth.verbalize import Verbalizer
+from observer.data.synth.world import LASTING, TODAY, TRACKS, Span, sample_view, time_expression, views
+from observer.files import read_jsonl
+from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
+from observer.prompts import SYSTEM_PROMPTS, row_exchange, training_row
+from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
+
+FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[RawRow]:
+    parsed = [parse_row(value) for path in FILES[:2] for _, value in read_jsonl(PROJECT_ROOT / path)]
+    assert [faults for _, faults in parsed if faults] == []
+    return [row for row, _ in parsed if row is not None]
+
+
+def extraction_rows(rows: list[RawRow]) -> list[ExtractionRow]:
+    return [row for row in rows if isinstance(row, ExtractionRow)]
+
+
+def families(rows: list[RawRow], split: str) -> set[str]:
+    return {part for row in rows if row.source == f"synth/{split}" for part in (row.family or "").split("+")}
+
+
+def everything_said(row: RawRow) -> str:
+    return "\n".join([*(turn.content for turn in row.context), row.user_message, row.assistant_message])
+
+
+# --- the shipped files ---
+
+
+def test_regenerating_gives_the_shipped_bytes(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    for path in FILES:
+        assert (tmp_path / path).read_bytes() == (PROJECT_ROOT / path).read_bytes(), path
+
+
+def test_another_seed_gives_other_rows(tmp_path: Path) -> None:
+    write_data(tmp_path, seed=1)
+    assert (tmp_path / VAL_JSONL).read_bytes() != (PROJECT_ROOT / VAL_JSONL).read_bytes()
+
+
+def test_counts_and_label_shares_are_as_promised(rows: list[RawRow]) -> None:
+    labels = Counter(row.label for row in rows if isinstance(row, GradingRow))
+    assert sum(labels.values()) == 1700
+    assert len(extraction_rows(rows)) == 1600
+    for label, percent in ((Label.DISCARD, 11), (Label.STORE, 31), (Label.IMPORTANT, 58)):
+        assert abs(100 * labels[label] / 1700 - percent) < 1
+    assert len(read_jsonl(PROJECT_ROOT / TRAIN_JSONL)) == 2640
+    assert len(read_jsonl(PROJECT_ROOT / VAL_JSONL)) == 660
+
+
+def test_train_and_val_hold_every_raw_row_once_in_conversational_form(rows: list[RawRow]) -> None:
+    by_id = {row.id: row for row in rows}
+    shipped = [value for path in FILES[2:] for _, value in read_jsonl(PROJECT_ROOT / path)]
+    assert sorted(value["id"] for value in shipped) == sorted(map(str, by_id))
+    for value in shipped:
+        assert value == json.loads(json.dumps(training_row(by_id[value["id"]])))
+        assert value["prompt"][0]["content"] in SYSTEM_PROMPTS.values()
+
+
+def test_split_never_shares_a_family_or_a_prompt_or_a_user_turn(rows: list[RawRow]) -> None:
+    assert not families(rows, "train") & families(rows, "val")
+    prompts = Counter((type(row), row_exchange(row)) for row in rows)
+    assert max(prompts.values()) == 1
+    turns = {split: {row.user_message for row in rows if row.source == f"synth/{split}"} for split in ("train", "val")}
+    assert not turns["train"] & turns["val"]
+
+
+def test_no_frame_holds_more_than_its_share_and_there_are_hundreds(rows: list[RawRow]) -> None:
+    frames = Counter(frame for row in rows for frame in (row.frame or "").split("+"))
+    assert len(frames) >= 300
+    assert len({frame.rpartition(".")[0] for frame in frames}) >= 120
+    assert max(frames.values()) <= 0.015 * len(rows)
+
+
+def test_every_name_and_time_is_in_the_text(rows: list[RawRow]) -> None:
+    for row in extraction_rows(rows):
+        said = everything_said(row)
+        names = {entity.name for entity in row.entities} - {"User"}
+        assert all(name in said for name in names), (names, said)
+        assert all(relation.when in said for relation in row.relationships if relation.when)
+
+
+def test_labels_follow_from_the_facts_of_their_reasoning(rows: list[RawRow]) -> None:
+    for row in rows:
+        if isinstance(row, GradingRow):
+            stated = [word for word in row.reasoning.split() if word in set(Predicate)]
+            assert row.label is highest_label(stated), row.reasoning
+
+
+def test_empty_answers_are_between_ten_and_fifteen_percent(rows: list[RawRow]) -> None:
+    extractions = extraction_rows(rows)
+    empty = sum(not row.relationships for row in extractions) / len(extractions)
+    assert 0.10 <= empty <= 0.15
+
+
+def test_every_named_slice_has_twenty_rows_in_both_tasks(rows: list[RawRow]) -> None:
+    for kind in (GradingRow, ExtractionRow):
+        slices = Counter(name for row in rows if isinstance(row, kind) for name in row.slices)
+        assert set(slices) == NAMED_SLICES
+        assert min(slices.values()) >= 20
+
+
+def test_depth_is_as_promised(rows: list[RawRow]) -> None:
+    def share(kind: type, holds: Callable[[Any], bool]) -> float:
+        chosen = [row for row in rows if isinstance(row, kind)]
+        return sum(map(holds, chosen)) / len(chosen)
+
+    for kind in (GradingRow, ExtractionRow):
+        assert share(kind, lambda row: bool(row.context)) >= 0.25
+        assert share(kind, lambda row: "multi_entity" in row.slices) >= 0.30
+    temporals = {row.id: {relation.temporal for relation in row.relationships} for row in extraction_rows(rows)}
+    assert share(ExtractionRow, lambda row: bool(temporals[row.id] - {"ongoing"})) >= 0.35
+    assert share(ExtractionRow, lambda row: "completed" in temporals[row.id]) >= 0.20
+
+
+def test_val_rows_say_what_train_never_shows_and_train_rows_do_not(rows: list[RawRow]) -> None:
+    known = {name for row in rows if row.source == "synth/train" for name in row.names}
+    for row in rows:
+        assert (row.unseen is None) == (row.source == "synth/train")
+        if row.unseen == "family+name":
+            assert set(row.names) - known
+
+
+def test_no_secret_is_in_any_gold(rows: list[RawRow]) -> None:
+    pasted = [row for row in extraction_rows(rows) if "secrets" in row.slices]
+    secret = re.compile(r"\d{4}( \d{4}){3}|\b\d{6}\b|(sk-|api_|ghp_|tok-)\w{20}|\w+[!#_.$-]\w+\d\d")
+    assert any(secret.search(row.user_message) for row in pasted)
+    assert not [row for row in pasted if secret.search(row.extraction.to_compact_json())]
+
+
+def test_a_train_contrast_set_occurs_with_and_without_facts(rows: list[RawRow]) -> None:
+    forms: dict[str, set[bool]] = {}
+    for row in extraction_rows(rows):
+        for family in (row.family or "").split("+"):
+            if family.startswith("contrast.") and row.source == "synth/train":
+                forms.setdefault(family, set()).add(bool(row.relationships))
+    assert sum(len(found) == 2 for found in forms.values()) >= 20
+
+
+def test_no_slot_is_left_unfilled(rows: list[RawRow]) -> None:
+    slots = {slot for section in load_sections().values() for family in section.families
+             for variant in family.variants for slot in SLOT.findall(variant)}  # fmt: skip
+    assert not [row for row in rows for slot in slots if f"{{{slot}}}" in everything_said(row)]
+
+
+# --- the nano base learns from other families and other names ---
+
+
+def test_base_rows_share_no_family_and_no_name_with_the_shipped_rows(rows: list[RawRow]) -> None:
+    base = list(itertools.islice(base_rows(), 2000))
+    assert not {part for row in base for part in (row.family or "").split("+")} & (
+        families(rows, "train") | families(rows, "val")
+    )
+    for slot in ("org", "city", "product", "like", "first_female", "last"):
+        pools = [set(values(slot, names)) for names in ("base", "shared", "unseen")]
+        assert all(pools)
+        assert not pools[0] & pools[1] and not pools[0] & pools[2] and not pools[1] & pools[2]
+
+
+def test_base_rows_are_a_stream_that_repeats_from_its_seed() -> None:
+    first, again = (list(itertools.islice(base_rows(7), 50)) for _ in range(2))
+    assert first == again
+
+
+# --- streaming ---
+
+
+def test_a_longer_stream_begins_with_the_shorter_one() -> None:
+    longer = list(itertools.islice(stream_rows(1000), 60))
+    assert longer == list(stream_rows(60))
+    assert Counter(split for split, _ in longer) == {"train": 48, "val": 12}
+
+
+def test_streaming_keeps_no_rows(tmp_path: Path) -> None:
+    load_sections()  # what is loaded once is no growth
+    write_data(tmp_path, 50)
+    peaks = []
+    for n_rows in (300, 900):
+        tracemalloc.start()
+        write_data(tmp_path, n_rows)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0] + 100_000
+
+
+def test_what_was_said_is_seen_again() -> None:
+    seen = Seen()
+    row = GradingRow(user_message="Thanks!", assistant_message="Sure.", label=Label.DISCARD)
+    assert seen.is_new(row, "train")
+    assert not seen.is_new(row, "train")
+    assert not seen.is_new(row.model_copy(update={"user_message": "thanks!", "assistant_message": "Bye."}), "val")
+    assert seen.is_new(row.model_copy(update={"assistant_message": "Bye."}), "train")
+
+
+# --- frames ---
+
+
+def test_a_contrast_set_is_one_family_dealt_out_to_the_sections_of_its_forms() -> None:
+    homes: dict[str, set[str]] = {}
+    for section in load_sections().values():
+        for family in section.families:
+            if family.form:
+                homes.setdefault(family.id, set()).add(section.name)
+    assert len(homes) >= 300
+    assert homes["contrast.job/00"] == {
+        *("job.current", "none.negation", "none.hypothetical", "none.question", "3p.job.current"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "variants", "slices", "replies"),
+    [
+        ("hi {name} => Hello {name}. / Hi [there|]!", ["hi {name}"], (), ("Hello {name}.", "Hi there!", "Hi !")),
+        (r"@code_block a:\n```\n  x\[0\]\n```", ["a:\n```\n  x[0]\n```"], ("code_block",), ()),
+        ("@plan @sarcasm [a|b]  c", ["a c", "b c"], ("plan", "sarcasm"), ()),
+    ],
+)
+def test_a_line_holds_tags_variants_and_replies(
+    tmp_path: Path, line: str, variants: list[str], slices: tuple[str, ...], replies: tuple[str, ...]
+) -> None:
+    (tmp_path / "x.txt").write_text(f"== some.section\n{line}\n> Okay.\n", encoding="utf-8")
+    section = load_sections(tmp_path)["some.section"]
+    (family,) = section.families
+    assert (list(family.variants), family.slices, family.replies) == (variants, slices, replies)
+    assert section.replies == ["Okay."]
+
+
+def test_every_section_serves_every_split_and_uses_known_slots() -> None:
+    known = {slot for facts in TRACKS.values() for _, _, slot in facts}
+    for section in load_sections().values():
+        assert all(section.of(split) for split in set(SPLIT_CYCLE)), section.name
+        parts = section.name.split(".")
+        if len(parts) >= 2 and parts[-2] in TRACKS:
+            main = TRACKS[parts[-2]][0][2]
+            assert main in known
+            assert all(f"{{{main}}}" in variant for family in section.families for variant in family.variants)
+
+
+def test_expand_multiplies_alternatives_and_closes_gaps() -> None:
+    assert expand("I [work|am] at {org} [now|]") == [
+        "I work at {org} now",
+        "I work at {org}",
+        "I am at {org} now",
+        "I am at {org}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "expected"),
+    [
+        ("I'm a {role}", {"role": "architect"}, "I'm an architect"),
+        ("I'm a {role}", {"role": "nurse"}, "I'm a nurse"),
+        ("a {product}, finally", {"product": "Eurorack"}, "a Eurorack, finally"),
+        ("A {species} called {pet}", {"species": "owl", "pet": "Ada"}, "An owl called Ada"),
+        ("data {role}", {"role": "analyst"}, "data analyst"),
+        ("a {role}", {"role": "HR manager"}, "an HR manager"),
+        ("a {role}", {"role": "UX designer"}, "a UX designer"),
+    ],
+)
+def test_fill_chooses_the_article(template: str, values: dict[str, str], expected: str) -> None:
+    assert fill(template, values) == expected
+
+
+# --- the world ---
+
+
+def span(start: str, end: str | None) -> Span:
+    return Span({"org": start}, dt.date.fromisoformat(start), dt.date.fromisoformat(end) if end else None)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ("2020-01-01", None, "ongoing"),
+        ("2020-01-01", "2026-06-18", "ongoing"),
+        ("2020-01-01", "2026-06-17", "completed"),
+        ("2026-06-17", None, "ongoing"),
+        ("2026-06-18", None, "future"),
+    ],
+)
+def test_temporal_state_is_read_off_the_dates(start: str, end: str | None, expected: str) -> None:
+    assert span(start, end).temporal(dt.date(2026, 6, 17)) == expected
+
+
+def test_a_change_needs_two_spans_that_touch() -> None:
+    today = dt.date(2026, 6, 17)
+    touching = [span("2020-01-01", "2024-01-01"), span("2024-01-01", None)]
+    apart = [span("2020-01-01", "2023-01-01"), span("2024-01-01", None)]
+    assert {view.pattern for view in views(touching, today)} == {"past", "current", "correction", "change"}
+    assert {view.pattern for view in views(apart, today)} == {"past", "current", "correction"}
+    change = next(view for view in views(touching, today) if view.pattern == "change")
+    assert change.before is not None
+    assert change.before.temporal(today) == "completed" and change.span.temporal(today) == "ongoing"
+
+
+def test_a_change_never_goes_from_one_thing_to_the_same() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        view = sample_view(rng, Draw(rng, "shared"), "school", "change")
+        assert view.before is not None
+        old, new = view.before.values["school"], view.span.values["school"]
+        assert not set(old.casefold().split()) & set(new.casefold().split())
+
+
+def test_nobody_gets_over_what_lasts() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        assert sample_view(rng, Draw(rng, "shared"), "condition", "past").span.values["condition"] not in LASTING
+
+
+def test_time_expressions_point_to_the_right_side_of_today() -> None:
+    rng = random.Random(0)
+    for days in range(1, 2000, 7):
+        past = time_expression(rng, TODAY - dt.timedelta(days=days))
+        assert "next" not in past and not past.startswith("soon")
+    for days in range(1, 320, 3):
+        future = time_expression(rng, TODAY + dt.timedelta(days=days))
+        assert "ago" not in future and "last" not in future and "back" not in future
+
+
+def test_a_turn_never_names_one_thing_for_two_facts() -> None:
+    for seed in range(300):
+        exchange = Verbalizer(random.Random(seed), "train", "shared").exchange(empty=False)
+        objects = [relation.object for relation in exchange.relationships]
+        assert len(objects) == len(set(objects))
+
+
+def test_an_empty_exchange_states_nothing() -> None:
+    for seed in range(200):
+        exchange = Verbalizer(random.Random(seed), "train", "shared").exchange(empty=True)
+        assert exchange.entities == [] and exchange.relationships == [] and exchange.label is Label.DISCARD

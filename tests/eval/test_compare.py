@@ -1,0 +1,262 @@
+"""The comparison command on real models: a planted regression is found, a copy of a file is not; a fault is a line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import compare
+from eval.answers.few_shot import draw_examples
+from eval.answers.models_compared import parse_contestant, slug
+from eval.answers.rows import answer_of, exchange_of, of_task, rows_of_split, take
+from observer.errors import ObserverError, run_cli
+from observer.export.gguf.write import write_gguf
+from observer.files import write_jsonl
+from observer.paths import NANO_BASE, PROJECT_ROOT
+from observer.prompts import Task
+from observer.schema import Label
+from tests.support.tiny_runs import split_rows
+
+N_GRADE, N_EXTRACT = 8, 20
+
+
+def add_noise(source: Path, target: Path, layer: int) -> Path:
+    """A copy of a model in which every matrix of one layer is half noise."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    torch.manual_seed(0)
+    for name, values in weights.items():
+        if f".layers.{layer}." in name and values.dim() == 2:
+            noise = torch.randn(values.shape) * values.float().std()
+            weights[name] = (values.float() + noise).to(values.dtype)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def command(out: Path, split: Path, *models: object, more: tuple[str, ...] = ()) -> list[str]:
+    return [*map(str, models), "--split", str(split), "--out", str(out), "--threads", "1", *more]
+
+
+def last_line(text: str) -> dict[str, Any]:
+    return json.loads(text.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    write_jsonl(path, split_rows(4))
+    return path
+
+
+@pytest.mark.slow
+def test_a_planted_regression_is_found_and_a_copy_of_the_same_file_is_not(tmp_path: Path, capsys) -> None:
+    split, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows = rows_of_split("val")
+    write_jsonl(split, [*take(of_task(rows, Task.GRADE), N_GRADE), *take(of_task(rows, Task.EXTRACT), N_EXTRACT)])
+    base = write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path / "base.gguf", name="base")
+    noised = write_gguf(add_noise(PROJECT_ROOT / NANO_BASE, tmp_path / "noised", 2), tmp_path / "noised.gguf", name="n")
+    copy = shutil.copy(base, tmp_path / "copy.gguf")
+
+    assert compare.main(command(out, split, base, copy, noised)) == 0
+    printed = capsys.readouterr()
+    models = last_line(printed.out)["models"]
+    for measure, test in models[str(copy)].items():
+        assert test == {"verdict": "no evidence", "difference": 0, "p": 1}, measure
+    assert models[str(noised)]["entity_f1"]["verdict"] == "worse"
+    assert models[str(noised)]["triple_f1_temporal"]["verdict"] == "worse"
+
+    report = json.loads(Path(last_line(printed.out)["report"]).read_text())
+    to_copy, to_noised = report["comparisons"]
+    assert (to_copy["n_grade"], to_copy["n_extract"], to_copy["differences"]) == (N_GRADE, N_EXTRACT, 0)
+    lines = [json.loads(line) for line in next(out.glob("*.differences.jsonl")).read_text().splitlines()]
+    assert len(lines) == to_noised["differences"] > 0
+    assert {line["compared_model"] for line in lines} == {str(noised)}
+    markdown = next(out.glob("*.md")).read_text()
+    assert "largest losses" in markdown
+    assert "no evidence" in markdown
+
+
+def test_a_second_comparison_asks_no_model_again(gguf: Path, split: Path, tmp_path: Path, capsys) -> None:
+    other = shutil.copy(gguf, tmp_path / "other.gguf")
+    arguments = command(tmp_path, split, gguf, other)
+    assert compare.main(arguments) == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()}
+    assert len(kept) == 2
+    first = capsys.readouterr()
+    assert compare.main(arguments) == 0
+    second = capsys.readouterr()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()} == kept
+    assert second.err.count("answered before") == 2
+    assert second.out == first.out
+
+
+def test_equal_files_of_one_name_share_answers_and_keep_their_own_names(
+    gguf: Path, split: Path, tmp_path: Path, capsys
+) -> None:
+    copies = [tmp_path / folder / "same" / "m.gguf" for folder in "ab"]
+    for copy in copies:
+        copy.parent.mkdir(parents=True)
+        shutil.copy(gguf, copy)
+    assert compare.main(command(tmp_path, split, *copies)) == 0
+    line = last_line(capsys.readouterr().out)
+    assert (line["reference"], list(line["models"])) == (str(copies[0]), [str(copies[1])])
+
+
+def test_other_rows_other_weights_or_other_examples_are_asked_anew(gguf: Path, split: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.jsonl"
+    write_jsonl(train, [row | {"family": f"train-{n}"} for n, row in enumerate(split_rows(12)[4:])])
+    more = ("--train", str(train))
+    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", f"{gguf}+few2", more=more))
+    assert len(list((tmp_path / "answers").iterdir())) == 3
+    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", more=(*more, "--seed", "5")))
+    assert len(list((tmp_path / "answers").iterdir())) == 4
+    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", more=(*more, "--limit", "1")))
+    assert len(list((tmp_path / "answers").iterdir())) == 6
+
+
+def test_a_comparison_that_was_cut_goes_on_with_the_model_it_was_at(
+    gguf: Path, split: Path, tmp_path: Path, capsys
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf.read_bytes()[:100_000])
+    arguments = command(tmp_path, split, gguf, broken)
+    assert run_cli(lambda: compare.main(arguments)) == 1
+    assert str(broken) in capsys.readouterr().err
+    assert [path.name.startswith(slug(str(gguf))) for path in (tmp_path / "answers").iterdir()] == [True]
+    shutil.copy(gguf, broken)
+    assert compare.main(arguments) == 0
+    assert capsys.readouterr().err.count("answered before") == 1
+
+
+def test_saved_answers_stand_for_their_model_and_decide_the_rows(
+    gguf: Path, split: Path, tmp_path: Path, capsys
+) -> None:
+    other = shutil.copy(gguf, tmp_path / "other.gguf")
+    compare.main(command(tmp_path, split, gguf, other, more=("--limit", "1")))
+    saved = next((tmp_path / "answers").glob("*other-*"))
+    capsys.readouterr()
+    assert compare.main([str(saved), str(gguf), "--out", str(tmp_path), "--threads", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("answered before") == 1
+    assert last_line(printed.out)["models"][str(gguf)]["accuracy"]["p"] == 1
+    with pytest.raises(ObserverError, match=r"answers 2 rows of .*; 2 of them are among the 4 rows of"):
+        compare.main(command(tmp_path, split, saved, gguf))
+    with pytest.raises(ObserverError, match="saved answers decide the rows"):
+        compare.main([str(saved), str(gguf), "--limit", "1", "--out", str(tmp_path)])
+
+
+def test_a_folder_of_weights_is_compared_with_the_gguf_made_of_it(
+    gguf: Path, tiny_model: Path, split: Path, tmp_path: Path, capsys
+) -> None:
+    folder = f"hf:{tiny_model}"
+    assert compare.main(command(tmp_path, split, gguf, folder, more=("--limit", "1"))) == 0
+    assert last_line(capsys.readouterr().out)["models"][folder]["accuracy"]["difference"] == 0
+
+
+def test_everything_wrong_with_the_models_is_told_at_once_before_any_runs(
+    gguf: Path, split: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    no_gguf, cut = tmp_path / "text.gguf", tmp_path / "cut.answers.jsonl"
+    no_gguf.write_text("not a model")
+    answered = tmp_path / "whole"
+    compare.main(command(answered, split, gguf, shutil.copy(gguf, tmp_path / "b.gguf")))
+    head, *lines = next((answered / "answers").glob("*tiny-*")).read_text().splitlines()
+    cut.write_text("\n".join([json.dumps(json.loads(head) | {"unfinished": ["extract"]}), *lines]))
+    faulty = [tmp_path / "missing.gguf", no_gguf, tmp_path / "no-run", f"hf:{tmp_path}", "ollama:nobody", cut]
+    capsys.readouterr()
+    assert run_cli(lambda: compare.main(command(tmp_path, split, gguf, *faulty))) == 1
+    error = capsys.readouterr().err.removeprefix("error: ").splitlines()
+    assert len(error) == len(faulty)
+    for fault, told in zip(faulty, error, strict=True):
+        name = "127.0.0.1:9" if fault == "ollama:nobody" else str(fault).removeprefix("hf:")
+        assert name in told
+    assert not (tmp_path / "answers").exists()
+
+
+def test_what_cannot_be_compared_is_one_line(gguf: Path, split: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    cases = {
+        "no rows": [gguf, f"{gguf}+few1", "--split", empty],
+        "no such file": [gguf, f"{gguf}+few1", "--split", tmp_path / "missing.jsonl"],
+        "nothing to compare it with": [gguf],
+        "named twice": [gguf, gguf],
+        r"saved answers are given already": [gguf, "x.answers.jsonl+few1"],
+        "9 wanted for task grade, 0 train rows": [gguf, f"{gguf}+few9", "--split", split, "--train", split],
+    }
+    for message, arguments in cases.items():
+        with pytest.raises(ObserverError, match=message) as error:
+            compare.main([*map(str, arguments), "--out", str(tmp_path)])
+        assert "\n" not in str(error.value)
+
+
+def test_examples_are_drawn_by_the_seed_and_share_no_family_with_the_rows() -> None:
+    train, rows = rows_of_split("train"), rows_of_split("val")
+    examples = draw_examples(train, rows, 6, seed=1)
+    assert examples == draw_examples(train, rows, 6, seed=1) != draw_examples(train, rows, 6, seed=2)
+    labels = [example.answer for example in examples[Task.GRADE]]
+    assert {label: labels.count(label) for label in Label} == dict.fromkeys(Label, 2)
+    gold = {exchange_of(row): answer_of(row) for row in train}
+    assert all(gold[example.exchange] == example.answer for part in examples.values() for example in part)
+
+    some = [row for row in train if row["family"] == train[0]["family"]]
+    n_left = {task: len([row for row in of_task(train, task) if row["family"] != train[0]["family"]]) for task in Task}
+    asked = of_task(some, Task(train[0]["task"]))
+    task = Task(train[0]["task"])
+    shown = draw_examples(train, asked, n_left[task], seed=0)
+    assert set(shown) == {task}
+    assert not {example.exchange for example in shown[task]} & {exchange_of(row) for row in some}
+
+
+@pytest.mark.parametrize(
+    ("spec", "source", "n_examples"),
+    [
+        ("outputs/nano", "outputs/nano", 0),
+        ("ollama:qwen3:1.7b+few4", "ollama:qwen3:1.7b", 4),
+        ("x+few2.gguf", "x+few2.gguf", 0),
+        ("x+few2.gguf+few12", "x+few2.gguf", 12),
+    ],
+)
+def test_a_spec_may_end_in_the_number_of_examples(spec: str, source: str, n_examples: int) -> None:
+    contestant = parse_contestant(spec)
+    assert (contestant.source, contestant.n_examples) == (source, n_examples)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("outputs/nano/gguf/nano-f16.gguf", "nano-f16"),
+        ("outputs/nano", "nano"),
+        ("outputs/nano/gguf/nano-f16.gguf+few2", "nano-f16+few2"),
+        ("ollama:me/qwen3:1.7b+few4", "ollama-me-qwen3-1.7b+few4"),
+        ("hf:models/Qwen3 0.6B/", "models-Qwen3-0.6B"),
+    ],
+)
+def test_a_spec_names_its_files(spec: str, name: str) -> None:
+    assert slug(spec) == name
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys; from eval import compare\n"
+        "try: compare.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'llama_cpp', 'sklearn', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,127 @@
+"""Models of an Ollama server compared zero-shot and few-shot: the same instructions, thinking off, asked once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import compare
+from observer.errors import run_cli
+from observer.files import write_jsonl
+from observer.prompts import SYSTEM_PROMPTS, Task
+from tests.support.label_server import QuietServer, read_json
+from tests.support.tiny_runs import split_rows
+
+EMPTY = '{"entities":[],"relationships":[]}'
+
+
+class Server:
+    """Knows two models. One labels all STORE and extracts nothing; the other knows that all greetings are DISCARD."""
+
+    def __init__(self) -> None:
+        self.digests = {"base:0.6b": "sha256:1", "tuned:latest": "sha256:2"}
+        self.asked: list[dict[str, Any]] = []
+        self.http = QuietServer(("127.0.0.1", 0), _handler(self))
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(body)
+        is_grading = body["messages"][0]["content"] == SYSTEM_PROMPTS[Task.GRADE]
+        content = ("DISCARD" if body["model"] == "tuned" else "STORE") if is_grading else EMPTY
+        return {"message": {"role": "assistant", "content": content}, "done": True, "done_reason": "stop"}
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            models = [{"name": name, "model": name, "digest": digest} for name, digest in server.digests.items()]
+            self._send({"models": models} if self.path == "/api/tags" else {"version": "0.32.15"})
+
+        def do_POST(self) -> None:
+            self._send(server.chat(read_json(self)))
+
+        def _send(self, value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet: pytest shows what matters."""
+
+    return Handler
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.http.server_port}")
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    """Eight greetings and as many stated places, each a family of its own, and other rows to draw examples from."""
+    rows = [row | {"family": f"family-{n}"} for n, row in enumerate(split_rows(24))]
+    write_jsonl(tmp_path / "val.jsonl", rows[:16])
+    write_jsonl(tmp_path / "train.jsonl", rows[16:])
+    files = ["--split", str(tmp_path / "val.jsonl"), "--train", str(tmp_path / "train.jsonl"), "--out", str(tmp_path)]
+    return ["ollama:tuned", "ollama:base:0.6b", "ollama:base:0.6b+few2", *files]
+
+
+def test_a_tuned_model_is_compared_with_its_base_zero_shot_and_few_shot(
+    server: Server, arguments: list[str], tmp_path: Path, capsys
+) -> None:
+    assert compare.main(arguments) == 0
+    models = json.loads(capsys.readouterr().out.splitlines()[-1])["models"]
+    assert set(models) == {"ollama:base:0.6b", "ollama:base:0.6b+few2"}
+    for tests in models.values():
+        assert tests["accuracy"] == {"verdict": "worse", "difference": -1, "p": pytest.approx(2 / 2**8 * 6)}
+        assert tests["triple_f1_temporal"]["verdict"] == "no evidence"
+
+    assert all(body["think"] is False and body["options"]["temperature"] == 0 for body in server.asked)
+    assert {body["messages"][0]["content"] for body in server.asked} == set(SYSTEM_PROMPTS.values())
+    roles = {tuple(message["role"] for message in body["messages"]) for body in server.asked}
+    zero_shot, pair = ("system", "user"), ("user", "assistant")
+    assert roles == {zero_shot, ("system", *pair, *pair, "user")}
+    train = {row["prompt"][-1]["content"]: row["completion"][0]["content"] for row in _rows(tmp_path / "train.jsonl")}
+    for body in server.asked:
+        shown = body["messages"][1:-1]
+        for question, answer in zip(shown[::2], shown[1::2], strict=True):
+            assert train[question["content"]] == answer["content"]
+
+
+def test_a_model_is_asked_again_only_when_its_digest_changes(server: Server, arguments: list[str], capsys) -> None:
+    compare.main(arguments)
+    n_asked = len(server.asked)
+    compare.main(arguments)
+    assert len(server.asked) == n_asked
+    server.digests["tuned:latest"] = "sha256:3"
+    compare.main(arguments)
+    assert {body["model"] for body in server.asked[n_asked:]} == {"tuned"}
+    assert capsys.readouterr().err.count("answered before") == 3 + 2
+
+
+def test_a_model_that_the_server_lacks_is_one_line(server: Server, arguments: list[str], capsys) -> None:
+    assert run_cli(lambda: compare.main(["ollama:tuned", "ollama:other", *arguments[3:]])) == 1
+    error = capsys.readouterr().err
+    assert "other" in error
+    assert len(error.splitlines()) == 1
+    assert server.asked == []
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,285 @@
+"""Evaluation and agreement end to end on a tiny model and a few rows, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import evaluate
+from eval.answers.answering import answer_rows
+from eval.answers.rows import take
+from eval.benchmarks import agreement
+from eval.reports.evaluation_report import STAND_IN_NOTE, Report, summary_table
+from eval.reports.scoring import score
+from observer.engine.engine import Engine
+from observer.errors import ObserverError, run_cli
+from observer.export.gguf.write import write_gguf
+from observer.files import write_jsonl
+from observer.paths import PROJECT_ROOT, RunPaths
+from observer.prompts import training_row
+from observer.schema import parse_row
+
+WORKS_AT = {"subject": "User", "predicate": "WORKS_AT", "object": "Acme", "temporal": "ongoing"}
+USER = {"name": "User", "type": "Person"}
+ACME = {"name": "Acme", "type": "Organization"}
+RAW_ROWS: list[dict[str, Any]] = [
+    {"user_message": "thanks a lot", "assistant_message": "Sure.", "label": "DISCARD"},
+    {"user_message": "i love tea", "assistant_message": "Nice.", "label": "STORE", "slices": ["noise"]},
+    {"user_message": "i work at Acme", "assistant_message": "Noted.", "label": "IMPORTANT"},
+    {
+        "user_message": "i work at Acme",
+        "assistant_message": "",
+        "entities": [USER, ACME],
+        "relationships": [WORKS_AT],
+        "slices": ["noise"],
+    },
+    {"user_message": "what is 2 + 2?", "assistant_message": "4", "entities": [], "relationships": []},
+]
+
+
+def rows() -> list[dict[str, Any]]:
+    parsed = [parse_row(value | {"id": f"row-{n}"})[0] for n, value in enumerate(RAW_ROWS)]
+    return [training_row(row) for row in parsed if row is not None]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """A run folder with a merged model and its f16 GGUF."""
+    paths = RunPaths(tmp_path_factory.mktemp("outputs") / "tiny", "tiny")
+    shutil.copytree(tiny_model, paths.merged)
+    write_gguf(tiny_model, paths.gguf("f16"), name="tiny-nano")
+    return paths
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "rows.jsonl", rows())
+    return tmp_path / "rows.jsonl"
+
+
+def evaluate_arguments(run: RunPaths, split: Path, *more: str) -> list[str]:
+    model = str(run.gguf("f16"))
+    return ["--model", model, "--split", str(split), "--train", str(split), "--threads", "1", *more]
+
+
+def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, split: Path, capsys) -> None:
+    assert evaluate.main(evaluate_arguments(run, split)) == 0
+    printed = capsys.readouterr()
+    table = printed.out.splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["f16", "majority", "tfidf"]
+    assert STAND_IN_NOTE in printed.err
+
+    report = json.loads(run.report("rows-evaluation-f16", "json").read_text())
+    assert report["grading"]["n"] == 3
+    assert report["extraction"]["n"] == report["unconstrained"]["n"] == 2
+    assert report["grading"]["n_families"] == 3
+    low, high = (report["grading"]["intervals"]["accuracy"][end] for end in ("low", "high"))
+    assert 0 <= low <= report["grading"]["accuracy"] <= high <= 1
+    assert set(report["slices"]["noise"]["intervals"]) == {"accuracy", "macro_f1", "entity_f1", "triple_f1_temporal"}
+    assert report["extraction"]["n_empty"] == 1
+    assert report["model"]["is_stand_in"]
+    assert set(report["baselines"]) == {"majority", "tfidf"}
+    assert set(report["examples_per_s"]) == {"grade", "extract"}
+    assert report["slices"]["noise"]["n_grade"] == report["slices"]["noise"]["n_extract"] == 1
+    assert report["machine"]["n_threads"] == 1
+
+    markdown = run.report("rows-evaluation-f16", "md").read_text()
+    for part in (STAND_IN_NOTE, str(split), "eval/evaluate.py", "## Grading", "## Extraction", "triple_f1_temporal"):
+        assert part in markdown
+    for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label", "hallucination_rate"):
+        assert name in markdown
+
+
+def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), n_threads=1)
+    big = replace(report, model=replace(report.model, size_bytes=1_200_000_000, file_type="iq3_xxs"))
+    table = summary_table([report, big]).splitlines()
+    assert all(len(line) <= 120 for line in table)
+    assert all(line.count("[") == 3 for line in table[2:4])
+    assert all(line.count("[") == 1 for line in table[4:])  # the baselines only grade
+
+
+def test_saved_answers_are_scored_again_without_the_model(run: RunPaths, split: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "one"), "--train", str(split)]
+    assert evaluate.main([*evaluate_arguments(run, split), *out]) == 0
+    saved = tmp_path / "one" / "rows-evaluation-f16.answers.jsonl"
+    assert evaluate.main(["--model", str(saved), "--train", str(split), "--out", str(tmp_path / "two")]) == 0
+    reports = [json.loads((tmp_path / n / "rows-evaluation-f16.json").read_text()) for n in ("one", "two")]
+    assert reports[0].pop("command") != reports[1].pop("command")
+    assert reports[0] == reports[1]
+
+
+def test_a_report_does_not_depend_on_the_order_of_rows(run: RunPaths) -> None:
+    with Engine(run.gguf("f16"), n_threads=1) as engine:
+        answers = answer_rows(engine, rows() + [row | {"family": "f"} for row in rows()])
+    turned = replace(
+        answers,
+        grade_rows=answers.grade_rows[::-1],
+        grades=answers.grades[::-1],
+        extract_rows=answers.extract_rows[::-1],
+        completions=answers.completions[::-1],
+        unconstrained={len(answers.extract_rows) - 1 - n: c for n, c in reversed(answers.unconstrained.items())},
+    )
+    one, other = (rounded(score(part, rows())) for part in (answers, turned))
+    assert one == other
+
+
+def rounded(report: Report) -> dict[str, Any]:
+    """What another order of additions may change is left out."""
+    return json.loads(json.dumps(asdict(report)), parse_float=lambda text: round(float(text), 9))
+
+
+def test_the_answers_of_a_finished_model_count_towards_validity(run: RunPaths, split: Path) -> None:
+    report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), split=str(split), n_threads=1)
+    assert report.extraction is not None
+    assert report.n_truncated == round((1 - report.extraction.json_validity) * report.extraction.n)
+    assert report.extraction.truncation_rate == report.n_truncated / report.extraction.n
+
+
+def test_a_split_of_one_task_is_evaluated_for_that_task(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.gguf("f16"), rows()[:3], [], n_threads=1)
+    assert report.extraction is None
+    assert report.baselines == {}
+    assert report.unconstrained is None
+    assert "f16" in summary_table([report])
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("outputs/nano/gguf/nano-f16.gguf", "outputs/nano/reports"),
+        ("models/third-party.gguf", "models/reports"),
+        ("ollama:qwen3:0.6b", "outputs/reports"),
+        ("outputs/nano/reports/evaluation-f16.answers.jsonl", "outputs/nano/reports"),
+    ],
+)
+def test_reports_go_beside_what_they_are_about(model: str, folder: str) -> None:
+    assert evaluate.default_reports_folder(model) == Path(folder)
+
+
+def test_a_run_and_its_merged_model_have_the_reports_of_the_run(run: RunPaths) -> None:
+    for model in (run.root, run.merged, f"hf:{run.merged}"):
+        assert evaluate.default_reports_folder(str(model)) == run.reports
+
+
+def test_a_run_is_evaluated_by_its_best_file(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.root, rows()[:1], [], n_threads=1)
+    assert report.model.path == str(run.gguf("f16"))
+
+
+def test_the_merged_model_is_evaluated_through_transformers(run: RunPaths) -> None:
+    report = evaluate.evaluate(f"hf:{run.merged}", rows()[:3], [], n_threads=1)
+    assert report.grading is not None
+    assert report.model.size_bytes == (run.merged / "model.safetensors").stat().st_size
+
+
+def test_an_ollama_that_does_not_answer_is_one_line(split: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    arguments = ["--model", "ollama:x", "--split", str(split), "--train", str(split), "--out", str(tmp_path)]
+    assert run_cli(lambda: evaluate.main(arguments)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "127.0.0.1:9" in error
+
+
+def test_a_limit_takes_rows_of_each_task_evenly() -> None:
+    many = [row | {"id": str(n)} for n, row in enumerate(rows()[:1] * 10)]
+    assert [row["id"] for row in take(many, 3)] == ["0", "3", "6"]
+    assert [row["task"] for row in take(rows(), 1)] == ["grade", "extract"]
+    assert take(rows(), 100) == take(rows(), None) == rows()
+
+
+def test_all_faulty_rows_are_named_with_their_lines(run: RunPaths, tmp_path: Path, capsys) -> None:
+    good = json.dumps(rows()[0])
+    split = tmp_path / "bad.jsonl"
+    unknown_label = json.dumps(rows()[0] | {"completion": [{"role": "assistant", "content": "MAYBE"}]})
+    split.write_text("\n".join([good, "{not json", unknown_label, "[]", json.dumps({"task": "grade"})]))
+    assert run_cli(lambda: evaluate.main(evaluate_arguments(run, split))) == 1
+    error = capsys.readouterr().err
+    for line in (2, 3, 4, 5):
+        assert f"{split}:{line}: " in error
+    assert f"{split}:1: " not in error
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), ("", "no rows"), ("\n\n", "no rows")])
+def test_a_split_without_rows_is_an_error(content: str | None, message: str, run: RunPaths, tmp_path: Path) -> None:
+    split = tmp_path / "split.jsonl"
+    if content is not None:
+        split.write_text(content)
+    with pytest.raises(ObserverError, match=message):
+        evaluate.main(evaluate_arguments(run, split))
+
+
+def test_every_model_is_checked_before_the_first_is_run(run: RunPaths, split: Path, tmp_path: Path, capsys) -> None:
+    fake, missing = tmp_path / "fake.gguf", tmp_path / "missing.gguf"
+    fake.write_text("not a model")
+    models = [str(run.gguf("f16")), str(fake), str(missing)]
+    arguments = ["--model", *models, "--split", str(split), "--train", str(split), "--out", str(tmp_path / "reports")]
+    assert run_cli(lambda: evaluate.main(arguments)) == 1
+    error = capsys.readouterr().err
+    assert f"{fake}: not a GGUF" in error
+    assert f"{missing}: no such file" in error
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("module", ["eval.evaluate", "eval.benchmarks.agreement"])
+def test_help_answers_without_heavy_imports(module: str) -> None:
+    code = (
+        f"import sys, importlib; command = importlib.import_module({module!r})\n"
+        "try: command.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'llama_cpp', 'sklearn', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("script", ["evaluate", "compare", "benchmark_quantizations"])
+def test_a_script_runs_from_any_folder(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT_ROOT / "eval" / f"{script}.py"), "--help"]
+    assert subprocess.run(command, capture_output=True, cwd=tmp_path, check=False).returncode == 0
+
+
+def test_agreement_compares_token_ids_and_greedy_answers(run: RunPaths) -> None:
+    result = agreement.compare(run, rows(), n_threads=1, max_new_tokens=6)
+    assert result.n_rows == 5
+    assert result.n_texts_differing == 0
+    assert result.n_texts >= 5
+    assert result.share_identical == 1 - len(result.differences) / 5
+
+
+def test_agreement_finds_a_gguf_of_other_weights(run: RunPaths, split: Path, tmp_path: Path, capsys) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = RunPaths(tmp_path / "tiny", "tiny")
+    shutil.copytree(run.merged, other.merged)
+    weights = load_file(other.merged / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].flip(1).contiguous()
+    save_file(weights, other.merged / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(run.gguf("f16").parent, other.gguf("f16").parent)
+
+    arguments = [str(other.root), "--split", str(split), "--threads", "1", "--max-new-tokens", "4"]
+    assert agreement.main(arguments) == 1
+    written = json.loads(other.report("agreement", "json").read_text())
+    assert written["share_identical"] < agreement.REQUIRED_SHARE
+    difference = written["differences"][0]
+    assert difference["margin"] >= 0
+    assert f"token {difference['position']}" in capsys.readouterr().out
+
+
+def test_agreement_without_a_merged_model_is_one_clear_line(tmp_path: Path, split: Path) -> None:
+    with pytest.raises(ObserverError, match="no merged model"):
+        agreement.main([str(tmp_path), "--split", str(split)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "position"), [((), (), 0), ((1,), (), 0), ((1, 2), (1, 3), 1), ((1, 2), (1, 2, 3), 2)]
+)
+def test_the_first_difference_may_be_an_end(one: tuple[int, ...], other: tuple[int, ...], position: int) -> None:
+    assert agreement.first_difference(one, other) == position

@@ -1,0 +1,65 @@
+"""A model's speed and size, measured in a process of its own. The figures themselves are the machine's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.quantizations.speed import measure_speed, peak_bytes
+from observer.errors import ObserverError
+from observer.export.gguf.write import write_gguf
+from observer.paths import PROJECT_ROOT
+from observer.prompts import Task, prompt_messages
+
+
+def row(task: Task, exchange: str) -> dict:
+    return {"task": str(task), "prompt": prompt_messages(task, exchange)}
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
+
+
+def test_every_figure_is_measured_for_the_rows_there_are(tiny_gguf: Path) -> None:
+    rows = [row(Task.GRADE, f"USER: I live in {place}") for place in ("Oslo", "Rome", "Lima")]
+    speed = measure_speed(tiny_gguf, rows, n_threads=1)
+    assert speed.size_bytes == tiny_gguf.stat().st_size
+    assert (speed.n_grade, speed.n_extract, speed.n_threads) == (3, 0, 1)
+    assert min(speed.load_s, speed.prefill_tokens_per_s, speed.decode_tokens_per_s) > 0
+    assert speed.grade_examples_per_s
+    assert speed.grade_examples_per_s > 0
+    assert speed.extract_examples_per_s is speed.ttft_ms is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts the largest resident set so")
+def test_memory_is_the_models_and_not_that_of_who_asks(tiny_gguf: Path) -> None:
+    ballast = bytearray(1_200_000_000)
+    ballast[:: 1 << 12] = b"x" * len(range(0, len(ballast), 1 << 12))  # touch every page
+    mine = peak_bytes()
+    speed = measure_speed(tiny_gguf, [row(Task.EXTRACT, "USER: I live in Oslo")], n_threads=1)
+    assert mine
+    assert mine > len(ballast)
+    assert speed.peak_bytes
+    assert speed.peak_bytes < len(ballast)
+    assert speed.ttft_ms
+    assert speed.extract_examples_per_s
+
+
+def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"not a model")
+    with pytest.raises(ObserverError, match=r"^\S*broken\.gguf: not a GGUF file[^\n]*$"):
+        measure_speed(path, [])
+
+
+def test_the_command_prints_json(tiny_gguf: Path) -> None:
+    arguments = ["--model", str(tiny_gguf), "--limit", "1", "--threads", "1"]
+    command = [sys.executable, "-m", "eval.quantizations.speed", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_grade"] == 1

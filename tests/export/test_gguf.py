@@ -1,0 +1,283 @@
+"""The converter writes what llama.cpp's own would: the same values, keys and tokens, or one clear line and no file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from observer.engine.llama_context import BatchToken, LlamaContext
+from observer.engine.llama_model import LlamaModel
+from observer.errors import ObserverError
+from observer.export.gguf.header import read_header
+from observer.export.gguf.verify import verify_gguf
+from observer.export.gguf.write import FILE_TYPES, write_gguf
+from observer.paths import PROJECT_ROOT
+from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START, Task, render_exchange, render_prompt
+from tests.conftest import hostile_texts, make_tiny_model
+
+TIED = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+QWEN2_VOCAB = PROJECT_ROOT.parent / "shared" / "qwen2-vocab"
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """is_tied -> the folder of a tiny model."""
+    return {True: tiny_model, False: make_tiny_model(tmp_path_factory.mktemp("untied"), tie_word_embeddings=False)}
+
+
+@pytest.fixture(scope="module")
+def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", name="tiny")
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    """A tiny model that a test may spoil."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+
+
+@TIED
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_tensors_are_those_of_the_checkpoint(
+    models: dict[bool, Path], is_tied: bool, file_type: str, tmp_path: Path
+) -> None:
+    out = write_gguf(models[is_tied], tmp_path / "model.gguf", file_type, name="tiny")
+    weights = load_file(models[is_tied] / "model.safetensors")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 2)
+    expected = {names.get_name(name, (".weight",)): weights[name] for name in sorted(weights)}
+    tensors = gguf.GGUFReader(out).tensors
+    assert [tensor.name for tensor in tensors] == list(expected)
+    assert ("output.weight" in expected) is not is_tied
+    for tensor in tensors:
+        value = expected[tensor.name].float().numpy()
+        kind = gguf.GGMLQuantizationType.F32 if value.ndim == 1 else FILE_TYPES[file_type][0]
+        assert tensor.tensor_type == kind
+        assert tuple(tensor.shape) == value.shape[::-1]
+        assert np.array_equal(tensor.data, gguf.quants.quantize(value, kind))
+
+
+def test_a_sharded_bfloat16_checkpoint_gives_the_same_bytes_as_a_whole_one(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    files = []
+    for name, size in (("whole", "1GB"), ("shards", "300KB")):
+        folder = Path(shutil.copytree(tiny_model, tmp_path / name))
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size=size)
+        files.append(write_gguf(folder, tmp_path / f"{name}.gguf", "bf16", name="tiny"))
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_keys_and_their_order(f16: Path) -> None:
+    metadata = read_header(f16).metadata
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    assert list(metadata) == [
+        "general.architecture", "general.type", "general.name", "general.size_label",
+        "qwen3.block_count", "qwen3.context_length", "qwen3.embedding_length", "qwen3.feed_forward_length",
+        "qwen3.attention.head_count", "qwen3.attention.head_count_kv", "qwen3.rope.freq_base",
+        "qwen3.attention.layer_norm_rms_epsilon", "qwen3.attention.key_length", "qwen3.attention.value_length",
+        "general.file_type", "general.quantization_version",
+        "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
+        "tokenizer.ggml.merges", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.padding_token_id",
+        "tokenizer.ggml.add_bos_token", "tokenizer.chat_template",
+    ]  # fmt: skip
+    assert metadata["tokenizer.chat_template"] == CHAT_TEMPLATE
+    assert tokens[metadata["tokenizer.ggml.eos_token_id"]] == IM_END
+    assert types[tokens.index(IM_START)] == gguf.TokenType.CONTROL
+    assert metadata["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_our_header_reader_agrees_with_gguf_s(f16: Path) -> None:
+    reader, header = gguf.GGUFReader(f16), read_header(f16)
+    for key, value in header.metadata.items():
+        field = reader.get_field(key)
+        assert field is not None and field.contents() == value
+    assert header.tensor_types == {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+
+
+def test_ids_beyond_the_tokenizer_become_unused_padding_tokens(f16: Path, tiny_model: Path) -> None:
+    n_known = len(AutoTokenizer.from_pretrained(tiny_model))
+    metadata = read_header(f16).metadata
+    tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+    assert len(tokens) == 512 > n_known
+    assert tokens[n_known:] == [f"[PAD{number}]" for number in range(n_known, 512)]
+    assert set(types[n_known:]) == {gguf.TokenType.UNUSED}
+
+
+def test_qwens_own_template_and_end_token_are_replaced_and_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.chat_template, tokenizer.eos_token = "{{ tools }}<think></think>", "<|endoftext|>"
+    tokenizer.save_pretrained(copy)
+    out = write_gguf(copy, copy.parent / "model.gguf", name="tiny")
+    assert "replaced by ours" in capsys.readouterr().err
+    verify_gguf(out, expected_file_type="f16")
+
+
+def test_token_ids_agree_with_transformers_on_hostile_text(f16: Path, tiny_model: Path) -> None:
+    assert_same_ids(AutoTokenizer.from_pretrained(tiny_model), LlamaModel(f16))
+
+
+@pytest.mark.skipif(not QWEN2_VOCAB.exists(), reason="Qwen's vocabulary is not beside the checkout")
+@pytest.mark.slow
+def test_token_ids_agree_on_hostile_text_with_qwens_real_vocabulary(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(QWEN2_VOCAB, gguf_file="ggml-vocab-qwen2.gguf")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.resize_token_embeddings(151_936, mean_resizing=False)
+    model.save_pretrained(tmp_path / "merged")
+    tokenizer.save_pretrained(tmp_path / "merged")
+    assert_same_ids(tokenizer, LlamaModel(write_gguf(tmp_path / "merged", tmp_path / "model.gguf", "q8_0", name="big")))
+
+
+def assert_same_ids(tokenizer, model: LlamaModel) -> None:
+    """Equal ids for every hostile message in every place, and no control token but the prompt's own five."""
+    control = set(tokenizer.convert_tokens_to_ids([IM_START, IM_END, "<|endoftext|>"]))
+    for text in hostile_texts():
+        for exchange in (render_exchange(text, ""), render_exchange("hi", text), render_exchange(text, text)):
+            for task in Task:
+                prompt = render_prompt(task, exchange)
+                ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                assert model.tokenize(prompt) == ids, text
+                assert sum(number in control for number in ids) == 5, text
+
+
+@TIED
+@pytest.mark.parametrize(("file_type", "tolerance"), [("f32", 2e-3), ("f16", 4e-3), ("bf16", 2e-2), ("q8_0", 3e-2)])
+def test_llama_cpp_computes_the_logits_of_transformers(
+    models: dict[bool, Path], is_tied: bool, file_type: str, tolerance: float, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models[is_tied], dtype=torch.float32)
+    path = write_gguf(models[is_tied], tmp_path / "model.gguf", file_type, name="tiny")
+    tokens = LlamaModel(path).tokenize(render_prompt(Task.EXTRACT, render_exchange("I moved to Lisbon", "Nice!")))
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    found = llama_logits(path, tokens)
+    assert np.abs(found - expected).max() < tolerance
+    if file_type in ("f32", "f16"):
+        margins = np.diff(np.sort(expected)[:, -2:])[:, 0]
+        is_clear = margins > 2 * tolerance
+        assert is_clear.mean() > 0.8
+        assert np.array_equal(found.argmax(-1)[is_clear], expected.argmax(-1)[is_clear])
+
+
+def llama_logits(path: Path, tokens: list[int]) -> np.ndarray:
+    context = LlamaContext(LlamaModel(path), n_ctx=1024, n_seq_max=1, n_threads=1)
+    batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(tokens)]
+    return np.stack([logits.copy() for _, logits in context.decode(batch)])
+
+
+def test_greedy_answers_of_the_f32_gguf_are_those_of_transformers(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    path = write_gguf(tiny_model, tmp_path / "model.gguf", "f32", name="tiny")
+    for text in ("I work at Siemens", "Café naïve 東京 🙂"):
+        tokens = LlamaModel(path).tokenize(render_prompt(Task.GRADE, render_exchange(text, "")))
+        answer = list(tokens)
+        with torch.no_grad():
+            for _ in range(8):
+                answer.append(int(model(torch.tensor([answer])).logits[0, -1].argmax()))
+        assert llama_logits(path, answer)[len(tokens) - 1 : -1].argmax(-1).tolist() == answer[len(tokens) :]
+
+
+# Bad input: one clear line that names the place, and no file.
+
+Spoil = Callable[[Path], object]
+
+
+def edit_json(name: str, **values: object) -> Spoil:
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | values
+        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+    return spoil
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors")
+
+    return spoil
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+NORM = "model.norm.weight"
+FAULTS: list[tuple[Spoil, str]] = [
+    (lambda folder: shutil.rmtree(folder), r"config\.json: no such file"),
+    (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "a LoRA adapter, not a model"),
+    (lambda folder: (folder / "config.json").write_text("{"), r"config\.json:1: not JSON"),
+    (edit_json("config.json", model_type="llama"), "model_type is 'llama'; only 'qwen3'"),
+    (edit_json("config.json", head_dim=None), "'head_dim' is missing"),
+    (edit_json("config.json", quantization_config={"load_in_4bit": True}), "quantized weights"),
+    (edit_json("config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_type 'yarn'"),
+    (edit_json("config.json", vocab_size=100), r"embed_tokens.weight is \(512, 256\), config.json says \(100, 256\)"),
+    (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: no such file"),
+    (lambda folder: cut(folder / "model.safetensors"), "not a whole safetensors file"),
+    (edit_weights(lambda weights: weights.pop(NORM)), f"tensor {NORM} is missing"),
+    (edit_weights(lambda weights: weights.update(score=torch.ones(2))), "tensor score has no GGUF name"),
+    (edit_weights(lambda weights: weights.update({NORM: torch.ones(2)})), rf"{NORM} is \(2,\)"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
+    (edit_json("tokenizer.json", pre_tokenizer={"type": "Whitespace"}), "not a byte-level BPE with Qwen2's"),
+    (edit_json("tokenizer.json", added_tokens=[]), "a control token of the prompt"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS, ids=[message for _, message in FAULTS])
+def test_a_faulty_folder_gets_one_clear_line_and_no_file(copy: Path, spoil: Spoil, message: str) -> None:
+    spoil(copy)
+    with pytest.raises(ObserverError, match=message):
+        write_gguf(copy, copy.parent / "out" / "model.gguf", name="tiny")
+    assert not list(copy.parent.glob("out/*"))
+
+
+def test_all_faults_of_the_weights_are_told_at_once(copy: Path) -> None:
+    edit_weights(lambda weights: [weights.pop(NORM), weights.update(score=torch.ones(2))])(copy)
+    with pytest.raises(ObserverError, match=r"is missing\n.*has no GGUF name"):
+        write_gguf(copy, copy.parent / "model.gguf", name="tiny")
+
+
+def test_an_unknown_type_is_told_with_those_converted(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ObserverError, match="'q4_k_m'; converted are f32, bf16, f16, q8_0"):
+        write_gguf(tiny_model, tmp_path / "model.gguf", "q4_k_m", name="tiny")
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from observer.errors import run_cli
+from observer.export.gguf.write import write_gguf
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+if "killed" in sys.argv:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+sys.exit(run_cli(lambda: write_gguf(Path(sys.argv[1]), Path(sys.argv[2]), name="tiny") and None))
+"""
+
+
+@pytest.mark.parametrize("how", ["failing", "killed"])
+def test_a_write_cut_in_the_middle_leaves_nothing_under_the_final_name(
+    tiny_model: Path, tmp_path: Path, how: str
+) -> None:
+    out = tmp_path / "out" / "model.gguf"
+    command = [sys.executable, "-c", LIMITED, str(tiny_model), str(out), how]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert not out.exists()
+    if how == "killed":
+        assert done.returncode == -signal.SIGXFSZ
+    else:
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {out}: ") and done.stderr.count("\n") == 1
+        assert not list(out.parent.iterdir())

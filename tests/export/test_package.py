@@ -1,0 +1,325 @@
+"""`observer package`: models in Ollama that are what was trained, over a network that breaks."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from observer.config import Config
+from observer.errors import ObserverError, run_cli
+from observer.export.gguf.write import write_gguf
+from observer.export.package import Checked, check_name, create_request, variant_name
+from observer.export.package_command import add_package_command
+from observer.files import write_jsonl
+from observer.ollama.client import Endpoint, NoServer, OllamaClient, ollama_url
+from observer.ollama.modelfile import quantization_modelfiles
+from observer.ollama.modelfile_parser import parse_modelfile
+from observer.paths import ADAPTER, RunPaths
+from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS, Task, prompt_messages, render_exchange, render_prompt
+from tests.support.ollama_server import Fault, OllamaServer
+from tests.support.tiny_runs import split_rows, tiny_config
+
+BLOB = b"GGUF" + bytes(range(256)) * 12_000
+"""Three blocks of an upload."""
+DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[OllamaServer]:
+    folder = tmp_path / "blobs"
+    folder.mkdir()
+    with OllamaServer(folder).running() as running:
+        yield running
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def client(server: OllamaServer, said: list[str]) -> OllamaClient:
+    return OllamaClient(Endpoint(server.url, timeout_s=5, work_timeout_s=5, max_retries=2, backoff_s=0.01), said.append)
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(BLOB)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny model, as far as packaging reads it."""
+    folder = tmp_path_factory.mktemp("package")
+    config = tiny_config(folder, tiny_model, "export.quantizations=[f16]", "export.num_predict=6")
+    paths = config.paths
+    write_gguf(tiny_model, paths.gguf("f16"), "f16", name="tiny")
+    paths.config.write_text(config.to_yaml())
+    write_jsonl(config.data.val, split_rows(4))
+    return paths.root
+
+
+def package(run_folder: Path, *more: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_package_command(parser.add_subparsers())
+    args = parser.parse_args(["package", str(run_folder), "--ollama", "tiny", *more])
+    return run_cli(lambda: args.run(args), debug=False)
+
+
+def quiet(done: int, total: int) -> None: ...
+
+
+def test_a_blob_arrives_whole_and_is_not_sent_twice(client: OllamaClient, server: OllamaServer, blob: Path) -> None:
+    shown: list[tuple[int, int]] = []
+    assert client.push_blob(blob, DIGEST, lambda done, total: shown.append((done, total)))
+    assert server.blob(DIGEST).read_bytes() == BLOB
+    assert shown[-1] == (len(BLOB), len(BLOB)) and len(shown) == 3
+    assert not client.push_blob(blob, DIGEST, quiet)
+    assert [request.partition(" ")[0] for request in server.requests] == ["HEAD", "POST", "HEAD"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("/api/blobs", is_cut=True),
+        Fault("/api/blobs", status=500, message="a hiccup"),
+        Fault("/api/blobs", spoils_body=True),
+    ],
+    ids=["cut in mid-upload", "500", "digest mismatch"],
+)
+def test_an_upload_that_breaks_is_tried_again(
+    client: OllamaClient, server: OllamaServer, blob: Path, said: list[str], fault: Fault
+) -> None:
+    server.faults.append(fault)
+    assert client.push_blob(blob, DIGEST, quiet)
+    assert server.blob(DIGEST).read_bytes() == BLOB
+    assert len(said) == 1 and "trying again in 0.01 s" in said[0]
+    assert [request.partition(" ")[0] for request in server.requests] == ["HEAD", "POST"] * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (Fault("/api/blobs", is_cut=True), "see the server's log"),
+        (Fault("/api/blobs", status=500, message="out of luck"), "500, out of luck"),
+        (Fault("/api/blobs", spoils_body=True), "the file changes while it is sent"),
+    ],
+    ids=["cut", "500", "digest mismatch"],
+)
+def test_an_upload_that_never_works_is_one_line(
+    client: OllamaClient, server: OllamaServer, blob: Path, fault: Fault, why: str
+) -> None:
+    server.faults.extend([fault] * 9)
+    with pytest.raises(ObserverError, match=r"upload of model\.gguf failed 3 times") as caught:
+        client.push_blob(blob, DIGEST, quiet)
+    assert why in str(caught.value) and "\n" not in str(caught.value)
+    assert not server.blob(DIGEST).exists()
+
+
+def test_what_a_server_says_in_mid_upload_is_heard(client: OllamaClient, server: OllamaServer, tmp_path: Path) -> None:
+    """A full disk: it answers and closes while we are still sending."""
+    large = tmp_path / "large.gguf"
+    large.write_bytes(bytes(64_000_000))
+    server.faults.extend([Fault("/api/blobs", status=500, message="no space left on device", answers_early=True)] * 3)
+    with pytest.raises(ObserverError, match="failed 3 times"):
+        client.push_blob(large, DIGEST, quiet)
+
+
+def test_a_server_that_does_not_answer_in_time_is_given_up(server: OllamaServer) -> None:
+    server.faults.extend([Fault("/api/chat", delay_s=0.5)] * 2)
+    patient = OllamaClient(Endpoint(server.url, work_timeout_s=0.1, max_retries=1, backoff_s=0))
+    with pytest.raises(ObserverError, match=r"asking tiny failed 2 times, last: no answer within 0\.1 s"):
+        patient.answer("tiny", [{"role": "user", "content": "hi"}])
+
+
+def test_a_request_the_server_refuses_is_not_repeated(client: OllamaClient, server: OllamaServer) -> None:
+    with pytest.raises(ObserverError, match="404, model 'nobody' not found"):
+        client.answer("nobody", [{"role": "user", "content": "hi"}])
+    with pytest.raises(ObserverError, match="tiny was not created: open sha256:0: no such file"):
+        client.create({"model": "tiny", "files": {"a.gguf": "sha256:0"}})
+    assert len(server.requests) == 2
+
+
+def test_a_creation_whose_answer_is_cut_is_repeated(client: OllamaClient, server: OllamaServer) -> None:
+    server.faults.append(Fault("/api/create", is_cut=True))
+    client.create({"model": "tiny", "from": "qwen3:0.6b"})
+    assert server.requests == ["POST /api/create"] * 2
+
+
+def test_nobody_and_somebody_else_are_told_apart_from_ollama(blob: Path) -> None:
+    with pytest.raises(NoServer, match="no Ollama server answers"):
+        OllamaClient(Endpoint("http://127.0.0.1:9")).version()
+    for url in ("127.0.0.1:11434", "ftp://host", "http://host:notaport", "http://"):
+        with pytest.raises(ObserverError, match="no address"):
+            OllamaClient(Endpoint(url))
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("[::1]:1234", "http://[::1]:1234"), ("[::1]", "http://[::1]:11434"), ("0.0.0.0:80", "http://127.0.0.1:80"),
+        ("https://box/ollama/", "https://box:443/ollama"), ("http://box", "http://box:80"), ("box", "http://box:11434"),
+    ],
+)  # fmt: skip
+def test_the_address_is_read_as_ollama_reads_it(host: str, url: str) -> None:
+    assert ollama_url(host) == url
+
+
+@pytest.mark.parametrize(
+    ("name", "extract"),
+    [
+        ("observer", "observer-extract"), ("observer:q8_0", "observer-extract:q8_0"),
+        ("me/observer", "me/observer-extract"), ("box:5000/me/observer:v1", "box:5000/me/observer-extract:v1"),
+    ],
+)  # fmt: skip
+def test_variants_are_named_before_the_tag(name: str, extract: str) -> None:
+    check_name(name)
+    assert (variant_name(name, ""), variant_name(name, "extract")) == (name, extract)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a:", "a/b/c/d", "ä", "a" * 81, "x:y:z"])
+def test_a_name_that_ollama_refuses_is_refused_before_anything_is_sent(name: str) -> None:
+    with pytest.raises(ObserverError, match="no model name"):
+        check_name(name)
+
+
+def test_what_is_sent_is_what_the_modelfile_says() -> None:
+    paths = RunPaths(Path("outputs/x"), "x")
+    text = quantization_modelfiles(paths, Config().export, "q8_0", "")[paths.modelfile_of("q8_0", "grade")]
+    assert create_request("m", parse_modelfile(text), {"./x-q8_0.gguf": "sha256:1"}) == {
+        "model": "m",
+        "files": {"x-q8_0.gguf": "sha256:1"},
+        "template": OLLAMA_TEMPLATE,
+        "system": SYSTEM_PROMPTS[Task.GRADE],
+        "parameters": {
+            "temperature": 0.0, "repeat_penalty": 1.0, "num_ctx": 2048, "num_predict": 512,
+            "stop": ["<|im_end|>", "<|im_start|>"],
+        },
+        "license": ["Apache-2.0"],
+        "requires": "0.6.6",
+    }  # fmt: skip
+
+
+def test_an_adapter_is_sent_over_the_library_s_base() -> None:
+    paths = RunPaths(Path("outputs/x"), "x")
+    text = quantization_modelfiles(paths, Config().export, ADAPTER, "Qwen/Qwen3-0.6B")[paths.modelfile_of(ADAPTER, "")]
+    request = create_request("m", parse_modelfile(text), {"./x-adapter.gguf": "sha256:1"})
+    assert request["from"] == "qwen3:0.6b" and "files" not in request
+    assert (request["adapters"], request["parser"]) == ({"x-adapter.gguf": "sha256:1"}, "passthrough")
+
+
+def test_one_command_creates_and_checks_the_three(run_folder: Path, server: OllamaServer, capsys) -> None:
+    assert package(run_folder, "--host", server.url) == 0
+    printed = capsys.readouterr()
+    assert "created tiny, tiny-grade, tiny-extract from " in printed.out
+    assert "prompts: 6 of 6 are the training prompt" in printed.out
+    assert "answers: 4 of 4 greedy answers equal llama-cpp-python's" in printed.out
+    assert "tiny-extract: success" in printed.err
+    assert sorted(server.models) == ["tiny", "tiny-extract", "tiny-grade"]
+    assert sum(request.startswith("POST /api/blobs") for request in server.requests) == 1, "the weights are shared"
+
+
+def test_models_can_be_created_without_being_asked(run_folder: Path, server: OllamaServer, capsys) -> None:
+    assert package(run_folder, "--host", server.url, "--no-check") == 0
+    assert "POST /api/chat" not in server.requests
+
+
+def test_answers_that_differ_are_shown_and_fail(run_folder: Path, server: OllamaServer, capsys) -> None:
+    server.reply = "something else"
+    assert package(run_folder, "--host", server.url) == 1
+    printed = capsys.readouterr()
+    assert "answers: 0 of 4" in printed.out
+    assert printed.err.count("'something else' where ") == 4
+
+
+def test_one_turned_near_tie_of_twenty_is_let_pass() -> None:
+    assert Checked(22, 20, ("one",)).is_sound
+    assert not Checked(22, 20, ("one", "two")).is_sound
+
+
+def test_another_prompt_is_an_error(run_folder: Path, server: OllamaServer, capsys) -> None:
+    """As when the server prefers a template of the GGUF."""
+    server.template = OLLAMA_TEMPLATE + "<think>\n\n</think>\n"
+    assert package(run_folder, "--host", server.url) == 1
+    assert "its prompt is not the training prompt: '<think>" in capsys.readouterr().err
+
+
+def test_a_thinking_block_is_an_error(run_folder: Path, server: OllamaServer, capsys) -> None:
+    server.thinking = "hmm"
+    assert package(run_folder, "--host", server.url) == 1
+    assert "answers with a thinking block" in capsys.readouterr().err
+
+
+def test_an_old_server_that_cannot_show_prompts_is_told(run_folder: Path, server: OllamaServer, capsys) -> None:
+    server.has_debug = False
+    assert package(run_folder, "--host", server.url) == 0
+    assert "prompts: not compared; this server is older" in capsys.readouterr().out
+
+
+def test_without_a_server_the_commands_are_printed(run_folder: Path, capsys) -> None:
+    assert package(run_folder, "--host", "http://127.0.0.1:9") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "ollama serve" in printed.err
+    commands = [line.split() for line in printed.out.splitlines()]
+    assert [command[:3] for command in commands] == [
+        ["ollama", "create", name] for name in ("tiny", "tiny-grade", "tiny-extract")
+    ]
+    for command in commands:
+        path = Path(command[-1])
+        assert (path.parent / parse_modelfile(path.read_text()).only("FROM")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--quantization", "q2_k"], "tiny-q2_k.gguf: no such file; there are: f16"),
+        (["--quantization", "adapter"], "tiny-adapter.gguf: no such file"),
+        (["--ollama", "a b"], "no model name for Ollama"),
+        (["--host", "http://box:99999"], "no address"),
+    ],
+)
+def test_wrong_wishes_are_one_line(run_folder: Path, more: list[str], message: str, capsys) -> None:
+    assert package(run_folder, *more) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path, capsys) -> None:
+    assert package(tmp_path) == 1
+    assert "no run (it has no config.yaml)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def real_server() -> str:
+    url = ollama_url(os.environ.get("OLLAMA_HOST", ""))
+    try:
+        OllamaClient(Endpoint(url, timeout_s=2)).version()
+    except ObserverError as error:
+        pytest.skip(str(error))
+    return url
+
+
+@pytest.mark.ollama
+def test_a_real_server_renders_and_answers_as_we_do(run_folder: Path, real_server: str, capsys) -> None:
+    """Leaves no model behind; the weights of the tiny model are random, so that answers alone may part by near ties."""
+    name = f"observer-test-{uuid.uuid4().hex[:8]}"
+    client = OllamaClient(Endpoint(real_server))
+    try:
+        assert package(run_folder, "--ollama", name, "--host", real_server, "--no-check") == 0
+        for task in Task:
+            exchange = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
+            messages = prompt_messages(task, exchange)
+            assert client.render(name, messages) == render_prompt(task, exchange)
+            assert client.render(variant_name(name, task), messages[1:]) == render_prompt(task, exchange)
+            assert isinstance(client.answer(variant_name(name, task), messages[1:]), str)
+    finally:
+        for variant in ("", "grade", "extract"):
+            client.delete(variant_name(name, variant))

@@ -1,0 +1,246 @@
+"""llama.cpp quantizes what we converted; the report says what is in the file, and a bad file does not pass."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from observer.errors import ObserverError
+from observer.export.gguf.header import read_header
+from observer.export.gguf.verify import verify_gguf
+from observer.export.gguf.write import write_gguf
+from observer.export.quantize.imatrix import compute_imatrix
+from observer.export.quantize.imatrix_file import write_imatrix
+from observer.export.quantize.quantize import Job, QuantizationReport, quantize, run_job, used_imatrix
+from observer.export.quantize.size_forecast import quantized_bytes
+from observer.weights.gguf_types import NEED_IMATRIX, check_quantizations, file_types, wants_imatrix
+
+
+@pytest.fixture(scope="module")
+def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", name="tiny")
+
+
+def test_names_are_llama_cpp_s() -> None:
+    known = file_types()
+    assert {"f16": 1, "q8_0": 7, "q4_k_m": 15, "iq4_xs": 30, "bf16": 32}.items() <= known.items()
+    assert not known.keys() & {"guessed", "nvfp4", "q2_0", "mxfp4_moe"}
+    assert known.keys() > NEED_IMATRIX
+
+
+@pytest.mark.parametrize(
+    ("quantization", "types"),
+    [
+        ("q8_0", {"F32": 9, "Q8_0": 15}),
+        ("q6_k", {"F32": 9, "Q6_K": 15}),
+        ("q4_k_m", {"F32": 9, "Q4_K": 12, "Q6_K": 3}),
+        ("iq4_xs", {"F32": 9, "IQ4_XS": 14, "Q6_K": 1}),
+        ("bf16", {"F32": 9, "BF16": 15}),
+    ],
+)
+def test_a_quantization_is_reported_as_it_is_in_the_file_and_llama_cpp_runs_it(
+    f16: Path, tmp_path: Path, quantization: str, types: dict[str, int]
+) -> None:
+    out = tmp_path / "new" / "model.gguf"
+    report = quantize(f16, out, quantization)
+    assert report == QuantizationReport(quantization, out.stat().st_size, report.tensor_types, ())
+    assert report.tensor_types == types
+    assert [path.name for path in out.parent.iterdir()] == ["model.gguf"]
+    verify_gguf(out, expected_file_type=quantization)
+
+
+def test_our_q8_0_is_llama_cpp_s(tiny_model: Path, tmp_path: Path) -> None:
+    """From the same f32 weights; blocks whose scale lies half-way between two halves may round apart."""
+    whole = write_gguf(tiny_model, tmp_path / "f32.gguf", "f32", name="tiny")
+    ours = write_gguf(tiny_model, tmp_path / "ours.gguf", "q8_0", name="tiny")
+    quantize(whole, tmp_path / "theirs.gguf", "q8_0")
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "theirs.gguf").tensors}
+    for tensor in gguf.GGUFReader(ours).tensors:
+        assert theirs[tensor.name].tensor_type == tensor.tensor_type
+        assert (theirs[tensor.name].data == tensor.data).mean() > 0.9999
+
+
+def test_rows_that_do_not_divide_by_256_are_reported_as_fallbacks(tiny_model: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    config = Qwen3Config.from_pretrained(tiny_model)
+    config.intermediate_size, config.num_hidden_layers = 320, 1
+    config.layer_types = ["full_attention"]
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(config).save_pretrained(merged)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(merged)
+    source = write_gguf(merged, tmp_path / "f16.gguf", name="tiny")
+    report = quantize(source, tmp_path / "q4_k_m.gguf", "q4_k_m")
+    (fallback,) = report.fallbacks
+    name, kind = fallback.split(": ")
+    assert name == "blk.0.ffn_down.weight"
+    assert read_header(tmp_path / "q4_k_m.gguf").tensor_types[name] == kind == "Q8_0"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Q4_K_M", "unknown quantization 'Q4_K_M'; did you mean 'q4_k_m'"),
+        ("q4km", "did you mean 'q4_k_m'"),
+        ("int8", "unknown quantization 'int8'; allowed: "),
+        ("iq2_xxs", "'iq2_xxs' needs an importance matrix"),
+    ],
+)
+def test_a_type_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ObserverError, match=message):
+        quantize(tmp_path / "missing.gguf", tmp_path / "out.gguf", name)
+
+
+def test_all_bad_types_are_told_at_once() -> None:
+    with pytest.raises(ObserverError, match=r"'q4km'.*\n.*'iq1_s'"):
+        check_quantizations(["q4km", "q8_0", "iq1_s"])
+
+
+@pytest.mark.parametrize("name", sorted(NEED_IMATRIX))
+def test_llama_cpp_does_refuse_these_without_an_importance_matrix(f16: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ObserverError, match="requires an imatrix"):
+        run_job(Job(str(f16), str(tmp_path / "out.gguf"), file_types()[name], None, {}))
+
+
+def test_a_quantized_source_a_missing_one_and_one_that_is_no_gguf_are_told(f16: Path, tmp_path: Path) -> None:
+    quantize(f16, tmp_path / "q8_0.gguf", "q8_0")
+    (tmp_path / "text.gguf").write_text("no model")
+    (tmp_path / "empty.gguf").touch()
+    for name, message in {
+        "q8_0": "found type q8_0; quantize from f32, f16, bf16",
+        "missing": "missing.gguf: no such file",
+        "text": "not a whole GGUF",
+        "empty": "not a whole GGUF",
+    }.items():
+        with pytest.raises(ObserverError, match=message):
+            quantize(tmp_path / f"{name}.gguf", tmp_path / "out.gguf", "q4_k_m")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_cut_source_fails_in_llama_cpp_s_words_and_leaves_no_file(
+    f16: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "cut.gguf"
+    source.write_bytes(f16.read_bytes()[:-100_000])
+    with pytest.raises(
+        ObserverError, match=r"cut\.gguf: llama\.cpp could not quantize it(.|\n)*not within the file bounds"
+    ):
+        quantize(source, tmp_path / "out.gguf", "q4_k_m")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.gguf"]
+    assert capfd.readouterr() == ("", "")
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """Writing beyond this size fails, as on a full disk; children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_leaves_no_file(f16: Path, tmp_path: Path) -> None:
+    with largest_file(100_000), pytest.raises(ObserverError, match="could not quantize"):
+        quantize(f16, tmp_path / "out.gguf", "q4_k_m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_it_and_leaves_no_file(f16: Path, tmp_path: Path) -> None:
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        quantize(f16, tmp_path / "out.gguf", "q4_k_m")
+    timer.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_tells_every_key_that_is_not_ours(f16: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.gguf"
+    data = f16.read_bytes().replace(b"{% for message in messages %}", b"{% for message in tools    %}")
+    foreign.write_bytes(data.replace(b"qwen2", b"gpt-2"))
+    with pytest.raises(ObserverError, match=r"file_type is 1, not 15(.|\n)*tokenizer.ggml.pre(.|\n)*chat_template"):
+        verify_gguf(foreign, expected_file_type="q4_k_m")
+
+
+def test_verify_refuses_a_cut_file_and_weights_that_are_not_finite(f16: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(f16.read_bytes()[:-1000])
+    with pytest.raises(ObserverError, match="cannot load it"):
+        verify_gguf(path, expected_file_type="f16")
+    path.write_bytes(f16.read_bytes()[:-1024] + b"\xff" * 1024)  # output_norm.weight
+    with pytest.raises(ObserverError, match="not finite"):
+        verify_gguf(path, expected_file_type="f16")
+
+
+@pytest.fixture(scope="module")
+def imatrix(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("imatrix") / "imatrix.gguf"
+    return write_imatrix(compute_imatrix(tiny_model, [list(range(3, 99)), list(range(200, 300))]), path)
+
+
+def test_the_planned_size_is_what_is_made_to_a_hundred_bytes(
+    f16: Path, imatrix: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    types, overrides = ["q8_0", "q4_k_m"], {r"blk\.1\.ffn_down": "q8_0"}
+    planned = quantized_bytes(f16, types, imatrix=imatrix, overrides=overrides)
+    unconverted = quantized_bytes(tiny_model, types, imatrix=imatrix, overrides=overrides)
+    head_bytes = (tiny_model / "tokenizer.json").stat().st_size + 40 * 512
+    for name in types:
+        used = used_imatrix(name, imatrix, overrides)
+        made = quantize(f16, tmp_path / f"{name}.gguf", name, imatrix=used, overrides=overrides)
+        assert made.has_imatrix  # of every type, since the overrides may name any
+        assert made.size_bytes - 100 <= planned[name] <= made.size_bytes
+        assert made.size_bytes <= unconverted[name] <= made.size_bytes + head_bytes
+
+
+def test_a_type_below_5_bits_gets_the_imatrix_and_the_others_do_not() -> None:
+    with_it = {name for name in file_types() if wants_imatrix(name)}
+    assert with_it >= NEED_IMATRIX | {"q4_k_m", "q4_0", "iq4_xs", "q3_k_l", "q2_k"}
+    assert not with_it & {"f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_0", "tq1_0", "tq2_0"}
+
+
+def test_all_that_is_wrong_with_a_request_is_told_at_once(f16: Path) -> None:
+    overrides = {"ffn_(": "q8_0", "attn_v": "q9_k", "ffn_up": "iq2_s", "lm_head": "q8_0", "attn_norm": "q8_0"}
+    with pytest.raises(ObserverError) as raised:
+        quantized_bytes(f16, ["q9_z", "iq1_s", "q4_k_m"], overrides=overrides)
+    faults = str(raised.value).splitlines()
+    assert [fault.split(";")[0] for fault in faults[:2]] == [
+        "unknown quantization 'q9_z'",
+        "quantization 'iq1_s' needs an importance matrix",
+    ]
+    assert faults[2].startswith("export.tensor_types: 'ffn_(': not a regular expression (")
+    assert faults[3].startswith("export.tensor_types: 'attn_v': unknown type 'q9_k'; did you mean 'q")
+    assert faults[4].startswith("export.tensor_types: 'ffn_up': type 'iq2_s' needs an importance matrix")
+    assert faults[5].startswith(f"export.tensor_types: 'lm_head' is in no tensor of {f16}")
+    assert faults[6].startswith(
+        "export.tensor_types: 'attn_norm' is in no tensor of"
+    )  # one-dimensional: never quantized
+    assert len(faults) == 7
+
+
+def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
+    overrides = {r"ffn_down": "q6_k", "token_embd": "q8_0"}
+    quantize(f16, tmp_path / "out.gguf", "q4_k_s", overrides=overrides)
+    types = read_header(tmp_path / "out.gguf").tensor_types
+    assert types["token_embd.weight"] == "Q8_0"
+    assert types["blk.0.ffn_down.weight"] == types["blk.1.ffn_down.weight"] == "Q6_K"
+    assert types["blk.0.ffn_up.weight"] == "Q4_K"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(file_types()))
+def test_every_type_is_made_and_llama_cpp_runs_it(f16: Path, imatrix: Path, tmp_path: Path, name: str) -> None:
+    report = quantize(f16, tmp_path / "out.gguf", name, imatrix=imatrix)
+    assert not report.fallbacks and report.has_imatrix == wants_imatrix(name)
+    verify_gguf(tmp_path / "out.gguf", expected_file_type=name)

@@ -1,0 +1,198 @@
+"""The memory on disk: each observation once, nothing lost, whoever else writes at the same time."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from observer.errors import ObserverError
+from observer.memory.diff import apply_operations, diff
+from observer.memory.facts import Fact, OperationKind
+from observer.memory.store import SCHEMA_VERSION, Store
+from observer.observation import Observation
+from observer.paths import PROJECT_ROOT
+from tests.memory.test_diff import DAY, OBSERVATIONS, said
+
+JOB = said("User WORKS_AT Siemens ongoing", "User LIVES_IN Porto ongoing")
+CHANGE = said("User WORKS_AT Siemens completed", "User WORKS_AT Bosch ongoing", day=3)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "memory.sqlite"
+
+
+def by_id(facts: list[Fact]) -> dict[str, Fact]:
+    return {fact.id: fact for fact in facts}
+
+
+def test_a_change_of_job_ends_one_fact_adds_the_other_and_keeps_both(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        assert [o.kind for o in store.apply(CHANGE, "2")] == [OperationKind.INVALIDATE, OperationKind.ADD]
+    with Store(path) as store:  # it is on the disk
+        assert {fact.object for fact in store.known()} == {"Porto", "Bosch"}
+        assert {fact.object for fact in store.known(is_current=False)} == {"Porto", "Bosch", "Siemens"}
+        assert [fact.object for fact in store.known("BOSCH")] == ["Bosch"]
+
+
+def test_it_holds_exactly_what_diff_says(path: Path) -> None:
+    observations = [JOB, CHANGE, said("Ana CHILD_OF User ongoing 2019..", day=4), said("User DISLIKES tea ongoing"),
+                    said("User LIKES tea ongoing", "User LIVES_IN Lisbon ongoing 2026..", day=9)]  # fmt: skip
+    known: list[Fact] = []
+    with Store(path) as store:
+        for number, observation in enumerate(observations):
+            operations = diff(observation, known)
+            known = apply_operations(known, operations)
+            assert store.apply(observation, str(number)) == operations
+        assert by_id(store.known(is_current=False)) == by_id(known)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(OBSERVATIONS, max_size=6))
+def test_what_it_reads_to_compare_with_is_enough(observations: list[Observation]) -> None:
+    known: list[Fact] = []
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "memory.sqlite") as store:
+        for number, observation in enumerate(observations):
+            operations = diff(observation, known)
+            known = apply_operations(known, operations)
+            assert store.apply(observation, str(number)) == operations
+        assert by_id(store.known(is_current=False)) == by_id(known)
+
+
+def test_threads_may_share_it(path: Path) -> None:
+    with Store(path) as store, ThreadPoolExecutor(8) as pool:
+        observations = [said(f"User LIVES_IN town{n} ongoing", day=n) for n in range(40)]
+        done = list(pool.map(store.apply, observations * 2, [str(n) for n in range(40)] * 2))
+        assert sum(map(len, done)) == len(store.history()) + len([o for ops in done for o in ops if o.kind == "NOOP"])
+        assert [fact.object for fact in store.known()] == ["town39"]
+        assert len(store.known(is_current=False)) == 40
+
+
+def test_attributes_of_entities_are_kept_and_the_last_told_wins(path: Path) -> None:
+    def told(**attributes: str) -> Observation:
+        seen = said("User SIBLING_OF Ana ongoing")
+        entities = [seen.entities[0], seen.entities[1].model_copy(update={"attributes": attributes})]
+        return seen.model_copy(update={"entities": entities})
+
+    with Store(path) as store:
+        store.apply(told(role="nurse", relation="sister"), "1")
+        store.apply(told(role="doctor"), "2")
+        assert store.attributes() == {"user": {}, "ana": {"role": "doctor", "relation": "sister"}}
+
+
+def test_a_source_counts_once(path: Path) -> None:
+    with Store(path) as store:
+        assert store.apply(JOB, "1") and store.has("1")
+        assert store.apply(CHANGE, "1") == []
+        assert {fact.object for fact in store.known()} == {"Siemens", "Porto"}
+
+
+def test_history_tells_what_happened_when_and_where_it_was_said(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "chat-1")
+        store.apply(JOB, "chat-1, told again")
+        store.apply(CHANGE, "chat-2")
+        events = store.history("siemens")
+        assert [(e.seen_at, e.source, str(e.operation.kind), e.operation.fact.is_current) for e in events] == [
+            (DAY, "chat-1", "ADD", True),
+            (DAY + timedelta(days=3), "chat-2", "INVALIDATE", False),
+        ]
+        assert len(store.history()) == 4
+        assert store.history("nobody") == []
+        assert store.sources_of()[events[0].operation.fact.id] == ["chat-1", "chat-2"]
+
+
+def test_a_new_file_and_its_side_files_are_for_their_owner_alone(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        files = list(path.parent.iterdir())
+        assert {file.name for file in files} == {"memory.sqlite", "memory.sqlite-wal", "memory.sqlite-shm"}
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        store._database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON facts WHEN NEW.object = 'Bosch' BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+        with pytest.raises(ObserverError, match="full"):
+            store.apply(CHANGE, "2")
+        assert not store.has("2") and {fact.object for fact in store.known()} == {"Siemens", "Porto"}
+        store._database.execute("DROP TRIGGER full")
+        assert len(store.apply(CHANGE, "2")) == 2
+
+
+def test_two_programs_that_write_at_once_lose_and_repeat_nothing(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from observer.memory.store import Store\n"
+        "from tests.memory.test_diff import said\n"
+        "with Store(Path(sys.argv[1])) as store:\n"
+        "    print('ready', flush=True); input()\n"
+        "    for n in range(60):\n"
+        "        store.apply(said(f'User LIVES_IN town{n} ongoing', 'User LIKES tea ongoing', day=n), str(n))\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    programs = [
+        subprocess.Popen(command, cwd=PROJECT_ROOT, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(2)
+    ]
+    for program in programs:
+        assert program.stdout is not None and program.stdout.readline() == "ready\n", program.communicate()[1]
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("\n")
+        program.stdin.flush()
+    for program in programs:
+        assert program.wait(timeout=60) == 0
+        program.communicate()
+    with Store(path) as store:
+        assert len(store.known(is_current=False)) == 61
+        assert {fact.object for fact in store.known()} == {"tea", "town59"}
+        assert len(store.history()) == 61 + 59
+
+
+def test_a_file_that_is_no_memory_is_refused_untouched(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("these are notes, and long enough to have a database's header" * 9)
+    with pytest.raises(ObserverError, match=rf"^{path}: no memory .*; name another file$"):
+        Store(path)
+    other = path.with_name("other.sqlite")
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE photos (id)")
+    before = other.read_bytes()
+    with pytest.raises(ObserverError, match="a database of another program"):
+        Store(other)
+    assert other.read_bytes() == before
+    with pytest.raises(ObserverError, match="check the path"):
+        Store(path.parent)
+    with pytest.raises(ObserverError, match="no such memory"):
+        Store(path.with_name("missing.sqlite"), must_exist=True)
+
+
+def test_a_memory_of_another_version_is_one_line(path: Path) -> None:
+    with Store(path) as store:
+        store._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(ObserverError, match=f"a memory of version {SCHEMA_VERSION + 1}, this program reads") as refused:
+        Store(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_memory_that_stays_locked_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("observer.memory.store.BUSY_TIMEOUT_S", 0.1)
+    with Store(path) as store, Store(path) as other:
+        other._database.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ObserverError, match="another program has been writing"):
+            store.apply(JOB, "1")
+        other._database.execute("ROLLBACK")
+        assert store.apply(JOB, "1")

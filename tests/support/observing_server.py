@@ -1,0 +1,110 @@
+"""A real HTTP server on loopback that answers Ollama's /api/chat as a good model would: people live where they say.
+
+`I live in NAME` and `I left NAME` are IMPORTANT and state a home, now and in the past; all else is DISCARD.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.schema import Entity, EntityType, Extraction, Label, Predicate, Relationship, Temporal
+from tests.support.label_server import QuietServer, read_json
+
+HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nASSISTANT: [^\n]*)?$")
+
+
+class ObservingServer:
+    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500.
+
+    `n_waiting` callers have asked and are not answered while the server is `held`.
+    """
+
+    def __init__(self, delay_s: float = 0.0) -> None:
+        self.delay_s = delay_s
+        self.fails_after: int | None = None
+        self.n_asked = dict.fromkeys(Task, 0)
+        self.n_waiting = 0
+        self._lock = threading.Condition()
+        self._n_free = math.inf
+        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
+        self.host = f"127.0.0.1:{self._http.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[ObservingServer]:
+        with self._http.serving():
+            yield self
+
+    @contextmanager
+    def held(self, after: int = 0) -> Iterator[None]:
+        """Meanwhile no answer goes out but the first `after`."""
+        with self._lock:
+            self._n_free = after
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_free = math.inf
+                self._lock.notify_all()
+
+    def answer(self, messages: list[dict[str, str]]) -> str | None:
+        """The model's words, or None for a server that is at its end."""
+        task = next(task for task, text in SYSTEM_PROMPTS.items() if text == messages[0]["content"])
+        with self._lock:
+            if self.fails_after is not None and sum(self.n_asked.values()) >= self.fails_after:
+                return None
+            self.n_asked[task] += 1
+        time.sleep(self.delay_s)
+        with self._lock:
+            self.n_waiting += 1
+            self._lock.wait_for(lambda: self._n_free > 0)
+            self._n_free -= 1
+            self.n_waiting -= 1
+        home = HOME.search(messages[-1]["content"])
+        if task is Task.GRADE:
+            return str(Label.IMPORTANT if home else Label.DISCARD)
+        return extraction_of(home).to_compact_json()
+
+
+def extraction_of(home: re.Match[str] | None) -> Extraction:
+    if home is None:
+        return Extraction()
+    temporal = Temporal.ONGOING if home["verb"] == "live in" else Temporal.COMPLETED
+    return Extraction(
+        entities=[Entity(name="User", type=EntityType.PERSON), Entity(name=home["place"], type=EntityType.PLACE)],
+        relationships=[
+            Relationship(subject="User", predicate=Predicate("LIVES_IN"), object=home["place"], temporal=temporal)
+        ],
+    )
+
+
+def _handler(server: ObservingServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            content = server.answer(read_json(self)["messages"])
+            if content is None:
+                self._send(400, {"error": "the server is at its end"})
+            else:
+                self._send(200, {"message": {"role": "assistant", "content": content}, "done": True})
+
+        def _send(self, status: int, value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet: pytest shows what matters."""
+
+    return Handler

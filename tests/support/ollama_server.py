@@ -1,0 +1,202 @@
+"""A real HTTP server on loopback with the blob, create and chat endpoints of Ollama's API, and faults to order.
+
+Like the original it keeps whole blobs only, checks their digests, knows a model's files by digest alone, renders the
+TEMPLATE that it was given, and answers through llama.cpp, with `format` and log-probabilities. Source: server/create.go
+and routes.go of ollama/ollama.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from observer.prompts import OLLAMA_TEMPLATE
+from tests.support.go_template import render_go_template
+from tests.support.label_server import QuietServer
+from tests.support.ollama_model import N_CTX, ServedModel
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with the next request to a path: `cut` closes the connection after half of what is due."""
+
+    path: str
+    status: int = 0
+    message: str = ""
+    is_cut: bool = False
+    delay_s: float = 0.0
+    spoils_body: bool = False
+    answers_early: bool = False
+
+
+@dataclass
+class OllamaServer:
+    """`requests` are all that came, as `METHOD path`; `bodies` those of chats; `models` what was created.
+
+    Blobs lie in `folder`.
+    """
+
+    folder: Path
+    version: str = "0.32.15"
+    has_debug: bool = True
+    has_logprobs: bool = True
+    reply: str | None = None
+    template: str | None = None
+    thinking: str = ""
+    requests: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    faults: deque[Fault] = field(default_factory=deque)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._loaded: dict[str, ServedModel] = {}
+        self._loading = threading.Lock()
+        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[OllamaServer]:
+        try:
+            with self._http.serving():
+                yield self
+        finally:
+            for served in self._loaded.values():
+                served.close()
+
+    def blob(self, digest: str) -> Path:
+        return self.folder / digest.replace(":", "-")
+
+    def take_fault(self, path: str) -> Fault:
+        """The fault ordered for this request, once."""
+        if self.faults and path.startswith(self.faults[0].path):
+            return self.faults.popleft()
+        return Fault(path)
+
+    def create(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The lines of the answer."""
+        for digest in [*body.get("files", {}).values(), *body.get("adapters", {}).values()]:
+            if not self.blob(digest).exists():
+                return [{"error": f"open {digest}: no such file or directory"}]
+        if not body.get("files") and not body.get("from"):
+            return [{"error": "neither 'from' or 'files' was specified"}]
+        self.models[body["model"]] = body
+        return [{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}]
+
+    def serve(self, name: str, gguf: Path) -> None:
+        """Have a model as `observer package` makes it, without the upload."""
+        digest = f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
+        if not self.blob(digest).exists():
+            self.blob(digest).symlink_to(gguf)
+        parameters = {"num_predict": 512}
+        self.models[name] = {"files": {gguf.name: digest}, "template": OLLAMA_TEMPLATE, "parameters": parameters}
+
+    def tags(self) -> dict[str, Any]:
+        """The answer to /api/tags; a name without a tag is `latest`."""
+        return {
+            "models": [
+                {"name": name if ":" in name else f"{name}:latest", "digest": next(iter(model["files"].values()))}
+                for name, model in self.models.items()
+            ]
+        }
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.bodies.append(body)
+        model, messages = self.models[body["model"]], body["messages"]
+        if messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": model["system"]}, *messages]
+        prompt = render_go_template(self.template or model["template"], messages)
+        if body.get("_debug_render_only") and self.has_debug:
+            return {"_debug_info": {"rendered_template": prompt}}
+        if self.reply is not None:
+            return {"message": {"role": "assistant", "content": self.reply, "thinking": self.thinking}, "done": True}
+        served = self._served(model)
+        if body.get("truncate") is False and served.n_tokens(prompt) > N_CTX:
+            return {"error": "the input length exceeds the context length"}
+        num_predict = body.get("options", {}).get("num_predict", model["parameters"]["num_predict"])
+        n_top = body.get("top_logprobs", 0) if body.get("logprobs") and self.has_logprobs else None
+        answer = served.answer(prompt, num_predict, body.get("format"), n_top)
+        message = answer["message"] | {"thinking": self.thinking}
+        return answer | {"message": message, "done": True}
+
+    def _served(self, model: dict[str, Any]) -> ServedModel:
+        (digest,) = model["files"].values()
+        with self._loading:
+            if digest not in self._loaded:
+                self._loaded[digest] = ServedModel(self.blob(digest))
+            return self._loaded[digest]
+
+
+def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._begin()
+            self._send(200 if server.blob(self.path.rpartition("/")[2]).exists() else 404, b"")
+
+        def do_GET(self) -> None:
+            self._begin()
+            answer = server.tags() if self.path == "/api/tags" else {"version": server.version}
+            self._send(200, json.dumps(answer).encode())
+
+        def do_POST(self) -> None:
+            fault = self._begin()
+            size = int(self.headers["Content-Length"])
+            if fault.answers_early:
+                self.close_connection = True
+                self._send(fault.status, json.dumps({"error": fault.message}).encode())
+                return
+            body = self.rfile.read(size // 2 if fault.is_cut and "/blobs/" in self.path else size)
+            if fault.is_cut and "/blobs/" in self.path:
+                self.close_connection = True
+            elif fault.status:
+                self._send(fault.status, json.dumps({"error": fault.message}).encode())
+            elif "/blobs/" in self.path:
+                self._blob(body + b"!" if fault.spoils_body else body)
+            else:
+                self._model(json.loads(body), fault)
+
+        def _begin(self) -> Fault:
+            server.requests.append(f"{self.command} {self.path}")
+            fault = server.take_fault(self.path) if self.command == "POST" else Fault("")
+            time.sleep(fault.delay_s)
+            return fault
+
+        def _blob(self, body: bytes) -> None:
+            expected, found = self.path.rpartition("/")[2], f"sha256:{hashlib.sha256(body).hexdigest()}"
+            if found == expected:
+                server.blob(found).write_bytes(body)
+                self._send(201, b"")
+            else:
+                message = f'digest mismatch, expected "{expected}", got "{found}"'
+                self._send(400, json.dumps({"error": message}).encode())
+
+        def _model(self, body: dict[str, Any], fault: Fault) -> None:
+            if self.path == "/api/chat" and body["model"] not in server.models:
+                self._send(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
+                return
+            lines = server.create(body) if self.path == "/api/create" else [server.chat(body)]
+            data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+            status = 400 if self.path == "/api/chat" and "error" in lines[0] else 200
+            self._send(status, data, is_cut=fault.is_cut)
+
+        def _send(self, status: int, data: bytes, *, is_cut: bool = False) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if is_cut else data)
+            self.close_connection = self.close_connection or is_cut
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet: pytest shows what matters."""
+
+    return Handler

@@ -1,0 +1,246 @@
+"""How a training treats its user: what is kept, when it stops, what it says, and that nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import SequentialSampler
+
+from observer.config import Config, load_config
+from observer.errors import ObserverError
+from observer.paths import PROJECT_ROOT, RunPaths
+from observer.runs.lock import held_for_one_run
+from observer.training.device import Runtime, choose_runtime
+from observer.training.multiprocess.processes import Launch, SharedOrder, find_launch
+from observer.training.planning.batch_size import settle_memory
+from observer.training.planning.memory import memory_errors_explained
+from observer.training.planning.plan import count_parameters, count_steps
+from observer.training.prepare import check_settings
+from observer.training.rows import Splits, TokenRow, encode_with, load_splits
+from observer.weights.base import load_tokenizer
+from observer.weights.checkpoint import read_shape
+from observer.weights.known_shapes import KNOWN_SHAPES, known_shape
+from tests.support.tiny_runs import tiny_config
+from tests.training.test_training import metrics_of, terminate_after, trained
+
+ON_CPU = Runtime("cpu", "transformers", "float32", ())
+
+
+def contrary_config(folder: Path, base: Path, *overrides: str) -> Config:
+    """A run whose validation rows say the contrary of what is trained: its eval loss soon rises."""
+    config = tiny_config(folder, base, "training.learning_rate=2e-2", "training.lr_scheduler_type=constant",
+                         "training.eval_steps=2", "training.num_train_epochs=6", *overrides)  # fmt: skip
+    for path, label in ((config.data.train, "DISCARD"), (config.data.val, "IMPORTANT")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        graded = "".join(line for line in lines if '"task": "grade"' in line)
+        path.write_text(graded.replace('"content": "DISCARD"', f'"content": "{label}"'), encoding="utf-8")
+    return config
+
+
+def eval_losses(records: list[dict[str, Any]]) -> dict[int, float]:
+    return {record["step"]: record["eval_loss"] for record in records if "eval_loss" in record}
+
+
+def best_step(records: list[dict[str, Any]]) -> int:
+    losses = eval_losses(records)
+    return min(losses, key=losses.__getitem__)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Config, list[dict[str, Any]]]:
+    """An uncut training whose best step is not its last, with early stopping too patient to end it."""
+    folder = tmp_path_factory.mktemp("diverged")
+    config = contrary_config(folder, tiny_model, "training.early_stopping_patience=9")
+    return config, trained(config)
+
+
+def test_the_adapter_saved_is_the_one_of_the_lowest_eval_loss_and_the_log_says_which(
+    diverged: tuple[Config, list[dict[str, Any]]],
+) -> None:
+    config, records = diverged
+    best = best_step(records)
+    assert best < 12, "the eval loss was to rise"
+    saved, kept = weights(config.paths.adapter), weights(config.paths.checkpoints / f"checkpoint-{best}")
+    assert all(torch.equal(saved[name], kept[name]) for name in kept)
+    assert f"adapter of step {best} saved: eval loss" in config.paths.log.read_text(encoding="utf-8")
+
+
+def test_progress_tells_speed_and_memory_and_records_count_the_tokens_of_the_rows(
+    diverged: tuple[Config, list[dict[str, Any]]],
+) -> None:
+    config, records = diverged
+    line = next(line for line in config.paths.log.read_text(encoding="utf-8").splitlines() if "step     4/12" in line)
+    assert "tokens/s" in line and "GB" in line and "left" in line
+    rows = load_splits(config, encode_with(load_tokenizer(Path(config.model.base)))).train
+    n_tokens = [record["num_tokens"] for record in records if "loss" in record]
+    assert sum(n_tokens) == 6 * sum(map(len, rows))
+
+
+def test_a_cut_run_goes_on_to_the_same_records_and_the_same_adapter(
+    tmp_path: Path, diverged: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    uncut, records = diverged
+    config = contrary_config(tmp_path, Path(uncut.model.base), "training.early_stopping_patience=9")
+    threading.Thread(target=terminate_after, args=(config.paths.metrics, 9), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        trained(config)
+    assert not config.paths.adapter.exists() and len(metrics_of(config)) < len(records)
+    assert trained(config) == records
+    name = "adapter_model.safetensors"
+    assert (config.paths.adapter / name).read_bytes() == (uncut.paths.adapter / name).read_bytes()
+
+
+def test_a_training_that_does_not_improve_stops_early_and_says_so(
+    tmp_path: Path, diverged: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    uncut, records = diverged
+    base = Path(uncut.model.base)
+    config = contrary_config(tmp_path, base, "training.early_stopping_patience=1", "training.load_best=false")
+    losses = eval_losses(records)
+    stopped_at = next(step for step in losses if losses[step] > min(losses[n] for n in losses if n <= step))
+    assert trained(config) == [record for record in records if record["step"] <= stopped_at]
+    log = config.paths.log.read_text(encoding="utf-8")
+    assert f"stopped early at step {stopped_at}" in log and f"adapter of step {stopped_at} saved, the last one" in log
+    saved, last = weights(config.paths.adapter), weights(config.paths.checkpoints / f"checkpoint-{stopped_at}")
+    assert all(torch.equal(saved[name], last[name]) for name in last)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_the_number_of_the_first(tmp_path: Path) -> None:
+    lock = RunPaths(tmp_path / "run", "run").lock
+    code = (
+        "from pathlib import Path; from observer.runs.lock import held_for_one_run as hold\n"
+        f"with hold(Path({str(lock)!r})): print('held', flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT_ROOT, stdin=-1, stdout=-1, text=True) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+        with pytest.raises(ObserverError, match=rf"process {first.pid}\); wait for it, or .*--run-name"), \
+             held_for_one_run(lock):  # fmt: skip
+            pass
+        first.kill()
+    with held_for_one_run(lock):  # what was killed holds nothing
+        assert lock.read_text() == f"{os.getpid()}\n"
+    with held_for_one_run(lock):
+        pass
+
+
+def test_reporters_that_are_not_installed_are_named_together_with_all_else(tmp_path: Path, tiny_model: Path) -> None:
+    missing = [name for name in ("tensorboard", "trackio", "wandb") if find_spec(name) is None]
+    if not missing:
+        pytest.skip("all of them are installed")
+    config = tiny_config(tmp_path, tiny_model, f"training.report_to=[{', '.join(missing)}]", "training.optim=adam")
+    with pytest.raises(ObserverError) as refused:
+        check_settings(config, ON_CPU)
+    lines = str(refused.value).splitlines()
+    assert "unknown optimizer" in lines[0]
+    for name, line in zip(missing, lines[1:], strict=True):
+        assert line.startswith(f"training.report_to: {name} is not installed") and f"pip install {name}" in line
+
+
+def test_a_reporter_of_another_name_is_refused_with_those_we_know(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(ObserverError, match="tensorboard"):
+        tiny_config(tmp_path, tiny_model, "training.report_to=[mlflow]")
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(10**15), lambda: np.empty(10**15)], ids=["torch", "numpy"])
+def test_memory_that_ends_is_one_line_with_what_to_lower(tmp_path: Path, tiny_model: Path, allocate: Any) -> None:
+    config = tiny_config(tmp_path, tiny_model, "training.gradient_accumulation_steps=3")
+    with pytest.raises(ObserverError) as ended, memory_errors_explained(config, ON_CPU, planned_bytes=1.5e9):
+        allocate()
+    message = str(ended.value)
+    assert message.startswith("cpu: out of memory; at most ") and "about 1.5 GB planned" in message
+    assert "training.per_device_train_batch_size=4 (now 8) with training.gradient_accumulation_steps=6" in message
+    assert "training.gradient_checkpointing=true" in message and "\n" not in message
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(RuntimeError, match="inconsistent"), \
+         memory_errors_explained(tiny_config(tmp_path, tiny_model), ON_CPU, 1.0):  # fmt: skip
+        raise RuntimeError("inconsistent tensor size")
+
+
+@pytest.mark.parametrize(
+    ("base", "choice", "is_on", "says"),
+    [
+        ("qwen3-0.6b", "true", True, "says so"),
+        ("qwen3-0.6b", "false", False, "says so"),
+        ("tiny", "auto", False, "activations fit"),
+        ("qwen3-8b", "auto", True, "lower training.per_device_train_batch_size"),
+    ],
+)
+def test_activations_are_recomputed_only_where_they_do_not_fit(
+    tmp_path: Path, tiny_model: Path, base: str, choice: str, is_on: bool, says: str
+) -> None:
+    n_rows = 2 if base == "tiny" else 512
+    config = tiny_config(tmp_path, tiny_model, f"training.gradient_checkpointing={choice}",
+                         f"training.per_device_train_batch_size={n_rows}")  # fmt: skip
+    shape = KNOWN_SHAPES.get(base) or read_shape(tiny_model)
+    rows = [TokenRow([0] * 1000, 900, "grade")] * n_rows
+    settled, [line] = settle_memory(config, ON_CPU, Splits(rows, rows[:1]), shape, 16 * 10**9)
+    assert settled.training.gradient_checkpointing is is_on
+    assert line.startswith(f"recompute {'on' if is_on else 'off'}") and says in line
+
+
+@pytest.mark.parametrize(
+    ("base", "n_parameters"),
+    [
+        ("Qwen/Qwen3-0.6B", 596_049_920),
+        ("Qwen/Qwen3-1.7B-Base", 1_720_574_976),
+        ("someone/qwen3-4b", 4_022_468_096),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+    ],
+)
+def test_larger_bases_are_planned_by_their_name(base: str, n_parameters: int) -> None:
+    assert count_parameters(known_shape(base)) == n_parameters
+
+
+def test_another_base_is_planned_once_it_is_here() -> None:
+    with pytest.raises(ObserverError, match="download it first"):
+        known_shape("Qwen/Qwen3-1000B")
+
+
+def test_the_launch_is_read_from_what_torchrun_sets() -> None:
+    assert find_launch({}) == Launch(0, 1, 0) and find_launch({}).is_first
+    second = find_launch({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
+    assert second == Launch(5, 8, 1) and second.is_shared and not second.is_first
+
+
+def test_a_launch_of_several_processes_leaves_all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(PROJECT_ROOT / "configs" / "nano.yaml", ["run.device=cpu"])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    runtime = choose_runtime(config)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert any(reason.startswith("processes 2") for reason in runtime.reasons)
+
+
+@pytest.mark.parametrize("n_rows", [1, 16, 17, 24, 30])
+@pytest.mark.parametrize(("n_processes", "batch_size"), [(2, 4), (4, 2), (3, 2)])
+def test_each_step_has_the_rows_of_one_process_with_the_whole_batch(
+    n_rows: int, n_processes: int, batch_size: int
+) -> None:
+    filler, whole = n_rows, n_processes * batch_size
+    order = list(SharedOrder(SequentialSampler(range(n_rows)), n_processes, batch_size, filler))
+    assert len(order) == len(SharedOrder(SequentialSampler(range(n_rows)), n_processes, batch_size, filler))
+    steps = [order[start : start + whole] for start in range(0, len(order), whole)]
+    for number, step in enumerate(steps):
+        shares = [[row for row in step[n : n + batch_size] if row != filler] for n in range(0, whole, batch_size)]
+        assert sorted(row for share in shares for row in share) == list(range(n_rows))[number * whole :][:whole]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    config = load_config(PROJECT_ROOT / "configs" / "nano.yaml", [
+        f"training.per_device_train_batch_size={batch_size}", "training.num_train_epochs=1"])  # fmt: skip
+    assert count_steps(config, n_rows, n_processes) == len(steps)

@@ -1,0 +1,180 @@
+"""train_sft.py as a user meets it: the whole road once, nothing twice, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from observer.errors import run_cli
+from observer.files import check_writable
+from observer.paths import PROJECT_ROOT
+from tests.support.tiny_runs import write_tiny_run
+from train_sft import main
+
+STAGES = ("train", "merge", "gguf f16", "gguf q8_0", "modelfiles", "evaluate", "model card")
+
+
+def run(*arguments: str) -> int:
+    return run_cli(lambda: main([*arguments]), debug=False)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The config of a run that went all the way."""
+    config = write_tiny_run(tmp_path_factory.mktemp("recipe"), tiny_model)
+    assert run("--config", str(config)) == 0
+    return config
+
+
+@pytest.mark.slow
+def test_one_command_leaves_every_artefact(finished_run: Path) -> None:
+    root = finished_run.parent / "outputs" / "tiny"
+    for name in (
+        "adapter/adapter_model.safetensors", "merged/model.safetensors", "gguf/tiny-f16.gguf", "gguf/tiny-q8_0.gguf",
+        "Modelfile", "Modelfile-grade", "Modelfile-extract", "reports/summary.md", "config.yaml", "manifest.json",
+        "training.log", "metrics.jsonl", "loss.png",
+    ):  # fmt: skip
+        assert (root / name).stat().st_size > 0, name
+    assert "q8_0" in (root / "reports" / "summary.md").read_text()
+    assert set(json.loads((root / "manifest.json").read_text())["stages"]) == set(STAGES)
+    modules = json.loads((root / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert modules == sorted(modules), "PEFT's set has another order in each process"
+    assert not list(root.rglob(".*")), "no temporary files are left"
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing_twice_and_says_so(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = finished_run.parent / "outputs" / "tiny"
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert run("--config", str(finished_run)) == 0
+    printed = capsys.readouterr().out
+    for stage in STAGES:
+        assert f"{stage}: done before on the same inputs, skipped" in printed
+    assert "ollama create tiny -f" in printed and "| q8_0" in printed
+    after = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert {path for path in before if after[path] != before[path]} == {root / "config.yaml", root / "run.lock"}
+
+
+@pytest.mark.slow
+def test_a_deleted_artefact_is_made_again_without_training_again(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (finished_run.parent / "outputs" / "tiny" / "gguf" / "tiny-q8_0.gguf").unlink()
+    assert run("--config", str(finished_run)) == 0
+    printed = capsys.readouterr().out
+    assert "train: done before" in printed and "gguf q8_0: done in" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "mend"),
+    [
+        (["--set", "training.learning_rat=1"], "--set training.learning_rat=1", "learning_rate"),
+        (["--set", "run.device=cuda"], "run.device: cuda", "configs/nano.yaml"),
+        (["--set", "model.base=data/no-such-base"], "data/no-such-base: no such folder", "model.base"),
+        (["--set", "model.base=./elsewhere"], "./elsewhere: no such folder", "model.base"),
+        (["--set", "data.train=none.jsonl"], "none.jsonl: no such file", "observer data generate"),
+        (["--set", "data.max_length=100"], "train.jsonl:1:", "raise data.max_length"),
+        (["--set", "export.quantizations=[q9_z]"], "unknown quantization 'q9_z'", "q8_0"),
+        (["--set", "training.optim=adam"], "training.optim: unknown optimizer 'adam'", "adamw_torch"),
+        (["--set", "training.optim=adamw_8bit"], "training.optim: adamw_8bit needs CUDA", "adamw_torch"),
+        (["--set", "lora.target_modules=[q_proj, query]"], "lora.target_modules: the model has no query", "q_proj"),
+        (["--resume"], "checkpoints: no checkpoint to resume from", "without --resume"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line_with_the_place_and_the_mend(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], place: str, mend: str
+) -> None:
+    config = write_tiny_run(tmp_path, tiny_model)
+    assert run("--config", str(config), *arguments) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and place in message.splitlines()[0] and mend in message.splitlines()[0]
+    root = tmp_path / "outputs" / "tiny"
+    assert {path.name for path in root.glob("*")} <= {"config.yaml", "run.lock"}, "nothing half-written"
+
+
+def test_a_missing_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--config", "configs/none.yaml") == 1
+    assert "configs/none.yaml: no such file" in capsys.readouterr().err
+
+
+def test_a_malformed_config_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("run: {name: x}\nmodel: [unclosed\n")
+    assert run("--config", str(path)) == 1
+    assert f"{path}:" in capsys.readouterr().err
+
+
+def test_every_fault_of_both_data_files_is_named(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_tiny_run(tmp_path, tiny_model)
+    for name in ("train.jsonl", "val.jsonl"):
+        path = tmp_path / name
+        path.write_text(path.read_text() + '{"prompt": 1}\nnot json\n')
+    assert run("--config", str(config)) == 1
+    message = capsys.readouterr().err
+    for place in ("train.jsonl:25:", "train.jsonl:26:", "val.jsonl:9:", "val.jsonl:10:"):
+        assert place in message
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_base_without_safetensors_is_refused(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "pickled"
+    base.mkdir()
+    (base / "config.json").write_text((tiny_model / "config.json").read_text())
+    (base / "pytorch_model.bin").write_bytes(b"never unpickled")
+    assert run("--config", str(write_tiny_run(tmp_path, base))) == 1
+    assert "has no tokenizer.json, *.safetensors" in capsys.readouterr().err
+
+
+def test_an_output_folder_in_whose_way_a_file_lies_is_named(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_tiny_run(tmp_path, tiny_model)
+    (tmp_path / "outputs").write_text("a file")
+    assert run("--config", str(config)) == 1
+    assert "a file is in the way" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_output_folder_is_named(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_tiny_run(tmp_path, tiny_model)
+    (tmp_path / "outputs").mkdir(mode=0o555)
+    assert run("--config", str(config)) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_disk_too_small_for_the_plan_is_refused_before_training(tmp_path: Path) -> None:
+    from observer.errors import ObserverError
+
+    with pytest.raises(ObserverError, match="free some space"):
+        check_writable(tmp_path, needed_bytes=10**18)
+
+
+def test_help_loads_nothing_that_is_slow_to_import() -> None:
+    script = (
+        "import sys, runpy; sys.argv = ['train_sft.py', '--help']\n"
+        "try: runpy.run_path('train_sft.py', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "ours = {'observer', '__main__'}; stdlib = sys.stdlib_module_names\n"
+        "others = {name.partition('.')[0] for name in sys.modules} - stdlib - ours\n"
+        "assert not [name for name in others if not name.startswith(('_', 'sitecustomize', 'distutils'))], others"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--dry-run" in done.stdout and "examples:" in done.stdout
+
+
+def test_wrong_usage_exits_2() -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--config", "configs/nano.yaml", "--vocab", "x.gguf"])
+    assert left.value.code == 2

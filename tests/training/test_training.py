@@ -1,0 +1,314 @@
+"""Training: the loss is what it claims, the order is exact, and a cut run goes on as if it had not been cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from observer.config import Config
+from observer.errors import ObserverError
+from observer.paths import PROJECT_ROOT
+from observer.prompts import render_chatml
+from observer.training.batching.forest import collate
+from observer.training.batching.loss import completion_nll, mean_nll_by_task
+from observer.training.batching.order import RowSampler
+from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
+from observer.training.device import Runtime, choose_runtime, prepare_backend
+from observer.training.model import attach_lora, load_base
+from observer.training.progress import read_metrics
+from observer.training.rows import IGNORED, TokenRow, encode_with, load_splits, tokenize_rows
+from observer.weights.base import load_tokenizer
+from tests.support.tiny_runs import split_rows, tiny_config
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def loaded(config: Config) -> tuple[PeftModel, Runtime]:
+    runtime = choose_runtime(config)
+    prepare_backend(runtime)
+    return attach_lora(load_base(config, runtime, Path(config.model.base)), config, runtime), runtime
+
+
+def trained(config: Config, *, inputs: str = "the same", resume: bool = False) -> list[dict[str, Any]]:
+    """Train in this process and return the records of metrics.jsonl, without their times."""
+    from observer.training.sft import train
+
+    tokenizer = load_tokenizer(Path(config.model.base))
+    model, runtime = loaded(config)
+    splits = load_splits(config, encode_with(tokenizer))
+    train(model, tokenizer, splits, config, runtime, inputs=inputs, resume=resume)
+    return metrics_of(config)
+
+
+def metrics_of(config: Config) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.items() if k != "elapsed_s"} for record in read_metrics(config.paths.metrics)]
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Config, list[dict[str, Any]]]:
+    """A whole training of twelve steps."""
+    config = tiny_config(tmp_path_factory.mktemp("uncut"), tiny_model)
+    return config, trained(config)
+
+
+def test_prompt_tokens_are_those_of_the_rendered_prompt_and_the_answer_ends_with_im_end(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    rows = split_rows(6)
+    for row, tokens in zip(rows, tokenize_rows(rows, encode_with(tokenizer)), strict=True):
+        text = render_chatml(row["prompt"])
+        template = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        assert text == template
+        assert tokens.input_ids[: tokens.prompt_length] == tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokens.labels[: tokens.prompt_length] == [IGNORED] * tokens.prompt_length
+        answer = tokens.labels[tokens.prompt_length :]
+        assert tokenizer.decode(answer) == row["completion"][0]["content"] + "<|im_end|>"
+        assert answer[-1] == tokenizer.eos_token_id
+
+
+def test_the_loss_is_the_mean_over_completion_tokens_of_full_logits(tmp_path: Path, tiny_model: Path) -> None:
+    config = tiny_config(tmp_path, tiny_model)
+    model, _ = loaded(config)
+    tokenizer = load_tokenizer(tiny_model)
+    rows = tokenize_rows(split_rows(6), encode_with(tokenizer))
+    expected, n_tokens = 0.0, 0
+    with torch.no_grad():
+        for row in rows:  # one row at a time, no padding, all logits
+            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0]
+            targets = torch.tensor(row.input_ids[row.prompt_length :])
+            predicted = logits[row.prompt_length - 1 : -1]
+            expected += functional.cross_entropy(predicted, targets, reduction="sum").item()
+            n_tokens += len(targets)
+        batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
+        nll = completion_nll(model, batch)
+    assert len(nll) == n_tokens
+    assert nll.mean().item() == pytest.approx(expected / n_tokens, rel=1e-5)
+    for batch_size in (1, 4):
+        losses = mean_nll_by_task(model, rows, batch_size)
+        assert losses["all"] == pytest.approx(expected / n_tokens, rel=1e-5)
+        assert set(losses) == {"all", "grade", "extract"}
+
+
+def test_the_loss_falls_and_the_files_tell_it(uncut: tuple[Config, list[dict[str, Any]]]) -> None:
+    config, records = uncut
+    losses = [record["loss"] for record in records if "loss" in record]
+    evals = [record["eval_loss"] for record in records if "eval_loss" in record]
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, 13))
+    assert len(evals) == 3 and evals[-1] < evals[0] < losses[0]
+    log = config.paths.log.read_text(encoding="utf-8")
+    for expected in ("LoRA r 4, alpha 8", "24 train rows, 8 val rows", "step    12/12", "eval loss"):
+        assert expected in log
+    assert config.paths.loss_curve.read_bytes().startswith(b"\x89PNG")
+    adapter = {path.name for path in config.paths.adapter.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= adapter
+
+
+def test_two_runs_give_the_same_losses(tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]) -> None:
+    config, records = uncut
+    assert trained(tiny_config(tmp_path, Path(config.model.base))) == records
+
+
+def test_a_run_stopped_by_a_signal_resumes_with_the_losses_of_an_uncut_one(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    config = tiny_config(tmp_path, Path(uncut[0].model.base))
+    stopper = threading.Thread(target=terminate_after, args=(config.paths.metrics, 5), daemon=True)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt):
+        trained(config)
+    stopped_at = last_whole_checkpoint(config.paths.checkpoints)
+    assert stopped_at is not None and not config.paths.adapter.exists()
+    assert len(metrics_of(config)) < len(uncut[1])
+    assert trained(config) == uncut[1]
+    assert "resuming from" in config.paths.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_with_the_losses_of_an_uncut_one(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    """SIGKILL, the hardest cut, at some moment after the first checkpoint."""
+    config = tiny_config(tmp_path, Path(uncut[0].model.base))
+    with subprocess.Popen([sys.executable, "-c", script(tmp_path)], cwd=PROJECT_ROOT) as process:
+        while process.poll() is None and len(read_metrics(config.paths.metrics)) < 7:
+            time.sleep(0.02)
+        process.kill()
+    assert not config.paths.adapter.exists()
+    assert trained(config) == uncut[1]
+    assert "resuming from" in config.paths.log.read_text(encoding="utf-8")
+
+
+def script(folder: Path, *overrides: str) -> str:
+    """Python code that trains the config below `folder`."""
+    return (
+        "from pathlib import Path; from tests.training.test_training import trained; "
+        "from observer.config import load_config;"
+        f"trained(load_config(Path({str(folder / 'tiny.yaml')!r}), {list(overrides)!r}))"
+    )
+
+
+def terminate_after(metrics: Path, n_records: int) -> None:
+    while len(read_metrics(metrics)) < n_records:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_other_inputs_do_not_go_on_with_an_unfinished_training_unless_asked(
+    uncut: tuple[Config, list[dict[str, Any]]],
+) -> None:
+    paths = uncut[0].paths
+    record = paths.checkpoints / "inputs.json"
+    finished = record.read_text()
+    assert find_checkpoint(paths, "others", resume=False) is None  # that one is done; a new one may start
+    record.write_text(json.dumps({"inputs": "the same", "is_finished": False}))
+    try:
+        with pytest.raises(ObserverError, match="--run-name"):
+            find_checkpoint(paths, "others", resume=False)
+        newest = paths.checkpoints / "checkpoint-12"
+        assert find_checkpoint(paths, "others", resume=True) == newest
+        assert find_checkpoint(paths, "the same", resume=False) == newest
+    finally:
+        record.write_text(finished)
+
+
+def test_resume_without_a_checkpoint_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(ObserverError, match="no checkpoint to resume from"):
+        find_checkpoint(tiny_config(tmp_path, tiny_model).paths, "inputs", resume=True)
+
+
+def test_a_checkpoint_cut_while_it_was_written_is_passed_over(tmp_path: Path) -> None:
+    names = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+    for step, state in ((4, '{"global_step": 4}'), (8, '{"global_st'), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+
+
+def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    """Rows have 3 to 60 completion tokens, so a mean of means would differ."""
+    from observer.training.sft import make_trainer
+
+    base = Path(uncut[0].model.base)
+    tokenizer = load_tokenizer(base)
+    found = []
+    for batch, accumulation in ((8, 1), (2, 4)):
+        config = tiny_config(
+            tmp_path, base, f"training.per_device_train_batch_size={batch}",
+            f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
+        )  # fmt: skip
+        model, runtime = loaded(config)
+        trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
+        trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(range(8))  # type: ignore[assignment]
+        trainer.train()
+        record = next(record for record in trainer.state.log_history if "grad_norm" in record)
+        found.append((record["loss"], record["grad_norm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("override", ["model.backend=unsloth", "model.load_in_4bit=true"])
+@pytest.mark.slow
+def test_other_ways_to_load_train_too(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]], override: str
+) -> None:
+    """Unsloth's CPU backend gives the losses of plain transformers; NF4 weights nearly so. In a process of its own:
+    unsloth patches what it finds."""
+    base = Path(uncut[0].model.base)
+    tiny_config(tmp_path, base)
+    code = script(tmp_path, override, "training.max_steps=4")
+    work = tmp_path / "work"
+    work.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    losses = [record["loss"] for record in read_metrics(tmp_path / "outputs/tiny/metrics.jsonl") if "loss" in record]
+    plain = [record["loss"] for record in uncut[1] if "loss" in record]
+    tolerance = 1e-6 if "unsloth" in override else 2e-2
+    assert losses[0] == pytest.approx(plain[0], rel=tolerance)
+    assert len(losses) == 4 and losses[3] < losses[0]
+    assert list(work.iterdir()) == [], "nothing may be written to the working directory"
+
+
+@pytest.mark.parametrize("are_padded", [True, False])
+@pytest.mark.parametrize("n_rows", [1, 7, 16, 100])
+def test_every_epoch_has_every_row_once_in_another_order(n_rows: int, are_padded: bool) -> None:
+    rows = [TokenRow([0] * (10 + row % 7), 5, "grade") for row in range(n_rows)]
+    sampler = RowSampler(rows, batch_size=4, seed=42, are_padded=are_padded)
+    first = list(sampler)
+    assert sorted(first) == list(range(n_rows)) and list(sampler) == first
+    sampler.set_epoch(1)
+    assert sorted(sampler) == list(range(n_rows)) and (n_rows < 5 or list(sampler) != first)
+
+
+def batches_of(are_padded: bool) -> list[list[TokenRow]]:
+    rows = [TokenRow([0] * (40 + (n * 37) % 200), 20, ("grade", "extract", "extract")[n % 3]) for n in range(2640)]
+    order = list(RowSampler(rows, batch_size=16, seed=1, are_padded=are_padded))
+    return [[rows[n] for n in order[start : start + 16]] for start in range(0, len(order), 16)]
+
+
+def test_batches_to_be_padded_hold_rows_of_one_task_and_like_length() -> None:
+    batches = batches_of(are_padded=True)
+    padded = sum(max(map(len, batch)) * len(batch) for batch in batches)
+    assert padded / sum(len(row) for batch in batches for row in batch) < 1.08
+    mixed = sum(len({row.task for row in batch}) > 1 for batch in batches)
+    assert mixed <= len(batches) / 32 + 1
+
+
+def test_batches_of_a_forest_hold_rows_of_one_task_and_are_alike_in_tokens() -> None:
+    batches = [batch for batch in batches_of(are_padded=False) if len({row.task for row in batch}) == 1]
+    assert len(batches) >= 2640 / 16 - 6
+    n_tokens = [sum(map(len, batch)) for batch in batches]
+    assert max(n_tokens) / min(n_tokens) < 1.25
+
+
+def test_a_row_longer_than_max_length_is_refused_beside_all_other_faults(tmp_path: Path, tiny_model: Path) -> None:
+    config = tiny_config(tmp_path, tiny_model, "data.max_length=150")
+    with config.data.val.open("a", encoding="utf-8") as stream:
+        stream.write("{broken\n")
+    tokenizer = load_tokenizer(tiny_model)
+    with pytest.raises(ObserverError) as refused:
+        load_splits(config, encode_with(tokenizer))
+    faults = str(refused.value).splitlines()
+    assert faults[0].startswith(f"{config.data.train}:1: ") and "more than data.max_length 150" in faults[0]
+    assert any(fault.startswith(f"{config.data.val}:9: not JSON") for fault in faults)
+
+
+def test_what_was_tokenized_before_is_read_from_the_cache(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer, texts = load_tokenizer(tiny_model), ["I moved to Lisbon", "", "東京 🙂<|im_end|>"]
+    expected = encode_with(tokenizer)(texts)
+    cache = tmp_path / "tokens"
+    assert encode_with(tokenizer, cache)(texts) == expected
+    (file,) = cache.iterdir()
+    changed = file.stat().st_mtime_ns
+    assert encode_with(tokenizer, cache)(texts) == expected and file.stat().st_mtime_ns == changed
+    file.write_bytes(file.read_bytes()[:100])  # a file that is cut is made again
+    assert encode_with(tokenizer, cache)(texts) == expected
+    assert encode_with(tokenizer, cache)(texts[:2]) == expected[:2] and len(list(cache.iterdir())) == 2
+    tokenizer.add_tokens(["Lisbon"])
+    assert encode_with(tokenizer, cache)(texts) != expected
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "file").touch()
+    tokenizer = load_tokenizer(tiny_model)
+    assert encode_with(tokenizer, tmp_path / "file" / "tokens")(["hello"]) == encode_with(tokenizer)(["hello"])
+
+
+def test_token_rows_know_their_length() -> None:
+    assert len(TokenRow([1, 2, 3], 2, "grade")) == 3

@@ -1,0 +1,1 @@
+"""The nightly set: faults, fuzzing, attacks, load and reproducibility. `make trust` runs it."""

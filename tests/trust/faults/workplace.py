@@ -1,0 +1,131 @@
+"""Where runs are cut: a copy of the code, rows, a folder for each run, and the processes of train_sft.py in it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from observer.errors import ObserverError
+from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, NANO_BASE, PROJECT_ROOT, RunPaths
+from tests.trust.faults.watch import POLL_S, Watch
+
+ROWS_A_TASK = 8
+SETTINGS = (
+    "run.name=faults", "run.device=cpu", "data.utility=rows/utility.jsonl", "data.extraction=rows/extraction.jsonl",
+    "data.split=random", "data.val_fraction=0.25", "training.per_device_train_batch_size=2", "training.warmup_steps=2",
+    "training.eval_steps=3", "training.logging_steps=1", "export.imatrix_rows=4", "evaluation.limit=1",
+)  # fmt: skip
+"""What makes configs/nano.yaml small: 12 steps with a checkpoint every 3."""
+_COPIED = ("observer", "eval", "configs", "train_sft.py", NANO_BASE.as_posix())
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """`root` holds the copy of the code in code/, and in places/ a folder for each run to start from."""
+
+    root: Path
+    settings: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> Path:
+        return self.root / "code"
+
+    def prepare(self) -> None:
+        """Copy what runs and what it reads: changes of the tree meanwhile would be taken for faults."""
+        for name in _COPIED:
+            source, target = PROJECT_ROOT / name, self.code / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        rows = self.code / "rows"
+        rows.mkdir()
+        for path, name in ((GRADING_JSONL, "utility.jsonl"), (EXTRACTION_JSONL, "extraction.jsonl")):
+            with (PROJECT_ROOT / path).open(encoding="utf-8") as stream:
+                (rows / name).write_text("".join(itertools.islice(stream, ROWS_A_TASK)), encoding="utf-8")
+
+    def place(self, name: str) -> Place:
+        """A new folder in which a run sees the same relative paths as in every other."""
+        folder = self.root / "places" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for shared in ("configs", "data", "rows"):
+            (folder / shared).symlink_to(Path(os.path.relpath(self.code / shared, folder)))
+        return Place(self, folder)
+
+
+@dataclass
+class Place:
+    """One run's folder, in which the same command is started until it ends well."""
+
+    workplace: Workplace
+    folder: Path
+    n_started: int = 0
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.folder / "outputs" / "faults", "faults")
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[tuple[subprocess.Popen[bytes], Watch]]:
+        """Start the command, and kill what is left of it at the end; its output goes to out-N.txt and err-N.txt."""
+        self.n_started += 1
+        settings = [*SETTINGS, *self.workplace.settings]
+        command = [sys.executable, str(self.workplace.code / "train_sft.py"), "--config", "configs/nano.yaml"]
+        command += [word for setting in settings for word in ("--set", setting)]
+        environment = os.environ | {
+            "XDG_CACHE_HOME": str(self.cache),
+            "MPLCONFIGDIR": str(self.workplace.root / "matplotlib"),  # its list of fonts takes seconds to make
+            "OMP_NUM_THREADS": "1",
+        }
+        out, err = self.output("out"), self.output("err")
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
+        try:
+            yield process, Watch(process, self.paths.root, out)
+        finally:
+            process.kill()
+            process.wait()
+
+    def output(self, stream: str) -> Path:
+        """What the last process wrote; `stream` is out or err."""
+        return self.folder / f"{stream}-{self.n_started}.txt"
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def last_words(self) -> str:
+        """The last line that the last process wrote to stderr."""
+        lines = self.output("err").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def run_to_the_end(self) -> tuple[int, Watch]:
+        """Start the command and watch it to its end; return the exit code."""
+        with self.running() as (process, watch):
+            while process.poll() is None:
+                watch.look()
+                time.sleep(POLL_S)
+        watch.look()
+        return process.returncode, watch
+
+    def run_uncut(self) -> Watch:
+        """The run that all others are compared with. Raises ObserverError when it fails."""
+        code, watch = self.run_to_the_end()
+        if code != 0:
+            raise ObserverError(f"{self.output('err')}: the uncut run failed (exit {code}): {self.last_words()}")
+        return watch

@@ -1,0 +1,129 @@
+"""Fuzz targets for what models and servers answer, and for what becomes of it: observations, memory, print."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+
+from eval.metrics.row_counts import is_json_object, parse_answer, triple_counts
+from observer.answers import Completion
+from observer.backends.ollama import _label_in, label_shares
+from observer.demo.highlight import pieces_of
+from observer.labeling.answers import judge
+from observer.labeling.answers_file import Answer
+from observer.memory.diff import apply_operations, diff
+from observer.memory.facts import OperationKind
+from observer.observation import Exchange, Observation
+from observer.observe.observations_file import to_line
+from observer.observe.printing import print_observation
+from observer.ollama.chat import OllamaChat, Patience, TooLong, _Passing
+from observer.prompts import Task, render_exchange
+from observer.schema import Turn
+from observer.turns.grounding import fold, messages_of, stated_by
+from observer.turns.observing import observation, prepare, read_extraction
+from tests.trust.fuzz.texts import AT, HIDDEN, accepted, parts_of
+
+
+def observing(data: bytes) -> None:
+    """An exchange and a model's answer to it, up to what is printed and remembered."""
+    user, assistant, answer, context = parts_of(data, 4)
+    turns = [Turn(role="assistant", content=context)] if context else []
+    exchange = Exchange(user_message=user, assistant_message=assistant, context=turns, at=AT, id="1")
+    prepared = prepare(exchange)
+    found = observation(prepared, "model", completion=Completion(answer, (), len(answer) % 2 == 1))
+    line = to_line(found)
+    assert Observation.model_validate_json(line) == found
+    texts = {message.place: message for message in messages_of(exchange)}
+    for entity in found.entities:
+        for span in entity.spans:
+            text = texts[span.message].text
+            assert span.end <= len(text) and fold(text[span.start : span.end]) == fold(entity.name)
+    told = fold("\n".join(_told(found)))
+    assert not [secret for secret in prepared.secrets if secret in told], "a secret is told"
+    for message in texts.values():
+        assert not any(HIDDEN.search(piece.text) for piece in pieces_of(message, found))
+    stated_by([answer[:40], user[:40]], list(texts.values()))
+    _check_printed(user, found)
+    _check_memory(found)
+
+
+def answers(data: bytes) -> None:
+    """A model's answer alone, read by the client, the evaluation and labelling."""
+    answer, said = parts_of(data, 2)
+    for truncated in (False, True):
+        extraction, _ = read_extraction(answer, truncated)
+        again, fault = read_extraction(extraction.to_compact_json())
+        assert (again, fault) == (extraction, None)
+    parsed = parse_answer(answer)
+    assert parsed is None or is_json_object(answer)
+    if parsed:
+        parsed.faults()
+        for level in ("when", "entity_partial"):
+            triple_counts([parsed], [answer], level)
+    exchange = render_exchange(said or "x", "")
+    for task in Task:
+        verdict = judge(task, Answer(text=answer), exchange)
+        assert (verdict.value is None) == bool(verdict.fault) and len(verdict.fault) <= 600
+
+
+def observations(data: bytes) -> None:
+    """Observations that somebody hands over, a line each, taken into a memory."""
+    known: list[Any] = []
+    for line in data.split(b"\n"):
+        try:
+            found = Observation.model_validate_json(line)
+        except ValidationError:
+            continue
+        known = _check_memory(found, known)
+        assert Observation.model_validate_json(to_line(found)) == found
+        _check_printed(found.id or "", found)
+
+
+def ollama_answers(data: bytes) -> None:
+    """What a server answers to a question: status and body."""
+    head, _, body = data.partition(b"\n%%\n")
+    status = int(head) if re.fullmatch(rb"[1-5]\d\d", head) else 200
+    response = httpx.Response(status, content=body or data)
+    try:
+        reply = accepted(lambda: _chat().reply_of(_chat()._read(response, {"model": "m"})))
+    except (TooLong, _Passing):
+        return
+    if reply:
+        shares = label_shares(reply.choices)
+        assert not shares or abs(sum(shares.values()) - 1) < 1e-6
+        _label_in(reply.content)
+
+
+def _check_printed(text: str, found: Observation) -> None:
+    from rich.console import Console
+
+    page = io.StringIO()
+    print_observation(Console(file=page, width=100, highlight=False, markup=False, emoji=False), text, found)
+    assert not HIDDEN.search(page.getvalue()), "control characters on the terminal"
+
+
+def _check_memory(found: Observation, known: Sequence[Any] = ()) -> list[Any]:
+    """Asked again with what it taught, an observation changes nothing (`diff` promises)."""
+    seen_at = found.at or AT
+    facts = apply_operations(known, diff(found, known, seen_at))
+    assert all(operation.kind is OperationKind.NOOP for operation in diff(found, facts, seen_at))
+    return facts
+
+
+def _told(found: Observation) -> list[str]:
+    """What a model's words came to."""
+    said = [entity.name for entity in found.entities]
+    said += [text for entity in found.entities for pair in entity.attributes.items() for text in pair]
+    said += [text for held in found.relationships for text in (held.subject, held.object, held.when or "")]
+    return [*said, found.fault or ""]
+
+
+@cache
+def _chat() -> OllamaChat:
+    return OllamaChat("127.0.0.1:9", Patience(), 1)

@@ -1,0 +1,203 @@
+"""The bulk path on very many turns: every row once, memory flat, and at which rate.
+
+    python -m tests.trust.load.bulk --turns 100000 --model outputs/nano
+
+Turns come from the generator behind the shipped rows, with other seeds. `observer grade` takes them all from one file
+to another, `observer observe` a share of them, since it writes long answers. The memory is that of the command's own
+process, children included, sampled each second. Writes outputs/trust/bulk.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.reports.evaluation_report import command_line
+from observer.console.arguments import positive
+from observer.data.synth.generate import stream_rows
+from observer.errors import run_cli
+from observer.files import write_row
+from observer.paths import PROJECT_ROOT
+from tests.trust.load.memory import MemorySampler, MemoryUse, memory_use
+from tests.trust.result import TRUST_FOLDER, save_result
+
+GRADE, OBSERVE = "grade", "observe"
+BYTES_PER_ROW = 500
+"""What memory may grow by: a run keeps the id of every row, so that it does none twice, and nothing else."""
+
+_LONGEST = 64
+"""Turns that come first; as many as the command takes at once."""
+
+
+@dataclass(frozen=True)
+class BulkRun:
+    """One command over `n_in` rows. `n_missing` rows have no line in the output, `n_repeated` more than one.
+
+    `n_truncated` answers reached the bound of their length, which is the model's doing: they keep what stood whole, and
+    the command's exit code is 1. `n_faults` are the other lines that tell why there is no answer. `seconds` include
+    start-up.
+    """
+
+    name: str
+    command: str
+    seconds: float
+    n_in: int
+    n_out: int
+    n_missing: int
+    n_repeated: int
+    n_unknown: int
+    n_truncated: int
+    n_faults: int
+    exit_code: int
+    memory: MemoryUse
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.n_out / self.seconds
+
+    @property
+    def most_bytes_per_row(self) -> float | None:
+        """The upper end of the memory slope's interval by the rate; None of a run too short for a slope."""
+        return None if self.memory.high is None else self.memory.high * 1e6 / (60 * self.rows_per_s)
+
+    @property
+    def passed(self) -> bool:
+        is_told = self.exit_code == int(self.n_truncated + self.n_faults > 0)
+        wrong = self.n_missing or self.n_repeated or self.n_unknown or self.n_faults or not is_told
+        return not wrong and self.most_bytes_per_row is not None and self.most_bytes_per_row < BYTES_PER_ROW
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; raises ObserverError."""
+    args = parse_arguments(arguments)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [
+            run_bulk(task, n_rows, args, Path(folder))
+            for task, n_rows in ((GRADE, args.turns), (OBSERVE, args.observe))
+            if n_rows
+        ]
+    passed, summary = all(run.passed for run in runs), " ".join(map(summarize, runs))
+    command = command_line("-m tests.trust.load.bulk", arguments)
+    details = {
+        "about": runs[0].command,
+        "model": str(args.model),
+        "bytes_per_row": BYTES_PER_ROW,
+        "runs": [asdict(run) | derived(run) for run in runs],
+    }
+    seconds = time.monotonic() - began
+    path = save_result(
+        "bulk", command=command, seconds=seconds, passed=passed, summary=summary, details=details, folder=args.out
+    )
+    print(f"wrote {path}\n{summary}")
+    return int(not passed)
+
+
+def run_bulk(task: str, n_rows: int, args: argparse.Namespace, folder: Path) -> BulkRun:
+    """One command on rows of its own; its progress goes to stderr."""
+    source, target = folder / f"{task}.jsonl", folder / f"{task}-observed"
+    write_turns(source, n_rows, args.seed)
+    command = [task, str(source), "--model", str(args.model), "--out", str(target), *shlex.split(args.options)]
+    shown = shlex.join(["observer", task, "TURNS.jsonl", *command[2:4], "--out", "OUT", *command[6:]])
+    print(f"{n_rows:,} turns: {shown}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "observer.cli", *command], cwd=PROJECT_ROOT, stdout=sys.stderr)
+    try:
+        with MemorySampler(process.pid, with_children=True) as memory:
+            exit_code = process.wait()
+    finally:
+        process.kill()
+    seconds = time.monotonic() - began
+    counts = count_rows(target, n_rows)
+    return BulkRun(task, shown, seconds, n_rows, **counts, exit_code=exit_code, memory=memory_use(memory.samples))
+
+
+def derived(run: BulkRun) -> dict[str, Any]:
+    """What follows from a run's fields."""
+    return {"rows_per_s": run.rows_per_s, "most_bytes_per_row": run.most_bytes_per_row, "passed": run.passed}
+
+
+def summarize(run: BulkRun) -> str:
+    """One sentence with the numbers."""
+    most, memory = run.most_bytes_per_row, run.memory
+    growth = "too short to tell its growth" if most is None else f"growing by at most {most:.0f} bytes a row"
+    return (
+        f"{run.command.partition(' TURNS')[0]}: {run.n_out:,} lines for {run.n_in:,} turns in {run.seconds / 60:.1f} "
+        f"minutes ({run.rows_per_s:.1f} a second), {run.n_missing} missing, {run.n_repeated} twice, "
+        f"{run.n_truncated} cut at the bound, {run.n_faults} with a fault; memory {memory.start_mb:.0f} to "
+        f"{memory.end_mb:.0f} MB, {growth}."
+    )
+
+
+def write_turns(path: Path, n_turns: int, seed: int) -> None:
+    """Write synthetic turns with the ids `0`, `1`, … as OpenAI messages, in flat memory.
+
+    The longest come first: a context grows until it holds the longest turn, in steps that are no leak.
+    """
+    longest = dict(heapq.nlargest(_LONGEST, enumerate(_conversations(n_turns, seed)), key=_size))
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        others = (turn for turn in enumerate(_conversations(n_turns, seed)) if turn[0] not in longest)
+        for number, messages in itertools.chain(longest.items(), others):
+            write_row(stream, {"id": str(number), "messages": messages})
+
+
+def _size(turn: tuple[int, list[dict[str, Any]]]) -> int:
+    return sum(len(message["content"]) for message in turn[1])
+
+
+def _conversations(n_turns: int, seed: int) -> Iterator[list[dict[str, Any]]]:
+    for _, row in stream_rows(n_turns, seed):
+        said = [("user", row.user_message), ("assistant", row.assistant_message)]
+        earlier = [turn.model_dump() for turn in row.context]
+        yield earlier + [{"role": role, "content": text} for role, text in said if text]
+
+
+def count_rows(path: Path, n_rows: int) -> dict[str, int]:
+    """What of the ids 0 to n_rows - 1 stands in an output, a file or a folder of parts, and how often."""
+    seen: Counter[str] = Counter()
+    n_truncated = n_faults = 0
+    parts = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    for part in parts:
+        with part.open(encoding="utf-8") as stream:
+            for row in map(json.loads, stream):
+                seen[row["id"]] += 1
+                n_truncated += bool(row.get("truncated"))
+                n_faults += bool(row.get("fault")) and not row.get("truncated")
+    known = {str(number) for number in range(n_rows)}
+    return {
+        "n_out": sum(seen.values()),
+        "n_missing": len(known - seen.keys()),
+        "n_repeated": sum(count > 1 for count in seen.values()),
+        "n_unknown": len(seen.keys() - known),
+        "n_truncated": n_truncated,
+        "n_faults": n_faults,
+    }
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--turns", type=positive, default=100_000, metavar="N", help="turns to grade (default: %(default)s)")
+    add("--observe", type=int, default=5_000, metavar="N", help="turns to observe, 0 for none (default: %(default)s)")
+    add("--model", default="outputs/nano", metavar="MODEL", help="FILE.gguf or a run's folder (default: %(default)s)")
+    add("--options", default="", metavar="TEXT", help="further options of observer, such as --options='--ray'")
+    add("--seed", type=int, default=100, metavar="N", help="of the turns (default: %(default)s)")
+    add("--out", type=Path, default=TRUST_FOLDER, metavar="DIR", help="default: %(default)s")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,131 @@
+"""A loopback server that speaks Ollama's /api/chat and has the engine's answers by heart: it tests the client alone.
+
+Started by `load` as a process of its own, so that its memory and its threads are not the client's. It computes nothing,
+which makes the client, not a model, the slow part; every `unavailable_every`-th question is refused with 503 first, as
+a busy server does, and has to be asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from observer.answers import Completion, Grade
+from observer.backends.base import Backend
+from observer.errors import ObserverError
+from observer.files import write_json
+from observer.observation import Exchange
+from observer.paths import python_path
+from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.turns.observing import prepare
+
+MODEL = "load"
+_START_S = 30.0
+
+
+def record_answers(backend: Backend, turns: Sequence[Exchange], path: Path) -> None:
+    """Ask the model both tasks of every turn, each alone, and write what a server of it would answer."""
+    answers: dict[str, dict[str, Any]] = {task: {} for task in Task}
+    for turn in turns:
+        prompt = prepare(turn).prompt
+        answers[Task.GRADE][prompt] = _graded(backend.grade([prompt])[0])
+        answers[Task.EXTRACT][prompt] = _extracted(backend.extract([prompt], logprobs=True)[0])
+    write_json(path, answers, is_private=True)
+
+
+def _graded(grade: Grade) -> dict[str, Any]:
+    """The label as one token, beside the other labels with their probabilities."""
+    shares = [{"token": label, "logprob": _log(share)} for label, share in grade.probabilities.items()]
+    told = {"token": grade.label, "logprob": _log(grade.probabilities[grade.label]), "top_logprobs": shares}
+    return {"message": {"role": "assistant", "content": grade.label}, "logprobs": [told], "done": True}
+
+
+def _extracted(completion: Completion) -> dict[str, Any]:
+    told = [{"token": "?", "logprob": logprob} for logprob in completion.logprobs or ()]
+    reason = "length" if completion.truncated else "stop"
+    message = {"role": "assistant", "content": completion.text}
+    return {"message": message, "logprobs": told, "done_reason": reason, "done": True}
+
+
+def _log(share: float) -> float:
+    return math.log(max(share, 1e-30))
+
+
+@contextmanager
+def answering(path: Path, unavailable_every: int) -> Iterator[str]:
+    """Run the server on recorded answers; yield its HOST:PORT. Raises ObserverError when it does not start."""
+    command = [sys.executable, "-m", "tests.trust.load.server", str(path), str(unavailable_every)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            timer = threading.Timer(_START_S, process.kill)
+            timer.start()
+            address = process.stdout.readline().strip()
+            timer.cancel()
+            if not address:
+                raise ObserverError(f"the loopback server did not start within {_START_S:.0f} s")
+            yield address
+        finally:
+            process.kill()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, answers: dict[str, dict[str, Any]], unavailable_every: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies = {
+            (SYSTEM_PROMPTS[Task(task)], prompt): json.dumps(answer).encode()
+            for task, of_task in answers.items()
+            for prompt, answer in of_task.items()
+        }
+        self.unavailable_every = unavailable_every
+        self._n_asked = 0
+        self._lock = threading.Lock()
+
+    def is_busy(self) -> bool:
+        """Whether to refuse this question."""
+        with self._lock:
+            self._n_asked += 1
+            return bool(self.unavailable_every) and self._n_asked % self.unavailable_every == 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server  # type: ignore[assignment]
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        system, user = (message["content"] for message in asked["messages"])
+        if self.server.is_busy():
+            self._send(503, b'{"error": "server busy, please try again"}')
+        else:
+            self._send(200, self.server.bodies[system, user])
+
+    def _send(self, status: int, data: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+if __name__ == "__main__":
+    recorded, refused_every = sys.argv[1:]
+    with _Server(json.loads(Path(recorded).read_text(encoding="utf-8")), int(refused_every)) as server:
+        print(f"127.0.0.1:{server.server_port}", flush=True)
+        server.serve_forever()
