@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observer.errors import run_cli
+from observer.console.run import run_cli
 
 if TYPE_CHECKING:
     from observer.config import Config
@@ -81,12 +81,14 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
     config, base = prepared.config, prepared.base
     paths, base_hash = config.paths, sha256_file(base)
     write_text(paths.config, config.to_yaml())
-    stage = Stages(Manifest(paths.manifest))
+    stages = Stages(Manifest(paths.manifest))
 
     # Rows of your own are split, and written beside what is trained on them.
     if own_data := prepared.own_data:
         files = own_data.files(paths.data)
-        stage("data", {path.name: rows for path, rows in files.items()}, [*files], lambda: own_data.write(paths.data))
+        stages.run(
+            "data", {path.name: rows for path, rows in files.items()}, [*files], lambda: own_data.write(paths.data)
+        )
         config = config.with_split_files(paths.data.train, paths.data.val)
 
     # Train: base, LoRA, TRL. What the result depends on goes into the fingerprint.
@@ -96,7 +98,7 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
         inputs = tell(runtime.launch, fingerprint(train_inputs))
         return train_adapter(prepared, runtime, inputs, resume=resume)
 
-    if not stage("train", train_inputs, [paths.adapter], train_with_all):
+    if not stages.run("train", train_inputs, [paths.adapter], train_with_all):
         tell(runtime.launch, None)
     leave_processes(runtime.launch)
     if until == "train":
@@ -109,20 +111,20 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
         dtype = "float32" if runtime.dtype == "float32" else None
         return vars(merge_adapter(paths.adapter, base, paths.merged, dtype=dtype))
 
-    stage("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
+    stages.run("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
 
     # Export: GGUF in 16 bits, the quantizations made from it, Modelfiles; each GGUF is opened again to check it.
     from observer.export.stages import export_stages
 
-    modelfiles = export_stages(stage, prepared, config, runtime)
+    modelfiles = export_stages(stages, prepared, config, runtime)
 
     # Evaluate every quantization on the validation rows.
-    from eval.after_training import evaluate_run
+    from eval.evaluate import evaluate_run
 
     summary = paths.report("summary", "md")
     models = {quantization: paths.gguf(quantization) for quantization in config.export.quantizations}
     inputs = {**models, "train": config.data.train, "val": config.data.val, "limit": config.evaluation.limit}
-    stage("evaluate", inputs, [summary], lambda: evaluate_run(config, list(models.values()), summary))
+    stages.run("evaluate", inputs, [summary], lambda: evaluate_run(config, list(models.values()), summary))
 
     # A card to hand on with the weights: data, figures, limits, licence.
     from observer.export.model_card import write_model_card
@@ -130,7 +132,7 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
     run = Run(config, paths)
     inputs = {"summary": summary, "config": config.model_dump(mode="json")}
-    stage("model card", inputs, [paths.model_card], lambda: write_model_card(run))
+    stages.run("model card", inputs, [paths.model_card], lambda: write_model_card(run))
 
     print(f"\n{summary.read_text(encoding='utf-8')}\n{next_steps(config, modelfiles[:3])}")
     return 0

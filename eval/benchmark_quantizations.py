@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from eval.answers.origin import split_prefix, this_machine
 from eval.answers.rows import Row, families_of, of_task, rows_of_split, take
 from eval.quantizations.choice import MARGIN
 from eval.quantizations.files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
-from eval.reports.evaluation_report import split_prefix, this_machine
 from observer.console.arguments import positive
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import check_writable
 from observer.paths import VAL_JSONL
 from observer.prompts import Task

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.reports.evaluation_report import command_line
+from eval.answers.origin import command_line
 from observer.console.arguments import positive
-from observer.errors import ObserverError, raise_all, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError, raise_all
 from observer.paths import TRAIN_JSONL
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _examples(n: int, rows: Sequence[Row], args: argparse.Namespace) -> Examples
 def _stem(contestants: Sequence[Contestant], split: str) -> str:
     """The reports' name: who is compared and, other than val, on what."""
     from eval.answers.models_compared import slug
-    from eval.reports.evaluation_report import split_prefix
+    from eval.answers.origin import split_prefix
 
     names = "-vs-".join(slug(contestant.spec) for contestant in contestants)
     if len(names) > _LONGEST_STEM:

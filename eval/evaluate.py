@@ -19,12 +19,15 @@ if not __package__:  # run as a script: import from the project, not from this f
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.answers.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers
+from eval.answers.origin import STAND_IN_NOTE, command_line
 from eval.answers.rows import ATTACKS, Row, rows_of_split, take
-from eval.reports.evaluation_report import STAND_IN_NOTE, Report, command_line, report_path, summary_table, write_report
+from eval.reports.evaluation_report import Report, report_path, summary_table, write_report
+from observer.config import Config
 from observer.console.arguments import positive
+from observer.console.run import run_cli
 from observer.data.dataset import read_split
-from observer.errors import ObserverError, raise_all, run_cli
-from observer.files import check_writable
+from observer.errors import ObserverError, raise_all
+from observer.files import check_writable, write_text
 from observer.paths import TRAIN_JSONL
 
 
@@ -75,6 +78,18 @@ def evaluate(
     again = ["python", "eval/evaluate.py", "--model", str(model), "--split", split]
     report = score(answers, train_rows, command or shlex.join(again))
     return replace(report, attacks=score_attacks(answers, read_goals())) if answers.split == ATTACKS else report
+
+
+def evaluate_run(config: Config, models: Sequence[Path], summary: Path) -> None:
+    """Write a report for each model and their table to `summary`."""
+    rows = take(read_split(config.data.val), config.evaluation.limit)
+    train_rows = read_split(config.data.train)
+    reports = []
+    for model in models:
+        reports.append(evaluate(model, rows, train_rows, split=str(config.data.val), folder=summary.parent))
+        write_report(reports[-1], summary.parent)
+    notes = [STAND_IN_NOTE] if any(report.model.is_stand_in for report in reports) else []
+    write_text(summary, "\n\n".join([summary_table(reports), *notes]) + "\n")
 
 
 def is_saved(model: str | Path) -> bool:

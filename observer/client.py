@@ -19,16 +19,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.base import AsyncBackend
 from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
-from observer.observation import Asked, Exchange, GradeResult, Observation
+from observer.observation import Asked, Completion, Exchange, Grade, GradeResult, Observation, Progress, no_progress
 from observer.prompts import Task
 from observer.schema import Label
 from observer.turns.accept import ContextLike, TurnLike, to_exchange
-from observer.turns.observing import Prepared, observation, prepare
+from observer.turns.after_model import observation
+from observer.turns.before_model import Prepared, prepare
 
 _Answers = list[Grade] | list[Completion] | RowsError
 _Result = TypeVar("_Result")

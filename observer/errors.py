@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-
-from observer.console.stopping import exit_code, listening, was_asked
-from observer.console.telemetry import switch_off
+from collections.abc import Mapping, Sequence
 
 HIDDEN_CHARACTERS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 """Inside [] of a pattern: what moves a cursor, colours or turns text round, but for tab and newline."""
@@ -42,32 +38,3 @@ def _listed(faults: Sequence[str], limit: int) -> str:
 def printable(text: str) -> str:
     """Lines for a terminal: what would move its cursor, colour it or turn text round is spelled as in Python."""
     return _HIDDEN.sub(lambda match: ascii(match.group())[1:-1], text)
-
-
-def run_cli(main: Callable[[], int | None], debug: bool | None = None) -> int:
-    """Run `main` without telemetry, turning ObserverError into its text on stderr and exit code 1.
-
-    Ctrl-C exits 130, SIGTERM 143, each with one line. With `--debug` among the arguments the traceback is shown.
-    """
-    switch_off()
-    debug = "--debug" in sys.argv if debug is None else debug
-    with listening():
-        try:
-            code = main() or 0
-            return exit_code(KeyboardInterrupt()) if code == 130 else code
-        except KeyboardInterrupt as stop:
-            return _say_interrupted(stop)
-        except Exception as error:
-            if was_asked():  # an import cut by a signal may call itself anything
-                return _say_interrupted(error)
-            if debug or not isinstance(error, ObserverError):
-                raise
-            print(f"error: {printable(str(error))}", file=sys.stderr)
-            return 1
-
-
-def _say_interrupted(stop: BaseException) -> int:
-    code = exit_code(stop)
-    by = " by SIGTERM" if code == 143 else ""
-    print(f"\ninterrupted{by}: what was finished is kept, the same command does the rest", file=sys.stderr)
-    return code

@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 
 from observer import Exchange, Observation, Observer
-from observer.answers import Completion, Grade
 from observer.errors import ObserverError
 from observer.files import sha256_file
+from observer.observation import Completion, Grade
 from observer.ollama.client import Endpoint, OllamaClient, ollama_url
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import IM_END, OLLAMA_TEMPLATE
 from observer.schema import Extraction, Label, Turn
-from observer.turns.observing import observation, prepare, read_extraction
+from observer.turns.after_model import observation, read_extraction
+from observer.turns.before_model import prepare
 from tests.support.ollama_server import Fault, OllamaServer
 
 TURNS: list[Any] = [

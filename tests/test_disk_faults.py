@@ -10,7 +10,8 @@ import pytest
 
 from observer.cli import main as observer
 from observer.config import Config
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.export.gguf.write import gguf_bytes, write_gguf
 from observer.export.quantize.quantize import quantize
 from observer.files import check_writable, write_text

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observer.errors import ObserverError, raise_all, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError, raise_all
 from observer.files import (
     append_whole,
     atomic_path,

@@ -15,7 +15,7 @@ from observer.paths import PROJECT_ROOT
 LAYERS = [
     {"errors", "console"},
     {"files", "paths", "schema"},
-    {"answers", "config", "observation", "prompts"},
+    {"config", "observation", "prompts"},
     {"data", "turns"},
     {"labeling", "memory", "runs"},
     {"weights", "engine", "training", "export", "ollama", "backends"},

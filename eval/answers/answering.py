@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answers.origin import Machine, ModelInfo, this_machine
 from eval.answers.rows import Row, answer_of, exchange_of, of_task, spread
-from eval.reports.evaluation_report import Machine, ModelInfo, this_machine
-from observer.answers import Completion, Grade
 from observer.console.progress import show_progress
 from observer.errors import ObserverError, RowsError, raise_all
 from observer.files import read_jsonl, write_jsonl
+from observer.observation import Completion, Grade
 from observer.prompts import Task, prompt_messages
 from observer.runs.manifest import environment
 from observer.schema import Label

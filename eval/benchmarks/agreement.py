@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from eval.answers.rows import SPLITS, answer_of, exchange_of, of_task, rows_of_split, take
 from observer.console.progress import show_progress
+from observer.console.run import run_cli
 from observer.data.dataset import read_rows
-from observer.errors import ObserverError, run_cli
+from observer.errors import ObserverError
 from observer.files import read_text, write_json
 from observer.paths import PROJECT_ROOT, RunPaths
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt

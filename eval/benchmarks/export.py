@@ -25,10 +25,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from eval.answers.origin import command_line, this_machine
 from eval.benchmarks.imatrix_agreement import ImatrixAgreement, compare_imatrix
 from eval.benchmarks.random_base import random_base
-from eval.reports.evaluation_report import command_line, this_machine
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import write_text
 from observer.paths import NANO_BASE, python_path
 from observer.runs.manifest import environment

@@ -23,12 +23,13 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
+from eval.answers.origin import command_line, this_machine
 from eval.benchmarks.reciting_base import note_on
-from eval.reports.evaluation_report import command_line, this_machine
 from observer.client import Observer
 from observer.console.progress import show_progress
+from observer.console.run import run_cli
 from observer.engine.llama_model import usable_cores
-from observer.errors import ObserverError, run_cli
+from observer.errors import ObserverError
 from observer.files import read_jsonl, write_text
 from observer.observation import Exchange, Observation
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL

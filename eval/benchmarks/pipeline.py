@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from eval.reports.evaluation_report import this_machine
+from eval.answers.origin import this_machine
 from observer.config import Config, load_config
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import write_text
 from observer.runs.manifest import environment
 

@@ -17,7 +17,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observer.errors import ObserverError, raise_all, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, write_json
 from observer.paths import NANO_BASE
 from observer.prompts import END_OF_TEXT, IM_END
@@ -65,7 +66,7 @@ def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16
 
 def parse_shape(text: str) -> Qwen3Shape:
     """`0.6b` or `0.6b:block_count=2,vocab_size=4096`. Raises ObserverError naming every fault."""
-    from observer.weights.known_shapes import KNOWN_SHAPES
+    from observer.weights.size import KNOWN_SHAPES
 
     size, _, rest = text.casefold().partition(":")
     sizes = {name.removeprefix("qwen3-"): shape for name, shape in KNOWN_SHAPES.items()}

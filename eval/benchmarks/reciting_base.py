@@ -16,8 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from eval.answers.origin import STAND_IN_NOTE
 from eval.benchmarks.random_base import random_base
-from eval.reports.evaluation_report import STAND_IN_NOTE
 from observer.errors import ObserverError
 from observer.prompts import IM_END
 

@@ -76,11 +76,11 @@ def build(run: Run, wanted: Sequence[Wanted], folder: Path) -> list[Candidate]:
 
     Raises ObserverError, before anything is written, for types that cannot be made and a disk too small.
     """
-    stage = Stages(Manifest(folder / "manifest.json"))
-    full = _full_file(run, folder, stage)
-    matrix = _matrix(run, folder, stage) if any(want.has_imatrix for want in wanted) else None
+    stages = Stages(Manifest(folder / "manifest.json"))
+    full = _full_file(run, folder, stages)
+    matrix = _matrix(run, folder, stages) if any(want.has_imatrix for want in wanted) else None
     check_disk(run, wanted, folder, full, matrix)
-    return [_make(run, want, folder, stage, full, matrix) for want in wanted]
+    return [_make(run, want, folder, stages, full, matrix) for want in wanted]
 
 
 def given_files(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Candidate]:
@@ -122,7 +122,7 @@ def path_of(run: Run, want: Wanted, folder: Path) -> Path:
     return folder / "gguf" / f"{run.config.run.name}-{want.name}.gguf"
 
 
-def _full_file(run: Run, folder: Path, stage: Stages) -> Path:
+def _full_file(run: Run, folder: Path, stages: Stages) -> Path:
     """The run's own f16, or one of its merged model."""
     own = run.paths.gguf(REFERENCE)
     if own.exists():
@@ -131,11 +131,11 @@ def _full_file(run: Run, folder: Path, stage: Stages) -> Path:
     if not merged.is_dir():
         raise ObserverError(f"{run.paths.root}: has neither {own.name} nor a merged model; finish the run first")
     path = path_of(run, Wanted(REFERENCE), folder)
-    stage(f"gguf {REFERENCE}", {"merged": merged}, [path], lambda: _convert(run, REFERENCE, path))
+    stages.run(f"gguf {REFERENCE}", {"merged": merged}, [path], lambda: _convert(run, REFERENCE, path))
     return path
 
 
-def _matrix(run: Run, folder: Path, stage: Stages) -> Path:
+def _matrix(run: Run, folder: Path, stages: Stages) -> Path:
     """The run's own importance matrix, or one of its merged model on the same sample of its training rows."""
     if run.paths.imatrix.exists():
         return run.paths.imatrix
@@ -153,7 +153,7 @@ def _matrix(run: Run, folder: Path, stage: Stages) -> Path:
         ensure_imatrix(path, run.paths.merged, sample, datasets=[str(train)])
 
     inputs = {"merged": run.paths.merged, "train": train, "n_rows": n_rows, "seed": run.config.run.seed}
-    stage("imatrix", inputs, [path], measure)
+    stages.run("imatrix", inputs, [path], measure)
     return path
 
 
@@ -171,18 +171,18 @@ def _token_ids(run: Run, train: Path) -> list[list[int]]:
     return [row.input_ids for row in rows]
 
 
-def _make(run: Run, want: Wanted, folder: Path, stage: Stages, full: Path, matrix: Path | None) -> Candidate:
+def _make(run: Run, want: Wanted, folder: Path, stages: Stages, full: Path, matrix: Path | None) -> Candidate:
     if want.type_name == REFERENCE:
         return Candidate(want.name, full, want.type_name, has_imatrix=False)
     path, name = path_of(run, want, folder), f"gguf {want.name}"
     if want.type_name in _DIRECT:
         inputs: dict[str, Any] = {"merged": run.paths.merged}
-        stage(name, inputs, [path], lambda: _convert(run, want.type_name, path))
+        stages.run(name, inputs, [path], lambda: _convert(run, want.type_name, path))
         return Candidate(want.name, path, want.type_name, has_imatrix=False)
     used, overrides = (matrix if want.has_imatrix else None), dict(run.config.export.tensor_types)
     inputs = {"f16": full, "type": want.type_name, "overrides": overrides} | ({"imatrix": used} if used else {})
-    stage(name, inputs, [path], lambda: _quantize(full, path, want.type_name, used, overrides))
-    n_fallbacks = stage.manifest.notes(name)["n_fallbacks"]
+    stages.run(name, inputs, [path], lambda: _quantize(full, path, want.type_name, used, overrides))
+    n_fallbacks = stages.manifest.notes(name)["n_fallbacks"]
     return Candidate(want.name, path, want.type_name, want.has_imatrix, n_fallbacks)
 
 

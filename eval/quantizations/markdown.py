@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from eval.answers.origin import STAND_IN_NOTE
 from eval.quantizations.choice import MEASURES
 from eval.quantizations.report import COSTS, RATES, Benchmark, FileResult, SpeedSummary, score_of
-from eval.reports.evaluation_report import STAND_IN_NOTE, table
+from eval.reports.tables import table
 
 if TYPE_CHECKING:
     from eval.reports.comparison import Test

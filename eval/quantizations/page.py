@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answers.origin import STAND_IN_NOTE
 from eval.quantizations.choice import MEASURES, Verdict
 from eval.quantizations.page_sections import NOTHING, sections_of, svg_figure
 from eval.quantizations.plots import size_figure
 from eval.quantizations.report import Benchmark, FileResult, score_of, size_point, size_points
-from eval.reports.evaluation_report import STAND_IN_NOTE
 from observer.files import write_text
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from observer.prompts import Task
 from observer.schema import Label
 
 if TYPE_CHECKING:
-    from eval.benchmarks.training.report import Spread
     from eval.metrics.significance import Interval
+    from eval.metrics.spread import Spread
     from eval.quantizations.report import SpeedSummary
     from eval.reports.evaluation_report import GroupScores
     from eval.reports.row_differences import RowDifference

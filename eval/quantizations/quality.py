@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from observer.answers import Progress, no_progress
 from observer.errors import ObserverError, raise_all
+from observer.observation import Progress, no_progress
 from observer.prompts import IM_END, Task, render_prompt
 
 if TYPE_CHECKING:

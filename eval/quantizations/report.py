@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.rows import families_of
-from eval.benchmarks.training.report import Spread, spread
 from eval.metrics.significance import Interval
+from eval.metrics.spread import Spread, spread
 from eval.quantizations.choice import MARGIN, MEASURES, Choice, Recommendation, Verdict, judge, recommend, rule_text
 from eval.quantizations.files import Candidate
 from eval.quantizations.plots import SizePoint, write_overview

@@ -13,10 +13,10 @@ from eval.answers.rows import answer_of, families_of
 from eval.metrics.measure import Measure, shares
 from eval.metrics.row_counts import is_empty, parse_answer, share_of
 from eval.metrics.significance import Interval
-from eval.reports.evaluation_report import show, table
-from observer.answers import Completion
+from eval.reports.tables import show, table
 from observer.errors import raise_all
 from observer.files import read_text
+from observer.observation import Completion
 from observer.paths import ATTACK_GOALS
 from observer.schema import Label, describe_fault
 

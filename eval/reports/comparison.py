@@ -21,7 +21,7 @@ from observer.prompts import Task
 
 if TYPE_CHECKING:
     from eval.answers.answering import Answers
-    from eval.reports.evaluation_report import ModelInfo
+    from eval.answers.origin import ModelInfo
 
 Verdict = Literal["better", "worse", "no evidence"]
 

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.reports.evaluation_report import STAND_IN_NOTE, table
+from eval.answers.origin import STAND_IN_NOTE
 from eval.reports.row_differences import RowDifference, worst
+from eval.reports.tables import table
 from observer.files import write_json, write_jsonl, write_text
 
 if TYPE_CHECKING:
+    from eval.answers.origin import ModelInfo
     from eval.reports.comparison import Comparison, Test
-    from eval.reports.evaluation_report import ModelInfo
 
 N_WORST = 10
 

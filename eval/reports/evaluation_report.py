@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answers.origin import STAND_IN_NOTE, Machine, ModelInfo, split_prefix
+from eval.reports.tables import show, table
 from observer.files import write_json, write_text
 from observer.schema import Label
 
@@ -19,36 +18,11 @@ if TYPE_CHECKING:
     from eval.metrics.significance import Interval
     from eval.reports.attack_report import AttackScores
 
-STAND_IN_NOTE = (
-    "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "
-    "pipeline works, not how good a model of 0.6B parameters is."
-)
 INTERVAL_NOTE = (
     "In brackets: 95 % intervals, bootstrapped by family (1,000 resamples; the wordings of one family rise and fall "
     "together). They say how far other rows of this kind could move a score, not how other kinds of text would."
 )
 _CLASS_COLUMNS = ("precision", "recall", "f1")
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """The model; a GGUF's `name` and `file_type` are its own header's.
-
-    Of another backend's, `path` and `file_type` are the spec that opened it, and `size_bytes` is None if not known.
-    """
-
-    path: str
-    name: str
-    file_type: str
-    size_bytes: int | None
-    is_stand_in: bool
-
-
-@dataclass(frozen=True)
-class Machine:
-    cpu: str
-    n_cores: int
-    n_threads: int
 
 
 @dataclass(frozen=True)
@@ -96,23 +70,6 @@ class Report:
     attacks: AttackScores | None = None
 
 
-def command_line(program: str, arguments: Sequence[str] | None) -> str:
-    """How `eval/NAME.py` or `-m MODULE` was called: with `main`'s arguments, or else the process's."""
-    return shlex.join(["python", *program.split(), *(sys.argv[1:] if arguments is None else arguments)])
-
-
-def this_machine(n_threads: int | None = None) -> Machine:
-    """`n_threads`: all usable cores unless given."""
-    from observer.engine.llama_model import usable_cores
-
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].partition(":")[2].strip() if lines else cpu
-    return Machine(cpu, usable_cores(), usable_cores() if n_threads is None else n_threads)
-
-
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Write `evaluation-<type>.json` and `.md` (on another split than val: `SPLIT-evaluation-…`); return both paths."""
     paths = [report_path(report.model, report.split, folder, suffix) for suffix in ("json", "md")]
@@ -124,12 +81,6 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 def report_path(model: ModelInfo, split: str, folder: Path, suffix: str) -> Path:
     """Where a report, or with the suffix `answers.jsonl` what it was made of, stands in its folder."""
     return folder / f"{split_prefix(split)}evaluation-{model.file_type}.{suffix}"
-
-
-def split_prefix(split: str) -> str:
-    """Keeps the reports of several splits apart: `challenge-`, `train-`, nothing for val."""
-    name = Path(split).stem
-    return "" if name == "val" else f"{name}-"
 
 
 def summary_table(reports: Sequence[Report]) -> str:
@@ -245,18 +196,5 @@ def _groups_section(title: str, groups: Mapping[str, GroupScores]) -> str:
     return table(header, rows)
 
 
-def show(value: float | None, interval: Interval | None = None) -> str:
-    """`0.833 [0.79, 0.87]`; nothing for None."""
-    if value is None:
-        return ""
-    return f"{value:.3f}" + (f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else "")
-
-
 def _megabytes(model: ModelInfo) -> str:
     return "" if model.size_bytes is None else f"{model.size_bytes / 1e6:,.1f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))} |" for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, Self, runtime_checkable
 
-from observer.answers import Completion, Grade, Progress, no_progress
+from observer.observation import Completion, Grade, Progress, no_progress
 
 
 class Backend(Protocol):

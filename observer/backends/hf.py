@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.errors import ObserverError, RowsError
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
 

@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.request_bodies import LABEL_TOKENS, ollama_chat_body, ollama_grading
 from observer.errors import ObserverError, RowsError
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.ollama.chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
 from observer.schema import Label, extraction_json_schema

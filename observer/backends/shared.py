@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.base import Backend
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import Task
 
 Answers = list[Grade] | list[Completion]

@@ -11,13 +11,13 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from observer.answers import Grade
 from observer.engine.batch_layout import Layout
 from observer.engine.generation import EXPECTED_ANSWER, Generation, Prompt, Row, damaged, log_sum_exp
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
+from observer.observation import Grade
 from observer.prompts import Task
 from observer.schema import Label
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.engine.batch_layout import Layout, choose_layout
 from observer.engine.decode_worker import Lane, n_cells_to_grade, n_cells_to_write
 from observer.engine.generation import Prompt, Row, completion_of
@@ -19,6 +18,7 @@ from observer.engine.grammar import Grammar
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
 from observer.engine.threads import run_side_by_side
 from observer.errors import ObserverError, RowsError
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from observer.answers import Completion
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
+from observer.observation import Completion
 
 EXPECTED_ANSWER = 128
 """Tokens of an answer that a row finds room for when it starts; a longer one may have to wait for others to end."""

@@ -89,12 +89,12 @@ def _export_alone(plan: ExportPlan) -> Manifest:
     remove_leftovers(plan.out)
     check_disk(plan)
     manifest = Manifest(plan.out / EXPORT_JSON)
-    stage, faults = Stages(manifest), []
+    stages, faults = Stages(manifest), []
     source_inputs = {role: sha256_file(folder) for role, folder in plan.source.inputs.items()}
     with _Workshop(plan) as workshop:
         if path := plan.computed_imatrix:
             inputs = {**source_inputs, "rows": plan.imatrix_rows}
-            stage("imatrix", inputs, [path], workshop.make_imatrix)
+            stages.run("imatrix", inputs, [path], workshop.make_imatrix)
             plan = workshop.plan = replace(plan, imatrix=path)
         for file_type in sorted(plan.types, key=lambda name: name not in FILE_TYPES):  # may become the intermediate
             inputs = {
@@ -104,7 +104,7 @@ def _export_alone(plan: ExportPlan) -> Manifest:
                 **_quantizer_inputs(plan, file_type),
             }
             try:
-                stage(file_type, inputs, [plan.path(file_type)], lambda name=file_type: workshop.make(name))
+                stages.run(file_type, inputs, [plan.path(file_type)], lambda name=file_type: workshop.make(name))
                 workshop.made.add(file_type)
             except ObserverError as error:
                 faults.append(str(error))

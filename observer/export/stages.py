@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,16 @@ from observer.export.quantize.quantize import quantize
 from observer.ollama.modelfile import library_base, plan_modelfiles, write_all
 from observer.paths import ADAPTER
 from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS
+from observer.runs.stages import Stages
 from observer.weights.gguf_types import wants_imatrix
 
 if TYPE_CHECKING:
     from observer.training.device import Runtime
     from observer.training.prepare import Prepared
 
-Stage = Callable[[str, dict[str, Any], Sequence[Path], Callable[[], dict[str, Any] | None]], bool]
 
-
-def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Runtime) -> list[Path]:
-    """Run every stage through `stage`; return the Modelfiles, those of the shipped quantization first."""
+def export_stages(stages: Stages, prepared: Prepared, config: Config, runtime: Runtime) -> list[Path]:
+    """Run every stage through `stages`; return the Modelfiles, those of the shipped quantization first."""
     paths, full = config.paths, config.paths.gguf("f16")
     quantized = [name for name in config.export.quantizations if name != "f16"]
     overrides = config.export.tensor_types
@@ -33,7 +31,7 @@ def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Run
     def export_full() -> None:
         verify_gguf(write_gguf(paths.merged, full, "f16", name=config.run.name), expected_file_type="f16")
 
-    stage("gguf f16", {"merged": paths.merged, "name": config.run.name}, [full], export_full)
+    stages.run("gguf f16", {"merged": paths.merged, "name": config.run.name}, [full], export_full)
 
     imatrix = None
     if config.export.imatrix_rows and (overrides or any(map(wants_imatrix, quantized))):
@@ -42,7 +40,7 @@ def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Run
         sample = sample_rows(rows, config.export.imatrix_rows, config.run.seed)
         inputs = {"merged": paths.merged, "rows": [list(row) for row in sample]}
         datasets = [str(config.data.train)]
-        stage("imatrix", inputs, [imatrix], lambda: {
+        stages.run("imatrix", inputs, [imatrix], lambda: {
             "computed": ensure_imatrix(paths.imatrix, paths.merged, sample, device=runtime.device, datasets=datasets)
         })  # fmt: skip
 
@@ -54,7 +52,7 @@ def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Run
     for name in quantized:
         matrix = imatrix if overrides or wants_imatrix(name) else None
         inputs = {"f16": full, "quantization": name, "overrides": overrides} | ({"imatrix": matrix} if matrix else {})
-        stage(f"gguf {name}", inputs, [paths.gguf(name)], lambda n=name, m=matrix: export(n, m))
+        stages.run(f"gguf {name}", inputs, [paths.gguf(name)], lambda n=name, m=matrix: export(n, m))
 
     if library_base(config.model.base):  # Ollama has the base: 10 to 20 MB are enough to ship
         out = paths.gguf(ADAPTER)
@@ -63,9 +61,9 @@ def export_stages(stage: Stage, prepared: Prepared, config: Config, runtime: Run
         def export_adapter() -> None:
             write_adapter_gguf(paths.adapter, prepared.base, out, name=config.run.name)
 
-        stage("gguf adapter", inputs, [out], export_adapter)
+        stages.run("gguf adapter", inputs, [out], export_adapter)
 
     files = plan_modelfiles(paths, config)
     inputs = {"export": config.export.model_dump(), "prompts": SYSTEM_PROMPTS, "template": OLLAMA_TEMPLATE}
-    stage("modelfiles", inputs, list(files), lambda: write_all(files))
+    stages.run("modelfiles", inputs, list(files), lambda: write_all(files))
     return list(files)

@@ -12,14 +12,15 @@ from observer.runs.manifest import Manifest
 
 
 class Stages:
-    """Calls `work` of a stage unless it was done on the same inputs; says and returns which. Results go to stdout."""
+    """Runs stages through one manifest. Results go to stdout."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
 
-    def __call__(
+    def run(
         self, name: str, inputs: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any] | None]
     ) -> bool:
+        """Call `work` unless it was done on the same inputs; say and return which."""
         check_asked()
         started = time.monotonic()
         did_run = self.manifest.run(name, inputs, outputs, work)

@@ -19,7 +19,7 @@ from observer.training.rows import Splits, encode_by_length, encode_with, encode
 from observer.weights.base import base_folder, load_tokenizer, looks_local, with_commit
 from observer.weights.checkpoint import Qwen3Shape, read_shape
 from observer.weights.gguf_types import check_quantizations, check_tensor_types
-from observer.weights.known_shapes import known_shape
+from observer.weights.size import known_shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from observer.answers import Grade
 from observer.backends.base import AsyncBackend, Backend
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend, label_shares
 from observer.backends.opening import best_gguf, open_backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError, RowsError
+from observer.observation import Grade
 from observer.ollama.chat import Patience, TokenChoice
 from observer.ollama.client import NoServer
 from observer.paths import NANO_BASE, PROJECT_ROOT

@@ -12,9 +12,9 @@ from typing import Any, Self
 import pytest
 
 from observer import Observer
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import Task
 from observer.schema import Label
 

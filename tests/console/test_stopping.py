@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.runs.manifest import Manifest
 from observer.runs.stages import Stages
@@ -80,7 +81,7 @@ def test_a_signal_that_a_library_swallows_ends_the_run_before_the_next_stage(
     def main() -> int:
         with contextlib.suppress(BaseException):
             send(kind)
-        Stages(Manifest(tmp_path / "manifest.json"))("merge", {}, [], lambda: done.append("merge"))
+        Stages(Manifest(tmp_path / "manifest.json")).run("merge", {}, [], lambda: done.append("merge"))
         return 0
 
     assert ends_in_one_line(main, kind, capsys)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from observer.console.run import run_cli
 from observer.data.audit.audit import run_audit
 from observer.data.audit.command import DEFAULT_FILES, DEFAULT_MAX_LENGTH, DEFAULT_TOKENIZER, add_audit_action
 from observer.data.audit.measures import quantile
@@ -20,7 +21,6 @@ from observer.data.audit.probes import family_groups, run_probes
 from observer.data.audit.report import to_markdown
 from observer.data.audit.rows import AuditRow, read_rows
 from observer.data.audit.similarity import character_shingles, jaccard, near_duplicates, similarity, word_shingles
-from observer.errors import run_cli
 from observer.files import read_text
 from observer.paths import CHALLENGE_JSONL, PROJECT_ROOT
 from observer.prompts import Task, training_row

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from observer.config import SplitKind, UnknownPredicates
+from observer.console.run import run_cli
 from observer.data.command import SPLIT_KINDS, UNKNOWN_PREDICATES, add_split_action
 from observer.data.dataset import read_split
 from observer.data.importing import read_raw_rows
 from observer.data.names import find_traits
 from observer.data.splits import SplitRows, row_key, split_rows
-from observer.errors import run_cli
 from observer.files import write_jsonl
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, DataPaths
 from observer.schema import GradingRow, Label, RawRow

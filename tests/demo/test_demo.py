@@ -34,8 +34,8 @@ from observer.memory.store import Store
 from observer.observation import Exchange, Observation, ObservedEntity, ObservedRelationship, Redaction, Span
 from observer.paths import PROJECT_ROOT
 from observer.schema import EntityType, Predicate, Temporal
+from observer.turns.before_model import prepare
 from observer.turns.grounding import messages_of
-from observer.turns.observing import prepare
 from tests.conftest import hostile_texts
 from tests.memory.test_diff import said
 from tests.support.observing_server import ObservingServer

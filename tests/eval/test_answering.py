@@ -11,11 +11,11 @@ import pytest
 from eval.answers.answering import Answers, answer_rows, load_answers, save_answers
 from eval.answers.rows import families_of, spread
 from eval.reports.scoring import score
-from observer.answers import Completion, Grade, Progress, no_progress
 from observer.backends.base import Backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
+from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import training_row
 from observer.schema import Label, parse_row
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from eval import evaluate
 from eval.answers.answering import Answers
+from eval.answers.origin import Machine, ModelInfo
 from eval.metrics.row_counts import parse_answer
 from eval.reports.attack_report import (
     AttackRate,
@@ -25,8 +26,6 @@ from eval.reports.attack_report import (
     read_goals,
     score_attacks,
 )
-from eval.reports.evaluation_report import Machine, ModelInfo
-from observer.answers import Completion, Grade
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend
 from observer.engine.engine import Engine
@@ -34,7 +33,7 @@ from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import read_jsonl
-from observer.observation import Exchange
+from observer.observation import Completion, Exchange, Grade
 from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import ATTACK_GOALS, ATTACKS_JSONL, CHALLENGE_JSONL, MODELFILES, NANO_BASE, PROJECT_ROOT
 from observer.prompts import (
@@ -49,7 +48,7 @@ from observer.prompts import (
     training_row,
 )
 from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Turn, parse_row
-from observer.turns.observing import prepare
+from observer.turns.before_model import prepare
 from tests.support.go_template import render_go_template
 from tests.support.ollama_server import OllamaServer
 

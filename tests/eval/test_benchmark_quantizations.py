@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from eval.benchmark_quantizations import main
-from eval.benchmarks.training.report import Spread
 from eval.metrics.significance import Interval
+from eval.metrics.spread import Spread
 from eval.quantizations.choice import Choice, Verdict, judge, least_families, recommend, rows_needed_ratio, rule_text
 from eval.quantizations.files import ImatrixMode, Wanted, given_files, wanted_files
 from eval.quantizations.markdown import to_markdown

@@ -11,9 +11,10 @@ import pytest
 from eval.benchmarks.random_base import parse_shape, random_base
 from eval.benchmarks.training.benchmark import main
 from eval.benchmarks.training.child import plain_nll, reset_adapter
-from eval.benchmarks.training.report import Spread, standings, summary, to_markdown
+from eval.benchmarks.training.report import standings, summary, to_markdown
 from eval.benchmarks.training.rounds import Bench, Record, Records, run_rounds
 from eval.benchmarks.training.trainers import Entrant, parse_entrants
+from eval.metrics.spread import Spread
 from observer.config import Config
 from observer.errors import ObserverError
 from observer.files import write_jsonl

@@ -15,7 +15,8 @@ from eval import compare
 from eval.answers.few_shot import draw_examples
 from eval.answers.models_compared import parse_contestant, slug
 from eval.answers.rows import answer_of, exchange_of, of_task, rows_of_split, take
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT

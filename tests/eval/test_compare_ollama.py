@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from eval import compare
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.files import write_jsonl
 from observer.prompts import SYSTEM_PROMPTS, Task
 from tests.support.label_server import QuietServer, read_json

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from eval.answers.answering import Answers
+from eval.answers.origin import Machine, ModelInfo
 from eval.reports.comparison import check_rows, compare_answers, compare_many
 from eval.reports.comparison_report import Origin, to_markdown, verdict_table
-from eval.reports.evaluation_report import Machine, ModelInfo
 from eval.reports.row_differences import row_differences, worst
-from observer.answers import Completion, Grade
 from observer.errors import ObserverError
+from observer.observation import Completion, Grade
 from observer.prompts import Task, prompt_messages
 from observer.schema import Entity, EntityType, Extraction, Label, Predicate, Relationship, Temporal
 

@@ -14,12 +14,14 @@ import pytest
 
 from eval import evaluate
 from eval.answers.answering import answer_rows
+from eval.answers.origin import STAND_IN_NOTE
 from eval.answers.rows import take
 from eval.benchmarks import agreement
-from eval.reports.evaluation_report import STAND_IN_NOTE, Report, summary_table
+from eval.reports.evaluation_report import Report, summary_table
 from eval.reports.scoring import score
+from observer.console.run import run_cli
 from observer.engine.engine import Engine
-from observer.errors import ObserverError, run_cli
+from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import PROJECT_ROOT, RunPaths

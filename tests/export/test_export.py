@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from observer.config import Config, DataConfig
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.export.command import add_export_command, command_line
 from observer.export.export import ExportPlan, check_disk, export, planned_bytes, remove_leftovers
 from observer.export.gguf.header import read_header
@@ -188,7 +189,7 @@ def test_a_file_that_fails_a_check_never_gets_its_name(tiny_model: Path, tmp_pat
 
 LIMITED = """
 import argparse, resource, signal, sys
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.export.command import add_export_command
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))

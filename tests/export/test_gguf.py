@@ -258,7 +258,7 @@ def test_an_unknown_type_is_told_with_those_converted(tiny_model: Path, tmp_path
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.export.gguf.write import write_gguf
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 if "killed" in sys.argv:

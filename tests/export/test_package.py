@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from observer.config import Config
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.export.package import Checked, check_name, create_request, variant_name
 from observer.export.package_command import add_package_command

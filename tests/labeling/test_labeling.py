@@ -23,8 +23,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from observer.console.run import run_cli
 from observer.data.check import check_files
-from observer.errors import ObserverError, run_cli
+from observer.errors import ObserverError
 from observer.labeling.answers import judge
 from observer.labeling.answers_file import Answer, open_ledger
 from observer.labeling.command import add_label_command

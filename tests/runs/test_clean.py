@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from observer.config import Config, load_config
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.paths import PROJECT_ROOT, RunPaths
 from observer.runs.clean import add_clean_command
 

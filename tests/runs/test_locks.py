@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from observer.cli import main as observer
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.memory.store import Store
 from observer.paths import PROJECT_ROOT, RunPaths
 from observer.runs.lock import held_folder

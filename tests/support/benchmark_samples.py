@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers.answering import Answers
+from eval.answers.origin import Machine, ModelInfo
 from eval.answers.rows import answer_of
 from eval.quantizations.files import Candidate
 from eval.quantizations.quality import Quality
 from eval.quantizations.report import Benchmark, assemble
 from eval.quantizations.rounds import Measured, Measurements
 from eval.quantizations.speed import Speed
-from eval.reports.evaluation_report import Machine, ModelInfo
 from eval.reports.scoring import score
-from observer.answers import Completion, Grade
+from observer.observation import Completion, Grade
 from observer.prompts import Task, training_row
 from observer.schema import Label, parse_row
 

@@ -27,8 +27,7 @@ from observer.training.planning.cost import estimate_memory
 from observer.training.prepare import check_settings
 from observer.training.progress import read_metrics
 from observer.training.rows import TokenRow
-from observer.weights.known_shapes import KNOWN_SHAPES
-from observer.weights.size import count_embedding, count_parameters
+from observer.weights.size import KNOWN_SHAPES, count_embedding, count_parameters
 from tests.support.tiny_runs import write_tiny_run
 from tests.training.test_training import trained
 

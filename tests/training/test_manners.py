@@ -29,7 +29,7 @@ from observer.training.prepare import check_settings
 from observer.training.rows import Splits, TokenRow, encode_with, load_splits
 from observer.weights.base import load_tokenizer
 from observer.weights.checkpoint import read_shape
-from observer.weights.known_shapes import KNOWN_SHAPES, known_shape
+from observer.weights.size import KNOWN_SHAPES, known_shape
 from tests.support.tiny_runs import tiny_config
 from tests.training.test_training import metrics_of, terminate_after, trained
 

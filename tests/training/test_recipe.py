@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from observer.errors import run_cli
+from observer.console.run import run_cli
 from observer.files import check_writable
 from observer.paths import PROJECT_ROOT
 from tests.support.tiny_runs import write_tiny_run

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from tests.trust.result import TRUST_FOLDER, save_result
 
 LOCKED = Path("constraints.txt")

@@ -19,7 +19,8 @@ from datetime import datetime
 from pathlib import Path
 
 from observer.console.arguments import positive
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import write_text
 from tests.trust.page import render
 from tests.trust.parts import Part, is_current, nightly, run_all

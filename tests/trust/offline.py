@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observer.config import load_config
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from tests.trust.result import TRUST_FOLDER, save_result
 
@@ -41,7 +42,7 @@ except OSError as error:
     blocked = str(error)
 reached.clear()
 import train_sft
-from observer.errors import run_cli
+from observer.console.run import run_cli
 code = run_cli(lambda: train_sft.main(sys.argv[2:]))
 open(sys.argv[1], "w").write(json.dumps({"code": code, "blocked": blocked, "reached": reached}))
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from eval.reports.evaluation_report import STAND_IN_NOTE, table
+from eval.answers.origin import STAND_IN_NOTE
+from eval.reports.tables import table
 from tests.trust.result import PARTS, TrustResult
 
 TITLES = {

@@ -24,9 +24,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.reports.evaluation_report import command_line
+from eval.answers.origin import command_line
 from observer.config import load_config
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import sha256_file
 from observer.paths import PROJECT_ROOT
 from tests.trust.compare_runs import Comparison, compare_runs

@@ -47,7 +47,7 @@ def save_result(
     folder: Path = TRUST_FOLDER,
 ) -> Path:
     """Write `folder/name.json`, with this machine, the time and the commit; return its path."""
-    from eval.reports.evaluation_report import this_machine
+    from eval.answers.origin import this_machine
 
     if name not in PARTS:
         raise ValueError(f"{name!r} is none of {', '.join(PARTS)}")

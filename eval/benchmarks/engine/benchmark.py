@@ -23,13 +23,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from eval.answers.origin import this_machine
 from eval.answers.rows import exchange_of, of_task, rows_of_split, take
 from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
 from eval.benchmarks.engine.report import SERVER, ModelSize, as_dict, floors, standings, summary, to_markdown
 from eval.benchmarks.reciting_base import note_on
 from eval.benchmarks.training.rounds import Record, Records
-from eval.reports.evaluation_report import this_machine
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import write_json, write_text
 from observer.paths import PROJECT_ROOT
 from observer.prompts import IM_END, Task

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.benchmarks.engine.engines import ENTRANTS, as_json, as_label
-from eval.benchmarks.training.report import Spread, spread
 from eval.benchmarks.training.rounds import Record
-from eval.reports.evaluation_report import table
+from eval.metrics.spread import Spread, spread
+from eval.reports.tables import table
 from observer.prompts import Task
 
 OURS = "ours"

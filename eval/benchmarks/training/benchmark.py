@@ -23,14 +23,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from eval.answers.origin import STAND_IN_NOTE, this_machine
 from eval.benchmarks.random_base import random_base
 from eval.benchmarks.training.report import Standing, as_json, plot, standings, summary, to_markdown
 from eval.benchmarks.training.rounds import Bench, run_rounds
 from eval.benchmarks.training.trainers import CONTESTANTS, DEFAULT_CONTESTANTS, parse_entrants
-from eval.reports.evaluation_report import STAND_IN_NOTE, this_machine
 from observer.config import Config, load_config
+from observer.console.run import run_cli
 from observer.data.dataset import read_split
-from observer.errors import ObserverError, run_cli
+from observer.errors import ObserverError
 from observer.files import read_text, write_json, write_jsonl, write_text
 from observer.paths import NANO_BASE, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.runs.manifest import environment, fingerprint

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.reports.evaluation_report import table
+from eval.reports.tables import table
 from observer.errors import raise_all
 from observer.files import read_text, scan_jsonl
 from observer.paths import RunPaths

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.training.rounds import Record
 from eval.benchmarks.training.trainers import Entrant
-from eval.reports.evaluation_report import table
+from eval.metrics.spread import Spread, spread
+from eval.reports.tables import table
 from observer.files import atomic_path
 
 REFERENCES = ("trl", "unsloth")
 """Ratios are taken to these."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Smallest, median and largest of the rounds."""
-
-    min: float
-    median: float
-    max: float
-
-    def show(self, digits: int = 0) -> str:
-        return " / ".join(f"{value:,.{digits}f}" for value in (self.min, self.median, self.max))
 
 
 @dataclass(frozen=True)
@@ -57,12 +45,6 @@ class Standing:
     probe_grad_norm: float | None
     nll_before: float | None
     nll_after: float | None
-
-
-def spread(values: Iterable[float]) -> Spread | None:
-    """None of no values."""
-    values = list(values)
-    return Spread(min(values), statistics.median(values), max(values)) if values else None
 
 
 def standings(entrants: Sequence[Entrant], records: Sequence[Record], tokens: int) -> list[Standing]:

@@ -28,11 +28,12 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+from eval.answers.origin import this_machine
 from eval.benchmarks.training.benchmark import choose_rows
 from eval.benchmarks.training.grid import Outcome, Point, by_time_to, default_target, parse_grid, read_outcome, to_table
-from eval.reports.evaluation_report import this_machine
 from observer.config import Config, load_config
-from observer.errors import ObserverError, raise_all, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError, raise_all
 from observer.files import write_json, write_jsonl, write_text
 from observer.paths import PROJECT_ROOT
 from observer.runs.manifest import environment

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from observer.answers import Completion
 from observer.engine.engine import Engine
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, usable_cores
+from observer.observation import Completion
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
 from observer.weights.checkpoint import list_tensors, read_shape
 

@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.reports.evaluation_report import command_line
+from eval.answers.origin import command_line
 from observer.console.arguments import positive
 from observer.console.progress import show_progress
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.files import scan_jsonl, write_json
 from tests.trust.faults.compare import artefacts
 from tests.trust.faults.fault_case import Drawer, Outcome, Uncut, from_record, run_point

@@ -12,21 +12,21 @@ import httpx
 from pydantic import ValidationError
 
 from eval.metrics.row_counts import is_json_object, parse_answer, triple_counts
-from observer.answers import Completion
 from observer.backends.ollama import _label_in, label_shares
 from observer.demo.highlight import pieces_of
 from observer.labeling.answers import judge
 from observer.labeling.answers_file import Answer
 from observer.memory.diff import apply_operations, diff
 from observer.memory.facts import OperationKind
-from observer.observation import Exchange, Observation
+from observer.observation import Completion, Exchange, Observation
 from observer.observe.observations_file import to_line
 from observer.observe.printing import print_observation
 from observer.ollama.chat import OllamaChat, Patience, TooLong, _Passing
 from observer.prompts import Task, render_exchange
 from observer.schema import Turn
+from observer.turns.after_model import observation, read_extraction
+from observer.turns.before_model import prepare
 from observer.turns.grounding import fold, messages_of, stated_by
-from observer.turns.observing import observation, prepare, read_extraction
 from tests.trust.fuzz.texts import AT, HIDDEN, accepted, parts_of
 
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from observer.answers import Completion
-from observer.observation import Exchange, Observation
+from observer.observation import Completion, Exchange, Observation
 from observer.observe.observations_file import to_line
 from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, PROJECT_ROOT
-from observer.turns.observing import observation, prepare
+from observer.turns.after_model import observation
+from observer.turns.before_model import prepare
 from tests.trust.fuzz.files import scratch
 
 _AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -133,8 +133,8 @@ def manifests() -> list[bytes]:
 
 def saved_answers() -> list[bytes]:
     from eval.answers.answering import Answers, save_answers
-    from eval.reports.evaluation_report import Machine, ModelInfo
-    from observer.answers import Grade
+    from eval.answers.origin import Machine, ModelInfo
+    from observer.observation import Grade
     from observer.prompts import training_row
     from observer.schema import Label, parse_row
 

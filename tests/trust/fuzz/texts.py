@@ -21,8 +21,8 @@ from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import clean, render_exchange
 from observer.schema import Temporal, Turn
 from observer.turns.accept import to_exchange
+from observer.turns.before_model import prepare
 from observer.turns.inputs import read_inputs
-from observer.turns.observing import prepare
 from observer.turns.redaction import MARK, find_everywhere, redact
 from observer.turns.time_expressions import validity
 

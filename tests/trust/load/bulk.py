@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.reports.evaluation_report import command_line
+from eval.answers.origin import command_line
 from observer.console.arguments import positive
+from observer.console.run import run_cli
 from observer.data.synth.generate import stream_rows
-from observer.errors import run_cli
 from observer.files import write_row
 from observer.paths import PROJECT_ROOT
 from tests.trust.load.memory import MemorySampler, MemoryUse, memory_use

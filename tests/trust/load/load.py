@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eval.reports.evaluation_report import command_line
+from eval.answers.origin import command_line
 from observer.client import Observer
 from observer.console.arguments import positive
-from observer.errors import ObserverError, run_cli
+from observer.console.run import run_cli
+from observer.errors import ObserverError
 from observer.observation import Exchange
 from tests.trust.load.account import Account, Ledger
 from tests.trust.load.callers import Manner, drive

@@ -19,14 +19,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from observer.answers import Completion, Grade
 from observer.backends.base import Backend
 from observer.errors import ObserverError
 from observer.files import write_json
-from observer.observation import Exchange
+from observer.observation import Completion, Exchange, Grade
 from observer.paths import python_path
 from observer.prompts import SYSTEM_PROMPTS, Task
-from observer.turns.observing import prepare
+from observer.turns.before_model import prepare
 
 MODEL = "load"
 _START_S = 30.0

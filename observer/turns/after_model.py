@@ -1,4 +1,4 @@
-"""From an exchange to a prompt without secrets, and from a model's answers to an observation.
+"""From a model's answers to an observation: names are grounded, secrets left out, times worked out.
 
 Nothing here asks a model; `client` does.
 """
@@ -7,64 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from observer.answers import Completion, Grade
 from observer.observation import (
     Asked,
-    Exchange,
+    Completion,
+    Grade,
     GradeResult,
     Observation,
     ObservedEntity,
     ObservedRelationship,
-    Redaction,
-    Span,
 )
-from observer.prompts import render_exchange
-from observer.schema import USER, Entity, Extraction, Relationship, Turn
-from observer.turns.grounding import Message, find_name, fold, messages_of, stated_by
-from observer.turns.redaction import MARK, SHORTEST_TOLD, Secret, find_everywhere, find_secrets, redact
+from observer.schema import USER, Entity, Extraction, Relationship
+from observer.turns.before_model import Prepared
+from observer.turns.grounding import find_name, stated_by
+from observer.turns.redaction import MARK
 from observer.turns.time_expressions import validity
 
 T = TypeVar("T", bound=BaseModel)
 UNREAD = "the answer is none of the schema's"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An exchange, what the model gets to see of it, and the secrets that it does not."""
-
-    exchange: Exchange
-    prompt: str
-    messages: list[Message]
-    redactions: list[Redaction]
-    secrets: frozenset[str]
-
-    def is_secret(self, text: str) -> bool:
-        """Whether an answer's text gives away a secret of the exchange, or looks like one."""
-        folded = fold(text)
-        return fold(MARK) in folded or any(secret in folded for secret in self.secrets) or bool(find_secrets(text))
-
-
-def prepare(exchange: Exchange) -> Prepared:
-    """Blank the secrets of every message and render what is left."""
-    texts = {message.place: message.text for message in messages_of(exchange)}
-    found = find_everywhere(texts)
-    shown = {place: redact(text, found[place]) for place, text in texts.items()}
-    context = [Turn(role=turn.role, content=shown[f"context[{n}]"]) for n, turn in enumerate(exchange.context)]
-    return Prepared(
-        exchange=exchange,
-        prompt=render_exchange(shown["user"], shown["assistant"], context),
-        messages=messages_of(
-            exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
-        ),
-        redactions=[_redaction(place, secret) for place, secrets in found.items() for secret in secrets],
-        secrets=_long_enough(fold(texts[place][s.start : s.end]) for place, secrets in found.items() for s in secrets),
-    )
 
 
 def observation(
@@ -185,11 +149,3 @@ def _confidence(completion: Completion | None) -> float | None:
     if completion is None or not completion.logprobs:
         return None
     return min(1.0, math.exp(sum(completion.logprobs) / len(completion.logprobs)))
-
-
-def _redaction(place: str, secret: Secret) -> Redaction:
-    return Redaction(kind=secret.kind, span=Span(message=place, start=secret.start, end=secret.end))
-
-
-def _long_enough(secrets: Any) -> frozenset[str]:
-    return frozenset(secret for secret in secrets if len(secret) >= SHORTEST_TOLD)

@@ -1,0 +1,59 @@
+"""Where answers come from: the model, the machine, and the command that asked."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STAND_IN_NOTE = (
+    "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "
+    "pipeline works, not how good a model of 0.6B parameters is."
+)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model; a GGUF's `name` and `file_type` are its own header's.
+
+    Of another backend's, `path` and `file_type` are the spec that opened it, and `size_bytes` is None if not known.
+    """
+
+    path: str
+    name: str
+    file_type: str
+    size_bytes: int | None
+    is_stand_in: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpu: str
+    n_cores: int
+    n_threads: int
+
+
+def command_line(program: str, arguments: Sequence[str] | None) -> str:
+    """How `eval/NAME.py` or `-m MODULE` was called: with `main`'s arguments, or else the process's."""
+    return shlex.join(["python", *program.split(), *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def this_machine(n_threads: int | None = None) -> Machine:
+    """`n_threads`: all usable cores unless given."""
+    from observer.engine.llama_model import usable_cores
+
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = lines[0].partition(":")[2].strip() if lines else cpu
+    return Machine(cpu, usable_cores(), usable_cores() if n_threads is None else n_threads)
+
+
+def split_prefix(split: str) -> str:
+    """Keeps the reports of several splits apart: `challenge-`, `train-`, nothing for val."""
+    name = Path(split).stem
+    return "" if name == "val" else f"{name}-"

@@ -1,0 +1,53 @@
+"""From an exchange to a prompt without secrets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from observer.observation import Exchange, Redaction, Span
+from observer.prompts import render_exchange
+from observer.schema import Turn
+from observer.turns.grounding import Message, fold, messages_of
+from observer.turns.redaction import MARK, SHORTEST_TOLD, Secret, find_everywhere, find_secrets, redact
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An exchange, what the model gets to see of it, and the secrets that it does not."""
+
+    exchange: Exchange
+    prompt: str
+    messages: list[Message]
+    redactions: list[Redaction]
+    secrets: frozenset[str]
+
+    def is_secret(self, text: str) -> bool:
+        """Whether an answer's text gives away a secret of the exchange, or looks like one."""
+        folded = fold(text)
+        return fold(MARK) in folded or any(secret in folded for secret in self.secrets) or bool(find_secrets(text))
+
+
+def prepare(exchange: Exchange) -> Prepared:
+    """Blank the secrets of every message and render what is left."""
+    texts = {message.place: message.text for message in messages_of(exchange)}
+    found = find_everywhere(texts)
+    shown = {place: redact(text, found[place]) for place, text in texts.items()}
+    context = [Turn(role=turn.role, content=shown[f"context[{n}]"]) for n, turn in enumerate(exchange.context)]
+    return Prepared(
+        exchange=exchange,
+        prompt=render_exchange(shown["user"], shown["assistant"], context),
+        messages=messages_of(
+            exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
+        ),
+        redactions=[_redaction(place, secret) for place, secrets in found.items() for secret in secrets],
+        secrets=_long_enough(fold(texts[place][s.start : s.end]) for place, secrets in found.items() for s in secrets),
+    )
+
+
+def _redaction(place: str, secret: Secret) -> Redaction:
+    return Redaction(kind=secret.kind, span=Span(message=place, start=secret.start, end=secret.end))
+
+
+def _long_enough(secrets: Any) -> frozenset[str]:
+    return frozenset(secret for secret in secrets if len(secret) >= SHORTEST_TOLD)
