@@ -23,7 +23,7 @@ import pytest
 from observer.cli import main
 from observer.errors import ObserverError
 from observer.observation import Asked, Observation
-from observer.observe.bulk.cluster import Size, _fit
+from observer.observe.bulk.cluster import Size, _fit, _folder
 from observer.observe.bulk.parts import Done, PartsFolder, good_rows, parts_of
 from observer.observe.bulk.run import BulkOptions
 from observer.observe.bulk.worker import absolute
@@ -46,10 +46,11 @@ def cluster() -> Iterator[str]:
     pytest.importorskip("ray.data", reason="pip install -e '.[bulk]'")
     from ray.cluster_utils import Cluster
 
-    with tempfile.TemporaryDirectory(prefix="bulk-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        # not in tmp_path: a socket's path has at most 107 characters
-        machine = {"num_cpus": 2, "include_dashboard": False, "temp_dir": folder, "object_store_memory": 100 << 20}
-        machines = Cluster(initialize_head=True, head_node_args=machine)
+    machine = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 100 << 20}
+    with _folder() as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", folder)  # it writes the address there, whatever `temp_dir` is
+            machines = Cluster(initialize_head=True, head_node_args=machine)
         yield str(machines.address)
         machines.shutdown()
 
@@ -203,6 +204,32 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
     n_rows = sum(done.rows for done in PartsFolder(out).done.values())
     assert f"interrupted after {n_rows}: {out} is whole, the same command goes on there" in printed.err
     assert "Traceback" not in printed.err and not printed.out
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_meet_nowhere_and_leave_nothing_behind(
+    server: ObservingServer, corpus: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray.data", reason="pip install -e '.[bulk]'")
+    home = tmp_path / "home"
+    with tempfile.TemporaryDirectory(prefix="bulk-", dir="/tmp") as shared:
+        taken = [home / ".ray", Path(shared) / "ray"]  # where Ray itself would write: here somebody else's
+        for path in taken:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("not ours")
+        environment = os.environ | {"TMPDIR": shared, "HOME": str(home)}
+        outs = [tmp_path / "one", tmp_path / "other"]
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-m", "observer.cli", "grade", str(corpus), *RAY, "--out", str(out), *MODEL],
+                cwd=PROJECT_ROOT, env=environment, stderr=subprocess.PIPE, text=True,
+            )
+            for out in outs
+        ]  # fmt: skip
+        told = [run.communicate()[1] for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], told
+        assert [[one.id for one in read_parts(out)] for out in outs] == [IDS, IDS]
+        assert [list(path.parent.iterdir()) for path in taken] == [[path] for path in taken]
 
 
 def write_finished(out: Path, corpus: Path, task: Asked = "grade", spec: str = "ollama:watcher") -> PartsFolder:

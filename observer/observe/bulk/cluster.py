@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -63,6 +64,8 @@ def open_cluster(address: str | None, n_workers: int | None, n_threads: int | No
         size = _size(_cores(), n_workers, n_threads)
         folder = stack.enter_context(_folder())
         stack.callback(ray.shutdown)
+        # Ray would leave one in ~/.ray, for other runs and clusters of this user to share.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False, "_temp_dir": folder}
         _connect("local", {"num_cpus": size.n_cpus} | own)
         yield size
