@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from observer.console.durations import format_duration
 from observer.data.synth.generate import base_rows
 from observer.data.synth.pools import POOLS, Draw, values
 from observer.data.synth.surface import SLOT, load_sections
@@ -233,9 +234,10 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
         if (step + 1) % 25 == 0:
             seconds = time.monotonic() - start
             means = "  ".join(f"{task} {sum(values) / len(values):.4f}" for task, values in sorted(recent.items()))
-            left = seconds / (step + 1 - first) * (steps - step - 1) / 60
+            left = seconds / (step + 1 - first) * (steps - step - 1)
             print(
-                f"step {step + 1:5d}  NLL of answers: {means}  {tokens / seconds:,.0f} tokens/s  {left:.0f} min left",
+                f"step {step + 1:5d}  NLL of answers: {means}  {tokens / seconds:,.0f} tokens/s  "
+                f"{format_duration(left)} left",
                 flush=True,
             )
             recent = {}

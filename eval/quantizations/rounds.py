@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.answers.rows import Row, take
 from eval.quantizations.files import Candidate
+from observer.console.durations import format_duration
 from observer.console.progress import show_progress
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file, write_json
@@ -189,5 +190,5 @@ class _Clock:
         spent = time.monotonic() - self.start
         left = spent / self.n_begun * (self.total - self.n_begun) if self.n_begun else 0
         self.n_begun += 1
-        eta = f", about {left:,.0f} s left before speed is measured" if left > 1 else ""
+        eta = f", about {format_duration(left)} left before speed is measured" if left > 1 else ""
         print(f"{self.n_begun}/{self.total}  {name}{eta}", file=sys.stderr, flush=True)

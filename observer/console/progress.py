@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from observer.console.durations import format_duration
+
 SECONDS_BETWEEN_LINES = 15
 
 
@@ -28,6 +30,6 @@ def show_progress(label: str, total: int, unit: Literal["it", "B"] = "it") -> It
             shown_at = time.monotonic()
             left_s = (shown_at - start) / max(done, 1) * (of - done)
             amount = f"{done / 1e6:,.0f} of {of / 1e6:,.0f} MB" if unit == "B" else f"{done:,} of {of:,}"
-            print(f"{label}: {amount}, about {left_s:,.0f} s left", file=sys.stderr, flush=True)
+            print(f"{label}: {amount}, about {format_duration(left_s)} left", file=sys.stderr, flush=True)
 
     yield show

@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from observer.console.durations import format_duration
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -28,7 +30,7 @@ class Progress:
             self._last = time.monotonic()
             rate = (self._done - self._had) / (self._last - self._start)
             eta_s = (self._total - self._done) / rate
-            self.say(f"{self._done:,}/{self._total:,}  {rate:.1f}/s  ETA {eta_s:,.0f} s  ${cost_usd:.4f}")
+            self.say(f"{self._done:,}/{self._total:,}  {rate:.1f}/s  ETA {format_duration(eta_s)}  ${cost_usd:.4f}")
 
     def say(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)

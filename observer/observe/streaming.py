@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from observer.console.durations import format_duration
 from observer.errors import printable
 
 T = TypeVar("T")
@@ -118,4 +119,4 @@ class Meter:
         if not self._total_bytes or n_bytes <= self._bytes_before:
             return ""
         seconds_per_byte = (time.monotonic() - self._start) / (n_bytes - self._bytes_before)
-        return f"about {seconds_per_byte * (self._total_bytes - n_bytes):,.0f} s left"
+        return f"about {format_duration(seconds_per_byte * (self._total_bytes - n_bytes))} left"

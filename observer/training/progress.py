@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from observer.console.durations import format_duration
 from observer.files import scan_jsonl, write_jsonl, write_text
 from observer.training.device import Device
 from observer.training.planning.memory import memory_in_use
@@ -98,7 +99,7 @@ class ProgressCallback(TrainerCallback):
         line = (
             f"step {state.global_step:>5}/{state.max_steps}  epoch {logs['epoch']:.2f}  "
             f"loss {sum(self.losses) / len(self.losses):.4f}  learning rate {logs['learning_rate']:.1e}  "
-            f"{speed}  {memory}  {left_s // 60:.0f}:{left_s % 60:02.0f} left"
+            f"{speed}  {memory}  {format_duration(left_s)} left"
         )
         self.losses.clear()
         show = not sys.stderr.isatty() and time.monotonic() - self.shown > LINE_EVERY_S

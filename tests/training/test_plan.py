@@ -205,9 +205,9 @@ def test_without_the_device_of_the_run_no_time_is_predicted() -> None:
 def test_how_far_off_the_plan_was_is_one_line() -> None:
     plan = Plan(100, 1, 1, 2.0e9, 210.0, {}, "")
     assert compare_with_plan(plan, 198.0, 2.5e9) == (
-        "predicted 210 s, took 198 s (-6 %); planned 2.00 GB, at most 2.50 GB in use (+25 %)"
+        "predicted 3 min 30 s, took 3 min 18 s (-6 %); planned 2.00 GB, at most 2.50 GB in use (+25 %)"
     )
-    assert compare_with_plan(replace(plan, seconds=None), 198.0, 2.0e9).startswith("took 198 s, not predicted; ")
+    assert compare_with_plan(replace(plan, seconds=None), 198.0, 2.0e9).startswith("took 3 min 18 s, not predicted; ")
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observer.config import load_config
+from observer.console.durations import format_duration
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
@@ -77,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = time.monotonic() - start
     how = "ended with its reports" if result.code == 0 else f"failed with exit code {result.code}"
     summary = (
-        f"without a network the pipeline {how} after {seconds:.0f} s and tried to reach {len(result.reached)} addresses"
+        f"without a network the pipeline {how} after {format_duration(seconds)} "
+        f"and tried to reach {len(result.reached)} addresses"
     )
     command = "python -m tests.trust.offline" + (f" --config {args.config}" if args.config != CONFIG else "")
     path = save_result(

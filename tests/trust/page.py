@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.answers.origin import STAND_IN_NOTE
 from eval.reports.tables import table
+from observer.console.durations import format_duration
 from tests.trust.result import PARTS, TrustResult
 
 TITLES = {
@@ -68,7 +69,7 @@ def _row(name: str, result: TrustResult | None, why: str | None) -> list[str]:
 def _section(name: str, result: TrustResult | None, why: str | None) -> list[str]:
     if result is None or why:
         return [f"Not finished: {why}." if why else f"Not run. `python -m tests.trust.nightly --only {name}` runs it."]
-    origin = f"`{result.command}`, {result.seconds / 60:.1f} minutes on {result.machine}, {result.date}, "
+    origin = f"`{result.command}`, {format_duration(result.seconds)} on {result.machine}, {result.date}, "
     return [result.summary, *_DETAILS.get(name, details)(result.details), f"{origin}commit {result.git_commit}."]
 
 

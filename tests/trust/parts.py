@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from observer.console.durations import format_duration
 from observer.paths import PROJECT_ROOT
 from tests.trust.result import PARTS, TrustResult, is_this_code
 
@@ -145,7 +146,7 @@ def _run(
             return f"not done after {part.minutes:g} minutes"
         finally:
             running.pop(part.name, None)
-    say(f"{part.name}: exit code {code} after {(time.monotonic() - began) / 60:.1f} minutes")
+    say(f"{part.name}: exit code {code} after {format_duration(time.monotonic() - began)}")
     return None if code == 0 else f"exit code {code}: {_last_line(log)}"
 
 

@@ -86,7 +86,7 @@ def all_passed() -> dict[str, TrustResult]:
 def test_the_page_tells_machine_date_commit_command_and_summary_of_every_part() -> None:
     page = render(all_passed(), {})
     assert page.count("Three things tried, none lost.") == len(PARTS)
-    origin = "`python eval/x.py --n 3`, 1.5 minutes on A CPU, 2 cores, 2026-11-23T01:02:03+00:00, commit abc1234."
+    origin = "`python eval/x.py --n 3`, 1 min 30 s on A CPU, 2 cores, 2026-11-23T01:02:03+00:00, commit abc1234."
     assert page.count(origin) == len(PARTS)
     assert "| faults    | passed | 2026-11-23 01:02 | abc1234 | 1.5     |" in page
     assert page.endswith("**Verdict: all 8 parts passed.**\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observer.config import Config
+from observer.console.durations import format_duration
 from observer.training.device import Runtime
 from observer.training.planning.cost import estimate_memory, estimate_seconds, training_work
 from observer.training.planning.speed import measure_speed
@@ -79,12 +80,13 @@ def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shap
 
 
 def compare_with_plan(plan: Plan, seconds: float, peak_bytes: float) -> str:
-    """One line on how far off the plan was: `predicted 210 s, took 198 s (-6 %); …`."""
+    """One line on how far off the plan was: `predicted 3 min 30 s, took 3 min 18 s (-6 %); …`."""
     memory = f"planned {plan.memory_bytes / 1e9:.2f} GB, at most {peak_bytes / 1e9:.2f} GB in use"
     memory += _how_far(peak_bytes, plan.memory_bytes)
     if plan.seconds is None:
-        return f"took {seconds:,.0f} s, not predicted; {memory}"
-    return f"predicted {plan.seconds:,.0f} s, took {seconds:,.0f} s{_how_far(seconds, plan.seconds)}; {memory}"
+        return f"took {format_duration(seconds)}, not predicted; {memory}"
+    predicted, took = format_duration(plan.seconds), format_duration(seconds)
+    return f"predicted {predicted}, took {took}{_how_far(seconds, plan.seconds)}; {memory}"
 
 
 def _how_far(found: float, planned: float) -> str:
@@ -94,8 +96,7 @@ def _how_far(found: float, planned: float) -> str:
 def _time_line(seconds: float | None, runtime: Runtime) -> str:
     if seconds is None:
         return f"not predicted: no {runtime.device} device here to time"
-    length = f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
-    return f"about {length} of training, from one block of the model timed on this machine just now"
+    return f"about {format_duration(seconds)} of training, from one block of the model timed on this machine just now"
 
 
 def _tokens_of_rows(config: Config, runtime: Runtime, splits: Splits) -> int:

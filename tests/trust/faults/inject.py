@@ -24,6 +24,7 @@ from typing import Any
 
 from eval.answers.origin import command_line
 from observer.console.arguments import positive
+from observer.console.durations import format_duration
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
 from observer.errors import ObserverError
@@ -137,7 +138,7 @@ def line_of(outcome: Outcome) -> str:
     """One line for a point."""
     cuts = ", then ".join(f"{cut.aim.signal} in {cut.aim.stage} (after {cut.place!r})" for cut in outcome.cuts)
     result = "; ".join(outcome.faults) or "equal"
-    return f"point {outcome.number}: {cuts}: {outcome.n_resumes} resumed, {result}, {outcome.seconds:.0f} s"
+    return f"point {outcome.number}: {cuts}: {outcome.n_resumes} resumed, {result}, {format_duration(outcome.seconds)}"
 
 
 def summarize(outcomes: Sequence[Outcome]) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observer.console.durations import format_duration
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from tests.trust.result import TRUST_FOLDER, save_result
@@ -89,7 +90,7 @@ class Line:
         rate = count.executions / max(now - self.start, 1e-9)
         line = (
             f"{self.place} {count.target}: {count.executions:,} executions, {rate:,.0f} a second, "
-            f"{count.features:,} features, {len(count.findings)} findings, {max(left_s, 0):.0f} s left"
+            f"{count.features:,} features, {len(count.findings)} findings, {format_duration(left_s)} left"
         )
         print(f"\r{line:<110}" if is_live else line, end="" if is_live else "\n", file=sys.stderr, flush=True)
 
@@ -101,7 +102,7 @@ def report(counts: Sequence[Count], seconds: float, names: Sequence[str], args: 
     executions = sum(count.executions for count in counts)
     untried = [name for name in names if name not in {count.target for count in counts if count.executions}]
     summary = (
-        f"{executions:,} inputs to {len(counts)} parsers in {seconds / 60:.0f} minutes: {len(real)} faults"
+        f"{executions:,} inputs to {len(counts)} parsers in {format_duration(seconds)}: {len(real)} faults"
         + (f", {len(findings) - len(real)} more only under the fuzzer" if len(findings) > len(real) else "")
         + (f"; not tried: {', '.join(untried)}" if untried else "")
     )
@@ -140,7 +141,7 @@ def replay_here(name: str, file: Path) -> int:
 def _told(count: Count) -> str:
     rate = count.executions / max(count.seconds, 1e-9)
     return (
-        f"{count.target}: {count.executions:,} executions in {count.seconds:.0f} s ({rate:,.0f} a second), "
+        f"{count.target}: {count.executions:,} executions in {format_duration(count.seconds)} ({rate:,.0f} a second), "
         f"{count.corpus:,} inputs kept, {len(count.findings)} findings"
     )
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from eval.answers.origin import command_line
 from observer.console.arguments import positive
+from observer.console.durations import format_duration
 from observer.console.run import run_cli
 from observer.data.synth.generate import stream_rows
 from observer.files import write_row
@@ -134,10 +135,10 @@ def summarize(run: BulkRun) -> str:
     most, memory = run.most_bytes_per_row, run.memory
     growth = "too short to tell its growth" if most is None else f"growing by at most {most:.0f} bytes a row"
     return (
-        f"{run.command.partition(' TURNS')[0]}: {run.n_out:,} lines for {run.n_in:,} turns in {run.seconds / 60:.1f} "
-        f"minutes ({run.rows_per_s:.1f} a second), {run.n_missing} missing, {run.n_repeated} twice, "
-        f"{run.n_truncated} cut at the bound, {run.n_faults} with a fault; memory {memory.start_mb:.0f} to "
-        f"{memory.end_mb:.0f} MB, {growth}."
+        f"{run.command.partition(' TURNS')[0]}: {run.n_out:,} lines for {run.n_in:,} turns in "
+        f"{format_duration(run.seconds)} ({run.rows_per_s:.1f} a second), {run.n_missing} missing, "
+        f"{run.n_repeated} twice, {run.n_truncated} cut at the bound, {run.n_faults} with a fault; "
+        f"memory {memory.start_mb:.0f} to {memory.end_mb:.0f} MB, {growth}."
     )
 
 

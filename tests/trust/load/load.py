@@ -26,6 +26,7 @@ from pathlib import Path
 from eval.answers.origin import command_line
 from observer.client import Observer
 from observer.console.arguments import positive
+from observer.console.durations import format_duration
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.observation import Exchange
@@ -162,9 +163,9 @@ def summarize(parts: Sequence[Part], n_callers: int) -> str:
     slopes = [part.memory.mb_per_min for part in parts if part.memory.mb_per_min is not None]
     memory = f"steepest memory slope {max(slopes):+.2f} MB/min" if slopes else "too short for a memory slope"
     waits = ", ".join(f"{p.name} {p.account.latency.p99_ms:,.0f} ms" for p in parts if p.account.latency)
-    minutes = sum(part.seconds for part in parts) / 60
+    took = format_duration(sum(part.seconds for part in parts))
     return (
-        f"{n_callers} callers for {minutes:.1f} minutes: {total('n_answered'):,} of {total('n_asked'):,} requests "
+        f"{n_callers} callers for {took}: {total('n_answered'):,} of {total('n_asked'):,} requests "
         f"answered, {total('n_lost')} lost, {total('n_repeated')} answered twice, {total('n_foreign')} with another "
         f"turn's answer, {total('n_different')} unlike their turn's alone, {total('n_errors')} errors; {memory}; "
         f"p99 {waits}."
