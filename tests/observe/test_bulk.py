@@ -341,6 +341,21 @@ def test_workers_are_no_more_than_the_machines_have_room_for() -> None:
         _fit([2, 1], 2, 2)
 
 
+def test_rays_sockets_fit_below_a_temporary_folder_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_below = set[bool]()
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        for length in range(len(short) + 2, 80):
+            base = os.path.join(short, "x" * (length - len(short) - 1))
+            os.mkdir(base)
+            monkeypatch.setattr(tempfile, "tempdir", base)
+            with _folder() as folder:
+                is_below.add(folder.startswith(base))
+                socket = f"{folder}/session_2026-11-28_07-10-24_904877_4194304/sockets/plasma_store"
+                assert len(socket) <= 103, base  # macOS; Linux takes 107
+            assert not os.path.exists(folder)
+    assert is_below == {True, False}
+
+
 def test_a_model_is_found_from_any_folder() -> None:
     here = Path.cwd()
     assert absolute("ollama:watcher") == "ollama:watcher"

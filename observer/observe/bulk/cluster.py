@@ -23,8 +23,8 @@ from observer.errors import ObserverError
 
 OBJECT_STORE_BYTES = 256 << 20
 """Of a cluster that we start: the parts under way and their answers, with room. Ray would take 30 % of the memory."""
-LONGEST_FOLDER = 40
-"""Characters: Ray's sockets lie 60 deeper, and a socket's path has at most 107."""
+LONGEST_FOLDER = 26
+"""Characters: ours adds 13, Ray's sockets lie at most 64 deeper, and their path has at most 103 (macOS; Linux 107)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _cores() -> int:
 def _folder() -> Iterator[str]:
     """A folder for Ray's sockets and logs that goes with the cluster."""
     base = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="observer-ray-", dir=base if len(base) <= LONGEST_FOLDER else "/tmp")
+    folder = tempfile.mkdtemp(prefix="ray-", dir=base if len(base) <= LONGEST_FOLDER else "/tmp")
     try:
         yield folder
     finally:
