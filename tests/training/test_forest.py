@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from observer.training.batching.attention import FOREST_ATTENTION
-from observer.training.batching.forest import SHORTEST_SHARED_PREFIX, Batch, Row, collate, pad
+from observer.training.batching.forest import SHORTEST_SHARED_PREFIX, Batch, Piece, Row, collate, pad, without_stems
 from observer.training.batching.loss import (
     completion_nll,
     hidden_states,
@@ -79,6 +79,16 @@ CASES = {
     "a prefix too short to share": [row(GRADE[: SHORTEST_SHARED_PREFIX - 2], 60 + n, 9, 5) for n in range(3)],
     "the same row twice": [row(GRADE, 70, 10, 6), row(GRADE, 70, 10, 6), row(GRADE, 71, 10, 6)],
     "nothing but the instruction for a prompt": [row(GRADE, 75, 0, 6), row(GRADE, 76, 0, 9)],
+    "exchanges with both tasks": [
+        TokenRow(GRADE + tokens(120 + n // 2, 18 + 5 * (n // 2)) + tokens(130 + n, 6 + 9 * (n % 2)),
+                 len(GRADE) + 18 + 5 * (n // 2) + 4, ("grade", "extract")[n % 2]) for n in range(6)],
+    "an exchange with three rows beside rows alone": [
+        *(row(GRADE + tokens(140, 30), 141 + n, 5, 3 + n) for n in range(3)),
+        *(row(GRADE, 150 + n, 25 + n, 4) for n in range(3)), row([], 155, 30, 5)],
+    "exchanges that begin alike, one the other's beginning": [
+        row(GRADE + tokens(160, length), 161 + n, 3, 4) for n, length in enumerate((16, 40, 40, 17))],
+    "exchanges whose beginning is too short to share": [
+        row(GRADE + tokens(170, SHORTEST_SHARED_PREFIX - 3), 171 + n, 20, 5) for n in range(3)],
     "rows at max length": [row(EXTRACT, 80 + n, MAX_LENGTH - 100, 30, "extract") for n in range(2)],
     "three instructions and a row alone": [
         *(row(tokens(90 + n % 3, 30 + n % 3), 100 + n, 5 + n, 4) for n in range(6)), row([], 110, 50, 9)],
@@ -130,7 +140,7 @@ def test_loss_and_gradients_are_those_of_plain_padded_rows(model: PeftModel, row
 
 def test_a_plain_mask_of_ones_over_packed_rows_is_caught(model: PeftModel) -> None:
     """Positions continue, nothing is padded, and still each row must not see its neighbours."""
-    rows = CASES["both tasks mixed"]
+    rows = CASES["both tasks mixed"] + CASES["exchanges with both tasks"]
     batch, expected = collate(as_dicts(rows)), scores_of(model, plain_nll(model, rows))
     wrong = scores_of(model, nll_through_stock_attention(model, batch, torch.ones_like(batch["input_ids"])))
     assert min(differences(wrong, expected)) > 100 * TOLERANCE
@@ -144,16 +154,20 @@ def nll_through_stock_attention(model: PeftModel, batch: Batch, mask: torch.Tens
     return functional.cross_entropy(logits[batch["scored"]], batch["labels"][0][batch["scored"] + 1], reduction="none")
 
 
+def span(piece: Piece) -> slice:
+    return slice(piece.start, piece.start + piece.length)
+
+
 def dense_mask(batch: Batch) -> torch.Tensor:
-    """What a token sees, (1, 1, tokens, tokens): its row and its instruction, up to itself."""
+    """What a token sees, (1, 1, tokens, tokens): its row, exchange and instruction, up to itself."""
     sees = torch.zeros(batch["input_ids"].shape[1], batch["input_ids"].shape[1], dtype=torch.bool)
     for tree in batch["forest"].trees:
         sees[tree.prefix, tree.prefix] = True
-        start = tree.prefix.stop
-        for length in tree.lengths:
-            own = slice(start, start + length)
+        for piece in tree.pieces:
+            own = span(piece)
             sees[own, tree.prefix] = sees[own, own] = True
-            start += length
+            if piece.parent is not None:
+                sees[own, span(tree.pieces[piece.parent])] = True
     return sees.tril()[None, None]
 
 
@@ -257,14 +271,22 @@ def test_every_token_is_computed_once(model: PeftModel) -> None:
     assert hidden_states(model, batch).shape[0] == batch["input_ids"].shape[1]
 
 
+def test_an_exchange_is_computed_once_for_both_its_tasks() -> None:
+    rows = CASES["exchanges with both tasks"]
+    exchanges = sum(18 + 5 * n for n in range(3))
+    three, two = (collate(as_dicts(rows), n_levels=n)["input_ids"].shape[1] for n in (3, 2))
+    assert two == len(GRADE) + 2 * exchanges + sum(6 + 9 * (n % 2) for n in range(6))
+    assert two - three == exchanges
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 2), st.integers(1, 30), st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=9
+        st.tuples(st.integers(0, 4), st.integers(1, 30), st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=9
     )
 )
 def test_unpacking_a_forest_gives_the_rows_back(shapes: list[tuple[int, int, int, int]]) -> None:
-    instructions = [[], GRADE, EXTRACT[:20]]
+    instructions = [[], GRADE, EXTRACT[:20], GRADE + tokens(5, 30), GRADE + tokens(5, 16) + tokens(6, 3)]
     rows = [row(instructions[kind], seed, prompt, completion) for kind, prompt, completion, seed in shapes]
     batch = collate(as_dicts(rows))
     padded = pad(batch)
@@ -274,3 +296,8 @@ def test_unpacking_a_forest_gives_the_rows_back(shapes: list[tuple[int, int, int
     targets = batch["labels"][0][batch["scored"] + 1].tolist()
     assert targets == [label for row in rows for label in row.labels if label != IGNORED]
     assert torch.equal(padded.input_ids.flatten()[padded.place], batch["input_ids"][0])
+    flat = without_stems(batch)
+    assert torch.equal(flat.input_ids[0][flat.place], batch["input_ids"][0])
+    assert torch.equal(flat.position_ids[0][flat.place], batch["position_ids"][0])
+    assert sum(prefix + sum(lengths) for prefix, lengths in flat.trees) == flat.input_ids.shape[1]
+    assert sum(len(lengths) for _, lengths in flat.trees) == len(rows)

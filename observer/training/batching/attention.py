@@ -1,4 +1,4 @@
-"""Attention over a forest: a row's tokens attend to its instruction's keys and its own, and to nothing else.
+"""Attention over a forest: a row's tokens attend to the keys of its instruction, its exchange and its own alone.
 
 Registered with transformers beside its own attention functions. The forest comes down the model's forward as the
 keyword `forest`; without one, this is transformers' sdpa. Chosen by measurement over a dense 4-D mask through stock
@@ -61,15 +61,18 @@ def forest_attention(
 
 
 def _attend_in_rows(states: list[torch.Tensor], tree: Tree, group: RowGroup, scaling: float | None) -> torch.Tensor:
-    """Output (tokens of the group, heads, head_dim); keys and values begin with the instruction's."""
+    """Output (tokens of the group, heads, head_dim); keys and values begin with instruction and exchange."""
     rows = [part[group.tokens] for part in states]
     if group.spread is not None:
         rows = [part.index_select(0, group.spread) for part in rows]
     query, key, value = (part.unflatten(0, (group.n_rows, group.longest)) for part in rows)
-    if tree.prefix_length:
-        shared = (part[tree.prefix].expand(group.n_rows, -1, -1, -1) for part in states[1:])
-        key, value = (torch.cat([first, own], dim=1) for first, own in zip(shared, (key, value), strict=True))
-    output = _attend([query, key, value], group.mask if tree.prefix_length else None, scaling).flatten(0, 1)
+    before = [[part[tree.prefix].expand(group.n_rows, -1, -1, -1)] * bool(tree.prefix_length) for part in states[1:]]
+    if group.stems is not None:
+        for parts, part in zip(before, states[1:], strict=True):
+            parts.append(part.index_select(0, group.stems).unflatten(0, (group.n_rows, -1)))
+    key, value = (torch.cat([*parts, own], dim=1) for parts, own in zip(before, (key, value), strict=True))
+    is_masked = bool(tree.prefix_length) or group.stems is not None
+    output = _attend([query, key, value], group.mask if is_masked else None, scaling).flatten(0, 1)
     return output if group.gather is None else output.index_select(0, group.gather)
 
 

@@ -1,15 +1,16 @@
-"""How rows become a batch: a forest, in which every shared instruction stands once and nothing is padded.
+"""How rows become a batch: a forest, in which every shared beginning stands once and nothing is padded.
 
-A tree is an instruction and the rows that begin with it: its tokens are the instruction's, then each row's own, their
-positions going on from it. A row sees the instruction and itself, which `attention` computes; all else in the model
+A tree has up to three levels: an instruction, the exchanges that follow it, and what follows an exchange, which is the
+cue and the answer of each task asked of it. A row of an exchange that no other row shares is one piece of the second
+level. A token sees the pieces its row is made of, up to itself, which `attention` computes; all else in the model
 treats tokens one by one. So loss and gradients are those of the rows one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from observer.training.rows import IGNORED
 
 SHORTEST_SHARED_PREFIX = 16
-"""Tokens; for fewer, a tree's own calls of attention cost more than they save."""
+"""Tokens; for fewer, the calls of attention of a tree or an exchange cost more than they save."""
 LIKE_LENGTH = 1.25
 """Rows of a tree whose lengths differ by less go through attention together, padded to one another there alone."""
 
@@ -39,10 +40,12 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows of like length, next to one another in the batch.
+    """Pieces of one level and like length, next to one another in the batch; "rows" here.
 
     `spread` indexes their tokens as (n_rows * longest), each row padded with its last; `gather` leads back. Both are
-    None where all are equally long. `mask` is (longest, prefix + longest): what a row's token sees.
+    None where all are equally long. `stems` indexes the exchange that each row continues, (n_rows * longest stem), in
+    the whole batch, padded likewise; None on the second level, which continues the instruction alone. `mask` says what
+    a row's token sees of prefix, stem and row: (longest, keys), or (n_rows, 1, longest, keys) with stems.
     """
 
     tokens: slice
@@ -51,14 +54,29 @@ class RowGroup:
     mask: torch.Tensor
     spread: torch.Tensor | None
     gather: torch.Tensor | None
+    stems: torch.Tensor | None = None
+
+
+class Piece(NamedTuple):
+    """Tokens of the batch next to one another: where they start, how many, and which piece of the tree they continue.
+
+    `parent` is None for a piece that continues the instruction itself.
+    """
+
+    start: int
+    length: int
+    parent: int | None = None
 
 
 @dataclass(frozen=True)
 class Tree:
-    """One instruction, empty for rows that share none, and its rows, the shortest first."""
+    """One instruction, empty for rows that share none, and its pieces: the second level, then the third.
+
+    `groups` hold the same pieces in the same order. A piece is a row, or its end, unless another continues it.
+    """
 
     prefix: slice
-    lengths: tuple[int, ...]
+    pieces: tuple[Piece, ...]
     groups: tuple[RowGroup, ...]
 
     @property
@@ -77,22 +95,29 @@ class Forest:
         return Forest(tuple(_tree_to(tree, torch.device(device)) for tree in self.trees))
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """Lay rows out as a forest."""
+def collate(rows: Sequence[Row], n_levels: int = 3) -> Batch:
+    """Lay rows out as a forest; with two levels every row has an exchange of its own."""
     ids, labels = (np.concatenate([row[name] for row in rows]).astype(np.int64) for name in ("input_ids", "labels"))
     ends = np.cumsum([len(row["input_ids"]) for row in rows])
     starts = ends - [len(row["input_ids"]) for row in rows]
     packed: list[np.ndarray] = []  # for every token of the batch, where it is in `ids`
     positions: list[np.ndarray] = []
     trees, n_tokens = [], 0
-    for n_shared, members in group_by_prefix(ids, labels, starts, ends):
-        members = sorted(members, key=lambda row: ends[row] - starts[row])
-        pieces = [(starts[members[0]], 0, n_shared)]
-        pieces += [(starts[row], n_shared, ends[row] - starts[row]) for row in members]
-        packed += [np.arange(start + first, start + last) for start, first, last in pieces]
-        positions += [np.arange(first, last) for _, first, last in pieces]
-        trees.append(grow_tree(n_tokens, n_shared, [int(last - first) for _, first, last in pieces[1:]]))
-        n_tokens += sum(int(last - first) for _, first, last in pieces)
+    for tree in group_by_prefix(ids, labels, starts, ends, n_levels):
+        n_shared = tree.n_shared
+        spans = [(starts[tree.rows[0]], 0, n_shared)]  # (start of a row in `ids`, first of its tokens, last)
+        branches = sorted(tree.branches, key=lambda branch: branch.end(starts, ends) - n_shared)
+        spans += [(starts[branch.rows[0]], n_shared, branch.end(starts, ends)) for branch in branches]
+        twigs = [(row, number, branch.n_shared) for number, branch in enumerate(branches) if len(branch.rows) > 1
+                 for row in branch.rows]  # fmt: skip
+        twigs.sort(key=lambda twig: ends[twig[0]] - starts[twig[0]] - twig[2])
+        spans += [(starts[row], first, ends[row] - starts[row]) for row, _, first in twigs]
+        parents = [None] * len(branches) + [number for _, number, _ in twigs]
+        packed += [np.arange(start + first, start + last) for start, first, last in spans]
+        positions += [np.arange(first, last) for _, first, last in spans]
+        lengths = [int(last - first) for _, first, last in spans[1:]]
+        trees.append(grow_tree(n_tokens, n_shared, lengths, parents))
+        n_tokens += n_shared + sum(lengths)
     order = np.concatenate(packed)
     place = np.zeros(len(ids), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -109,39 +134,96 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(**{name: part.to(device) for name, part in batch.items()})  # type: ignore[typeddict-item, attr-defined]
 
 
+class Branch(NamedTuple):
+    """Rows with the same beginning, of `n_shared` tokens; one row alone shares nothing."""
+
+    n_shared: int
+    rows: list[int]
+
+    def end(self, starts: np.ndarray, ends: np.ndarray) -> int:
+        """How many tokens of its first row are the branch's: those shared, or all of a row alone."""
+        (row, *others) = self.rows
+        return self.n_shared if others else int(ends[row] - starts[row])
+
+
+class SharedPrefix(NamedTuple):
+    """Rows that begin with the same `n_shared` tokens, and the branches that share more."""
+
+    n_shared: int
+    rows: list[int]
+    branches: list[Branch]
+
+
 def group_by_prefix(
-    ids: np.ndarray, labels: np.ndarray, starts: np.ndarray, ends: np.ndarray
-) -> list[tuple[int, list[int]]]:
-    """Rows by the tokens they begin with: how many they share, and which they are; those that share none at the end.
+    ids: np.ndarray, labels: np.ndarray, starts: np.ndarray, ends: np.ndarray, n_levels: int
+) -> list[SharedPrefix]:
+    """Rows by the tokens they begin with, those that share none at the end; with three levels by what follows as well.
 
     The last token of a prompt is never shared: what it predicts is scored once for every row.
     """
     prompts = [_prompt_length(labels[start:end]) - 1 for start, end in zip(starts, ends, strict=True)]
-    by_beginning: dict[bytes, list[int]] = {}
-    for row, (start, prompt) in enumerate(zip(starts, prompts, strict=True)):
-        by_beginning.setdefault(ids[start : start + min(prompt, SHORTEST_SHARED_PREFIX)].tobytes(), []).append(row)
-    trees, alone = [], []
-    for members in by_beginning.values():
-        longest = min(prompts[row] for row in members)
-        beginnings = np.stack([ids[starts[row] : starts[row] + longest] for row in members])
-        n_shared = int(np.cumprod((beginnings == beginnings[0]).all(0)).sum())
-        if len(members) > 1 and n_shared >= SHORTEST_SHARED_PREFIX:
-            trees.append((n_shared, members))
-        else:
+    shared: list[SharedPrefix] = []
+    alone: list[int] = []
+    for members in _by_beginning(ids, starts, prompts, range(len(prompts)), 0):
+        n_shared = _n_common(ids, starts, prompts, members)
+        if len(members) < 2 or n_shared < SHORTEST_SHARED_PREFIX:
             alone += members
-    return trees + ([(0, alone)] if alone else [])
+        else:
+            branches = _branches(ids, starts, prompts, members, n_shared) if n_levels == 3 else _each_alone(members)
+            shared.append(SharedPrefix(n_shared, members, branches))
+    return shared + ([SharedPrefix(0, alone, _each_alone(alone))] if alone else [])
 
 
-def grow_tree(start: int, n_shared: int, lengths: Sequence[int]) -> Tree:
-    """The tree whose instruction begins at token `start` of the batch; `lengths` of the rows' own tokens, ascending."""
-    groups, row_start, members = [], start + n_shared, list[int]()
-    for length in lengths:
-        if members and length >= LIKE_LENGTH * members[0]:
-            groups.append(_row_group(row_start, n_shared, members))
-            row_start, members = row_start + sum(members), []
-        members.append(length)
-    groups.append(_row_group(row_start, n_shared, members))
-    return Tree(slice(start, start + n_shared), tuple(lengths), tuple(groups))
+def _branches(
+    ids: np.ndarray, starts: np.ndarray, prompts: Sequence[int], members: Sequence[int], n_shared: int
+) -> list[Branch]:
+    branches = []
+    for rows in _by_beginning(ids, starts, prompts, members, n_shared):
+        n_common = _n_common(ids, starts, prompts, rows)
+        is_one = len(rows) > 1 and n_common >= n_shared + SHORTEST_SHARED_PREFIX
+        branches += [Branch(n_common, rows)] if is_one else _each_alone(rows)
+    return branches
+
+
+def _each_alone(rows: Sequence[int]) -> list[Branch]:
+    return [Branch(0, [row]) for row in rows]
+
+
+def _by_beginning(
+    ids: np.ndarray, starts: np.ndarray, prompts: Sequence[int], rows: Iterable[int], first: int
+) -> list[list[int]]:
+    """Rows by the SHORTEST_SHARED_PREFIX tokens of their prompts from the `first` on, or what there is of them."""
+    groups: dict[bytes, list[int]] = {}
+    for row in rows:
+        last = min(prompts[row], first + SHORTEST_SHARED_PREFIX)
+        groups.setdefault(ids[starts[row] + first : starts[row] + last].tobytes(), []).append(row)
+    return list(groups.values())
+
+
+def _n_common(ids: np.ndarray, starts: np.ndarray, prompts: Sequence[int], rows: Sequence[int]) -> int:
+    """How many tokens the prompts of all rows begin with in common."""
+    shortest = min(prompts[row] for row in rows)
+    beginnings = np.stack([ids[starts[row] : starts[row] + shortest] for row in rows])
+    return int(np.cumprod((beginnings == beginnings[0]).all(0)).sum())
+
+
+def grow_tree(start: int, n_shared: int, lengths: Sequence[int], parents: Sequence[int | None]) -> Tree:
+    """The tree whose instruction begins at token `start` of the batch.
+
+    `lengths` are those of its pieces, and `parents` the pieces they continue: both levels ascending by length.
+    """
+    starts = start + n_shared + np.cumsum([0, *lengths])
+    pieces = [Piece(int(at), length, parent) for at, length, parent in zip(starts, lengths, parents, strict=False)]
+    groups: list[RowGroup] = []
+    members: list[Piece] = []
+    for piece in pieces:
+        is_like = members and (piece.parent is None) == (members[0].parent is None)
+        if members and not (is_like and piece.length < LIKE_LENGTH * members[0].length):
+            groups.append(_row_group(n_shared, members, pieces))
+            members = []
+        members.append(piece)
+    groups.append(_row_group(n_shared, members, pieces))
+    return Tree(slice(start, start + n_shared), tuple(pieces), tuple(groups))
 
 
 def _prompt_length(labels: np.ndarray) -> int:
@@ -149,16 +231,29 @@ def _prompt_length(labels: np.ndarray) -> int:
     return int(is_labelled.argmax()) if is_labelled.any() else len(labels)
 
 
-def _row_group(start: int, n_shared: int, lengths: Sequence[int]) -> RowGroup:
-    n_rows, longest = len(lengths), lengths[-1]
-    mask = torch.from_numpy(np.tri(longest, n_shared + longest, n_shared, dtype=bool))
-    tokens = slice(start, start + sum(lengths))
+def _row_group(n_shared: int, members: Sequence[Piece], pieces: Sequence[Piece]) -> RowGroup:
+    n_rows, longest = len(members), members[-1].length
+    tokens = slice(members[0].start, members[-1].start + longest)
+    spread, gather = _padding([piece.length for piece in members])
+    stems, mask = None, np.tri(longest, n_shared + longest, n_shared, dtype=bool)
+    if members[0].parent is not None:
+        of = [pieces[piece.parent] for piece in members if piece.parent is not None]
+        columns, length = np.arange(max(stem.length for stem in of)), np.array([[stem.length] for stem in of])
+        stems = torch.from_numpy((np.array([[s.start] for s in of]) + np.minimum(columns, length - 1)).ravel())
+        sees_stem = np.broadcast_to((columns < length)[:, None, None], (n_rows, 1, longest, len(columns)))
+        before, own = (np.broadcast_to(part, (n_rows, 1, *part.shape)) for part in np.split(mask, [n_shared], axis=1))
+        mask = np.concatenate([before, sees_stem, own], axis=-1)
+    return RowGroup(tokens, n_rows, longest, torch.from_numpy(mask), spread, gather, stems)
+
+
+def _padding(lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+    """Indices that spread rows next to one another to the longest's length, and back; None for rows equally long."""
+    longest = lengths[-1]
     if lengths[0] == longest:
-        return RowGroup(tokens, n_rows, longest, mask, None, None)
+        return None, None
     columns, length = np.arange(longest), np.array(lengths)[:, None]
     spread = np.cumsum(length, axis=0) - length + np.minimum(columns, length - 1)
-    gather = np.flatnonzero(columns < length)
-    return RowGroup(tokens, n_rows, longest, mask, torch.from_numpy(spread.ravel()), torch.from_numpy(gather))
+    return torch.from_numpy(spread.ravel()), torch.from_numpy(np.flatnonzero(columns < length))
 
 
 def _tree_to(tree: Tree, device: torch.device) -> Tree:
@@ -166,8 +261,10 @@ def _tree_to(tree: Tree, device: torch.device) -> Tree:
 
 
 def _group_to(group: RowGroup, device: torch.device) -> RowGroup:
-    spread, gather = (None if index is None else index.to(device) for index in (group.spread, group.gather))
-    return replace(group, mask=group.mask.to(device), spread=spread, gather=gather)
+    indices = {
+        name: index.to(device) for name in ("spread", "gather", "stems") if (index := getattr(group, name)) is not None
+    }
+    return replace(group, mask=group.mask.to(device), **indices)
 
 
 @dataclass(frozen=True)
@@ -181,16 +278,49 @@ class Padded:
 
 def pad(batch: Batch) -> Padded:
     """Unpack a forest, for models that cannot run one. What fills the rows is masked and read by nothing."""
-    rows, device = [], batch["input_ids"].device
-    for tree in batch["forest"].trees:
-        start = tree.prefix.stop
-        for length in tree.lengths:
-            rows.append((tree.prefix.start, tree.prefix_length, start, length))
-            start += length
-    prefix, n_shared, own, length = torch.tensor(rows, device=device).T[:, :, None]
-    columns = torch.arange(int((n_shared + length).max()), device=device)
-    tokens = torch.where(columns < n_shared, prefix + columns, own + columns - n_shared)
-    mask = columns < n_shared + length
+    device = batch["input_ids"].device
+    rows = [own for tree in batch["forest"].trees for own in _tokens_of_rows(tree)]
+    length = torch.tensor([len(row) for row in rows], device=device)[:, None]
+    mask = torch.arange(int(length.max()), device=device) < length
+    tokens = torch.zeros(mask.shape, dtype=torch.long, device=device)
+    tokens[mask] = torch.from_numpy(np.concatenate(rows)).to(device)
     place = torch.empty_like(batch["input_ids"][0])
     place[tokens[mask]] = mask.flatten().nonzero()[:, 0]
     return Padded(batch["input_ids"][0][tokens * mask], mask.long(), place)
+
+
+@dataclass(frozen=True)
+class TwoLevels:
+    """The same batch with every row's exchange its own: `trees` are the lengths of an instruction and of its rows.
+
+    `input_ids` and `position_ids` are (1, tokens); `place` finds each token of the forest in them.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    trees: list[tuple[int, list[int]]]
+    place: torch.Tensor
+
+
+def without_stems(batch: Batch) -> TwoLevels:
+    """Exchanges repeated for each row that continues them, for an attention that knows instructions alone."""
+    tokens, trees, device = [], [], batch["input_ids"].device
+    for tree in batch["forest"].trees:
+        rows = [own[tree.prefix_length :] for own in _tokens_of_rows(tree)]
+        tokens += [np.arange(tree.prefix.start, tree.prefix.stop), *rows]
+        trees.append((tree.prefix_length, [len(row) for row in rows]))
+    order = torch.from_numpy(np.concatenate(tokens)).to(device)
+    place = torch.empty_like(batch["input_ids"][0])
+    place[order] = torch.arange(len(order), device=device)
+    return TwoLevels(batch["input_ids"][:, order], batch["position_ids"][:, order], trees, place)
+
+
+def _tokens_of_rows(tree: Tree) -> Iterator[np.ndarray]:
+    """Where the tokens of each row of a tree are in the batch."""
+    continued = {piece.parent for piece in tree.pieces}
+    for number, piece in enumerate(tree.pieces):
+        if number in continued:
+            continue
+        path = [piece] if piece.parent is None else [tree.pieces[piece.parent], piece]
+        spans = [(tree.prefix.start, tree.prefix_length), *((part.start, part.length) for part in path)]
+        yield np.concatenate([np.arange(start, start + length) for start, length in spans])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from observer.training.batching.forest import Batch, collate, pad, to_device
+from observer.training.batching.forest import Batch, collate, pad, to_device, without_stems
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,11 +40,11 @@ def over_forest(model: PeftModel, batch: Batch) -> torch.Tensor:
     """Hidden states of a forest, (tokens, hidden)."""
     from unsloth.utils.prefix_grouper_kernel import build_seg_info_multigroup
 
-    trees = [(tree.prefix_length, list(tree.lengths)) for tree in batch["forest"].trees]
-    segments, _ = build_seg_info_multigroup(trees, batch["input_ids"].device)
-    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    rows = without_stems(batch)  # its table knows two levels
+    segments, _ = build_seg_info_multigroup(rows.trees, batch["input_ids"].device)
+    inputs: dict[str, Any] = {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
     with _hidden_states_returned():
-        return model(**inputs, prefix_seg_info=segments, use_cache=False).logits[0]
+        return model(**inputs, prefix_seg_info=segments, use_cache=False).logits[0].index_select(0, rows.place)
 
 
 @functools.lru_cache(maxsize=1)
