@@ -32,7 +32,7 @@ from observer.data.synth.pools import POOLS, Draw, values
 from observer.data.synth.surface import SLOT, load_sections
 from observer.files import atomic_path
 from observer.paths import NANO_BASE
-from observer.prompts import SYSTEM_PROMPTS, Task, render_prompt, row_completion, row_exchange
+from observer.prompts import CUES, SYSTEM_PROMPT, Task, render_prompt, row_completion, row_exchange
 
 WORK = Path("outputs/nano-base-work")
 VOCAB_SIZE = 2048
@@ -70,7 +70,7 @@ def tokenizer_texts() -> Iterator[str]:
         yield from SLOT.sub(" ", " ".join(section.replies)).split()
     for row in itertools.islice(base_rows(), 3000):
         yield re.sub(r'"(name|subject|object|when)":"[^"]*"', r'"\1":""', row_completion(row))
-    yield from (" ".join(["USER:", "ASSISTANT:", *SYSTEM_PROMPTS.values()]) + " ").split() * 300
+    yield from (" ".join(["USER:", "ASSISTANT:", *CUES.values(), SYSTEM_PROMPT]) + " ").split() * 300
     draw = Draw(random.Random(0), "base")
     for path in sorted(POOLS.glob("*.txt")):
         yield from " ".join(values(path.stem, "base")).split()
@@ -110,7 +110,7 @@ def task_batches(tokenizer, batch_size: int, skip: int = 0) -> Iterator[dict]:
     """Single-task batches of rows of like length: the shared instruction's ids, and each row's own ids."""
     import torch
 
-    prefixes = {task: _prefix_ids(tokenizer, task) for task in Task}
+    prefix = _prefix_ids(tokenizer)
     rows = itertools.islice(base_rows(), skip * batch_size, None)
     while True:
         block = list(itertools.islice(rows, batch_size * 16))
@@ -119,8 +119,8 @@ def task_batches(tokenizer, batch_size: int, skip: int = 0) -> Iterator[dict]:
             task = Task.GRADE if hasattr(row, "label") else Task.EXTRACT
             prompt = tokenizer(render_prompt(task, row_exchange(row)))["input_ids"]
             answer = tokenizer(row_completion(row) + "<|im_end|>")["input_ids"]
-            own = prompt[len(prefixes[task]) :]
-            assert prompt[: len(prefixes[task])] == prefixes[task]
+            own = prompt[len(prefix) :]
+            assert prompt[: len(prefix)] == prefix
             examples[task].append((own + answer, len(own)))
         batches = []
         for task, members in examples.items():
@@ -136,12 +136,12 @@ def task_batches(tokenizer, batch_size: int, skip: int = 0) -> Iterator[dict]:
                 ids[k, : len(own)] = torch.tensor(own)
                 weights[k, 1:start] = TEXT_LOSS_WEIGHT
                 weights[k, start : len(own)] = ANSWER_LOSS_WEIGHT[task]
-            yield {"task": str(task), "prefix": torch.tensor([prefixes[task]]), "ids": ids, "weights": weights}
+            yield {"task": str(task), "prefix": torch.tensor([prefix]), "ids": ids, "weights": weights}
 
 
-def _prefix_ids(tokenizer, task: Task) -> list[int]:
-    """Tokens that every prompt of the task begins with, one short of where they may differ."""
-    one, other = (tokenizer(render_prompt(task, text))["input_ids"] for text in ("USER: a", "USER: 1"))
+def _prefix_ids(tokenizer) -> list[int]:
+    """Tokens that every prompt begins with, one short of where they may differ."""
+    one, other = (tokenizer(render_prompt(Task.GRADE, text))["input_ids"] for text in ("USER: a", "USER: 1"))
     shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     return one[: shared - 1]
 
@@ -218,7 +218,7 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
     tokens, start = 0, time.monotonic()
     for step in range(first, steps):
         batch = next(tasks if can_copy else copies)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
             loss, answer_loss = task_loss(model, batch) if can_copy else copy_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -20,7 +20,7 @@ from observer.observation import (
     Redaction,
     Span,
 )
-from observer.prompts import SYSTEM_PROMPTS, Task, render_exchange, render_prompt
+from observer.prompts import CUES, SYSTEM_PROMPT, Task, render_exchange, render_prompt
 from observer.schema import (
     ATTRIBUTE_KEYS,
     INVERSE_PREDICATES,
@@ -129,9 +129,11 @@ def _prompts() -> str:
     exchange = render_exchange(
         "I left Siemens.\nI'm at Bosch now.", "Congratulations!", [Turn(role="user", content="Hi")]
     )
-    instructions = "\n\n".join(f"`{task}`:\n\n```text\n{SYSTEM_PROMPTS[task]}\n```" for task in Task)
+    cues = ", ".join(f"`{cue}` for `{task}`" for task, cue in CUES.items())
     return (
-        f"## Prompts\n\nThe system messages:\n\n{instructions}\n\nThe whole prompt of a grading, after which the "
+        f"## Prompts\n\nThe system message, of both tasks:\n\n```text\n{SYSTEM_PROMPT}\n```\n\n"
+        f"The user message is the exchange, and a last line that names the task: {cues}.\n\n"
+        "The whole prompt of a grading, after which the "
         "answer begins (`render_prompt`). Each turn begins a line; the lines after a turn's first are indented:\n\n"
         f"```text\n{render_prompt(Task.GRADE, exchange)}```"
     )

@@ -32,20 +32,19 @@ class Example(NamedTuple):
 Examples = Mapping[Task, Sequence[Example]]
 NO_EXAMPLES: Examples = MappingProxyType({})
 
-SYSTEM_PROMPTS: dict[Task, str] = {
-    Task.GRADE: (
-        "Grade the last exchange for long-term memory. Answer with one word. "
-        "DISCARD: nothing durable. STORE: tastes, habits, interests, trips. "
-        "IMPORTANT: identity, people, work, study, home, health, belongings."
-    ),
-    Task.EXTRACT: (
-        "Extract what the last exchange states about the user and people in their life, as compact JSON: "
-        "entities (name, type, attributes) and relationships (subject, predicate, object, temporal, when). "
-        "The speaker is User. Copy names from the text. temporal is ongoing, completed or future; "
-        "a change is two relationships. Nothing stated: empty lists."
-    ),
-}
-"""The short instruction of each task: at most 60 and 120 Qwen tokens."""
+SYSTEM_PROMPT = (
+    "You keep an assistant's long-term memory. The last line names the task, which is about the last exchange. "
+    "GRADE: one word. DISCARD: nothing durable. STORE: tastes, habits, interests, trips. "
+    "IMPORTANT: identity, people, work, study, home, health, belongings. "
+    "EXTRACT: what it states about the user and people in their life, as compact JSON: "
+    "entities (name, type, attributes) and relationships (subject, predicate, object, temporal, when). "
+    "The speaker is User. Copy names from the text. temporal is ongoing, completed or future; "
+    "a change is two relationships. Nothing stated: empty lists."
+)
+"""One instruction for both tasks, so that an exchange is read once and then asked twice."""
+
+CUES: dict[Task, str] = {Task.GRADE: "GRADE:", Task.EXTRACT: "EXTRACT:"}
+"""The last line of the user message. No message can forge one: its own lines after the first are indented."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
@@ -57,7 +56,15 @@ CHAT_TEMPLATE = (
 OLLAMA_TEMPLATE = (
     "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
 )
-"""The same rendering as a Go template, for the Modelfile."""
+"""The same rendering as a Go template, for the Modelfile; the user message ends with the cue of its task."""
+
+
+def ollama_template(task: Task) -> str:
+    """For a model of one task: the template adds the cue, so that a user sends the exchange alone."""
+    return OLLAMA_TEMPLATE.replace(
+        "{{ .Content }}", '{{ .Content }}{{ if eq .Role "user" }}\n' + CUES[task] + "{{ end }}"
+    )
+
 
 _CONTROL_TOKEN = re.compile(r"<(?=\||/?(?:think|tool_call|tool_response)\b)|\|(?=>)", re.IGNORECASE)
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
@@ -91,11 +98,21 @@ def render_exchange(user_message: str, assistant_message: str, context: Sequence
 
 def prompt_messages(task: Task, exchange: str, examples: Sequence[Example] = ()) -> list[dict[str, str]]:
     """System and user message of one task; examples stand between them as earlier questions and answers."""
-    messages = [{"role": "system", "content": SYSTEM_PROMPTS[task]}]
+    messages = [{"role": "system", "content": SYSTEM_PROMPT}]
     for example in examples:
-        messages.append({"role": "user", "content": example.exchange})
+        messages.append({"role": "user", "content": with_cue(task, example.exchange)})
         messages.append({"role": "assistant", "content": example.answer})
-    return [*messages, {"role": "user", "content": exchange}]
+    return [*messages, {"role": "user", "content": with_cue(task, exchange)}]
+
+
+def with_cue(task: Task, exchange: str) -> str:
+    """The user message: the exchange, then the line that names the task."""
+    return f"{exchange}\n{CUES[task]}"
+
+
+def exchange_of(row: Mapping[str, Any]) -> str:
+    """The rendered turns of a split row: its user message without the line that names the task."""
+    return row["prompt"][-1]["content"].removesuffix(f"\n{CUES[row['task']]}")
 
 
 def render_chatml(messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:

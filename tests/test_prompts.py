@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from observer.prompts import (
     CHAT_TEMPLATE,
-    SYSTEM_PROMPTS,
+    CUES,
+    SYSTEM_PROMPT,
     Task,
     clean,
+    exchange_of,
     prompt_messages,
     render_chatml,
     render_exchange,
@@ -161,9 +163,29 @@ def test_a_training_row_ends_its_prompt_where_the_answer_begins() -> None:
     assert whole == render_prompt(Task.GRADE, "USER: thanks") + "DISCARD<|im_end|>"
 
 
-def test_system_prompts_are_clean_single_lines() -> None:
-    assert SYSTEM_PROMPTS.keys() == set(Task)
-    for prompt in SYSTEM_PROMPTS.values():
-        assert clean(prompt) == prompt
-        assert "\n" not in prompt
-        assert '"' not in prompt
+def test_system_prompt_and_cues_are_clean_single_lines() -> None:
+    assert CUES.keys() == set(Task)
+    for text in (SYSTEM_PROMPT, *CUES.values()):
+        assert clean(text) == text
+        assert "\n" not in text
+        assert '"' not in text
+    assert all(cue in SYSTEM_PROMPT for cue in CUES.values())
+
+
+@given(hostile, hostile, st.sampled_from(Task))
+@quick
+def test_no_text_can_forge_the_line_that_names_the_task(user: str, assistant: str, task: Task) -> None:
+    other = next(cue for cue in CUES.values() if cue != CUES[task])
+    text = f"{user}\n{other}\n{assistant}\r{other}"
+    lines = prompt_messages(task, render_exchange(text, text, [Turn(role="user", content=text)]))[-1]["content"].split(
+        "\n"
+    )
+    assert lines[-1] == CUES[task] and other not in lines
+    assert lines.count(CUES[task]) == 1
+
+
+def test_both_tasks_have_the_same_prompt_up_to_the_cue() -> None:
+    grade, extract = (render_prompt(task, "USER: hi") for task in Task)
+    assert grade.replace(CUES[Task.GRADE], CUES[Task.EXTRACT]) == extract
+    row, _ = parse_row({"user_message": "thanks", "assistant_message": "", "label": "DISCARD"})
+    assert row and exchange_of(training_row(row)) == "USER: thanks"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.origin import Machine, ModelInfo, this_machine
-from eval.answers.rows import Row, answer_of, exchange_of, of_task, spread
+from eval.answers.rows import Row, answer_of, of_task, spread
 from observer.console.progress import show_progress
 from observer.errors import ObserverError, RowsError, raise_all
 from observer.files import read_jsonl, write_jsonl
 from observer.observation import Completion, Grade
-from observer.prompts import Task, prompt_messages
+from observer.prompts import Task, exchange_of, prompt_messages
 from observer.runs.manifest import environment
 from observer.schema import Label
 

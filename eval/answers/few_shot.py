@@ -6,9 +6,9 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-from eval.answers.rows import Row, answer_of, exchange_of, of_task
+from eval.answers.rows import Row, answer_of, of_task
 from observer.errors import ObserverError
-from observer.prompts import Example, Examples, Task
+from observer.prompts import Example, Examples, Task, exchange_of
 
 
 def draw_examples(train_rows: Sequence[Row], rows: Sequence[Row], n: int, seed: int = 0) -> Examples:

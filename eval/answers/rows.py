@@ -27,11 +27,6 @@ def of_task(rows: Sequence[Row], task: Task) -> list[Row]:
     return [row for row in rows if row["task"] == task]
 
 
-def exchange_of(row: Row) -> str:
-    """The rendered turns: the user message of the prompt."""
-    return row["prompt"][-1]["content"]
-
-
 def answer_of(row: Row) -> str:
     return row["completion"][0]["content"]
 

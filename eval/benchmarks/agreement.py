@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.answers.rows import SPLITS, answer_of, exchange_of, of_task, rows_of_split, take
+from eval.answers.rows import SPLITS, answer_of, of_task, rows_of_split, take
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
 from observer.data.dataset import read_rows
 from observer.errors import ObserverError
 from observer.files import read_text, write_json
 from observer.paths import PROJECT_ROOT, RunPaths
-from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
+from observer.prompts import END_OF_TEXT, IM_END, Task, exchange_of, render_exchange, render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.paths import python_path
-from observer.prompts import Task, render_prompt
+from observer.prompts import Task, exchange_of, render_prompt
 
 if TYPE_CHECKING:
     from observer.engine.engine import Engine
@@ -61,7 +61,7 @@ class Speed:
 
 def measure_speed(model: Path, rows: Sequence[dict[str, Any]], *, n_threads: int | None = None) -> Speed:
     """Measure a GGUF on lines of a split file. Raises ObserverError with the process's last words when it fails."""
-    exchanges = {task: [row["prompt"][-1]["content"] for row in rows if row["task"] == task] for task in Task}
+    exchanges = {task: [exchange_of(row) for row in rows if row["task"] == task] for task in Task}
     request = {"model": str(model), "n_threads": n_threads, "exchanges": exchanges}
     command = [sys.executable, "-m", "eval.quantizations.speed", _CHILD]
     environment = os.environ | {"PYTHONPATH": python_path()}

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from eval.answers.rows import Row, answer_of, exchange_of, extraction_of, families_of, of_task
+from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task
 from eval.metrics.extraction import extraction_measures
 from eval.metrics.grading import grading_measures
 from eval.metrics.measure import Measure
 from eval.metrics.significance import Interval, holm, mcnemar_exact, paired_bootstrap
 from eval.reports.row_differences import RowDifference, row_differences
 from observer.errors import ObserverError
-from observer.prompts import Task
+from observer.prompts import Task, exchange_of
 
 if TYPE_CHECKING:
     from eval.answers.answering import Answers

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.answers.rows import Row, answer_of, exchange_of, extraction_of
+from eval.answers.rows import Row, answer_of, extraction_of
 from eval.metrics.row_counts import f1_of, is_same, parse_answer, triple_counts
+from observer.prompts import exchange_of
 from observer.schema import Extraction, Label
 
 if TYPE_CHECKING:

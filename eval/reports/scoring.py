@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from eval.answers.answering import Answers
-from eval.answers.rows import Row, answer_of, exchange_of, extraction_of, families_of, of_task, slices_of, unseen_of
+from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task, slices_of, unseen_of
 from eval.metrics.extraction import (
     ExtractionScores,
     ValidityScores,
@@ -19,7 +19,7 @@ from eval.metrics.grading import GradingScores, grading_measures, score_grading
 from eval.metrics.measure import Measure, intervals_of
 from eval.metrics.significance import Interval
 from eval.reports.evaluation_report import GroupScores, Report
-from observer.prompts import Task
+from observer.prompts import Task, exchange_of
 from observer.schema import Extraction
 
 NamesOf = Callable[[Row], Sequence[str]]

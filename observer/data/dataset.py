@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
 from observer.files import parse_json, scan_jsonl
-from observer.prompts import SYSTEM_PROMPTS, Task, clean, training_row
+from observer.prompts import CUES, SYSTEM_PROMPT, Task, clean, training_row
 from observer.schema import Extraction, Label, describe_fault, parse_row
 
 REQUIRED_KEYS = frozenset({"prompt", "completion", "task"})
@@ -63,8 +63,13 @@ def row_faults(row: dict[str, Any]) -> list[str]:
         return [f"task: unknown value {row['task']!r}; allowed: {', '.join(Task)}"]
     prompt_faults = message_faults("prompt", row["prompt"], ("system", "user"))
     completion_faults = message_faults("completion", row["completion"], ("assistant",))
-    if not prompt_faults and row["prompt"][0]["content"] != SYSTEM_PROMPTS[row["task"]]:
-        prompt_faults.append(f"prompt: not the system prompt of task {row['task']}; write rows with training_row")
+    if not prompt_faults and row["prompt"][0]["content"] != SYSTEM_PROMPT:
+        prompt_faults.append("prompt: not our system prompt; write rows with training_row")
+    elif not prompt_faults and not row["prompt"][1]["content"].endswith(f"\n{CUES[row['task']]}"):
+        prompt_faults.append(
+            f"prompt: does not end with the line {CUES[row['task']]!r} of task {row['task']}; "
+            "write rows with training_row"
+        )
     if not completion_faults:
         completion_faults = answer_faults(row["task"], row["completion"][0]["content"])
     return prompt_faults + completion_faults

@@ -20,7 +20,7 @@ from observer.ollama.client import Messages, OllamaClient
 from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
 from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
 from observer.paths import ADAPTER
-from observer.prompts import Task, prompt_messages, render_chatml, render_exchange
+from observer.prompts import Task, exchange_of, prompt_messages, render_chatml, render_exchange
 from observer.runs.finished_run import Run
 
 ALLOWED_DIFFERENCES = 1
@@ -122,11 +122,11 @@ def make_questions(name: str, val: Path, n_rows: int) -> list[Question]:
     questions = []
     rows = read_split(val) if val.exists() else []
     for task in Task:
-        of_task = [row["prompt"][-1]["content"] for row in rows if row["task"] == task]
+        of_task = [exchange_of(row) for row in rows if row["task"] == task]
         n = min(n_rows // len(Task), len(of_task))
         for exchange in (of_task[i * len(of_task) // n] for i in range(n)):
-            questions.append(_question(variant_name(name, task), task, exchange, has_system=False))
-        questions.append(_question(name, task, _PROBE, has_system=True))
+            questions.append(_question(variant_name(name, task), task, exchange, is_for_one_task=True))
+        questions.append(_question(name, task, _PROBE, is_for_one_task=False))
     return questions
 
 
@@ -187,9 +187,10 @@ def _answers_here(questions: Sequence[Question], gguf: Path, export: ExportConfi
     return [answers[question.prompt] for question in questions]
 
 
-def _question(model: str, task: Task, exchange: str, *, has_system: bool) -> Question:
+def _question(model: str, task: Task, exchange: str, *, is_for_one_task: bool) -> Question:
+    """A model of one task is sent the exchange alone: its Modelfile adds the instruction and the cue."""
     messages = prompt_messages(task, exchange)
-    sent = messages if has_system else messages[1:]
+    sent = [{"role": "user", "content": exchange}] if is_for_one_task else messages
     return Question(model, task, exchange, sent, render_chatml(messages))
 
 

@@ -13,7 +13,7 @@ from observer.export.quantize.imatrix import ensure_imatrix, sample_rows
 from observer.export.quantize.quantize import quantize
 from observer.ollama.modelfile import library_base, plan_modelfiles, write_all
 from observer.paths import ADAPTER
-from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS
+from observer.prompts import CUES, OLLAMA_TEMPLATE, SYSTEM_PROMPT
 from observer.runs.stages import Stages
 from observer.weights.gguf_types import wants_imatrix
 
@@ -64,6 +64,6 @@ def export_stages(stages: Stages, prepared: Prepared, config: Config, runtime: R
         stages.run("gguf adapter", inputs, [out], export_adapter)
 
     files = plan_modelfiles(paths, config)
-    inputs = {"export": config.export.model_dump(), "prompts": SYSTEM_PROMPTS, "template": OLLAMA_TEMPLATE}
+    inputs = {"export": config.export.model_dump(), "prompts": [SYSTEM_PROMPT, CUES], "template": OLLAMA_TEMPLATE}
     stages.run("modelfiles", inputs, list(files), lambda: write_all(files))
     return list(files)

@@ -15,7 +15,15 @@ from observer.config import Config, ExportConfig
 from observer.errors import ObserverError
 from observer.files import write_text
 from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths
-from observer.prompts import IM_END, IM_START, OLLAMA_TEMPLATE, SYSTEM_PROMPTS, Task
+from observer.prompts import (
+    CUES,
+    IM_END,
+    IM_START,
+    OLLAMA_TEMPLATE,
+    SYSTEM_PROMPT,
+    Task,
+    ollama_template,
+)
 
 Variant = Literal["", "grade", "extract"]
 VARIANTS: tuple[Variant, ...] = ("", "grade", "extract")
@@ -32,7 +40,8 @@ _LIBRARY_BASE = re.compile(r"Qwen/Qwen3-(0\.6|1\.7|4|8|14|32)B")
 def render_modelfile(gguf: str, export: ExportConfig, variant: Variant, quantization: str, file: str = "") -> str:
     """The text of one Modelfile; `gguf` is the weights' path relative to where the Modelfile will lie.
 
-    The variant "" carries the grading prompt and tells how to select extraction. `file` is its own name.
+    The variant "" answers the task that the user message's last line names; the others add that line themselves.
+    `file` is the Modelfile's own name.
     """
     source = [f"FROM {gguf}", f"REQUIRES {REQUIRED_OLLAMA}"]
     return _render(source, export, variant, quantization, file)
@@ -114,19 +123,14 @@ def write_committed(folder: Path) -> list[Path]:
 
 
 _PURPOSE: dict[Variant, str] = {
-    "": "grades a turn, or extracts from it when the system message asks for that.",
+    "": f"grades a turn when the message ends with the line {CUES[Task.GRADE]}, extracts at {CUES[Task.EXTRACT]}",
     "grade": "answers DISCARD, STORE or IMPORTANT.",
     "extract": "answers with entities and relationships as compact JSON.",
 }
 
-_HOW_TO_EXTRACT = [
-    "# The system message selects the task. Without one, this asks for a grade; to extract, send as system message:",
-    f"#   {SYSTEM_PROMPTS[Task.EXTRACT]}",
-]
-
 
 def _render(source: list[str], export: ExportConfig, variant: Variant, weights: str, file: str) -> str:
-    task = Task(variant) if variant else Task.GRADE
+    template = ollama_template(Task(variant)) if variant else OLLAMA_TEMPLATE
     model = f"qwen3-observer-{variant}" if variant else "qwen3-observer"
     lines = [
         f"# {model} ({weights}): {_PURPOSE[variant]}",
@@ -134,10 +138,9 @@ def _render(source: list[str], export: ExportConfig, variant: Variant, weights: 
         *source,
         "",
         "# The line break before the closing quotes is part of the prompt.",
-        f"TEMPLATE {_quote(OLLAMA_TEMPLATE)}",
+        f"TEMPLATE {_quote(template)}",
         "",
-        *([] if variant else _HOW_TO_EXTRACT),
-        f"SYSTEM {_quote(SYSTEM_PROMPTS[task])}",
+        f"SYSTEM {_quote(SYSTEM_PROMPT)}",
         "",
         *(f"PARAMETER {name} {value}" for name, value in _parameters(export)),
         "",

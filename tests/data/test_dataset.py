@@ -36,7 +36,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         ({"prompt": [], "completion": []}, "task: missing"),
         (changed(GRADE, colour="red"), "colour: unknown field"),
         (changed(GRADE, task="rank"), "task: unknown value 'rank'; allowed: grade, extract"),
-        (changed(GRADE, task="extract"), "prompt: not the system prompt of task extract"),
+        (changed(GRADE, task="extract"), "prompt: does not end with the line 'EXTRACT:' of task extract"),
         (changed(GRADE, prompt="hello"), "prompt: messages of system and user are expected, found 'hello'"),
         (changed(GRADE, completion=[]), "completion: messages of assistant are expected"),
         (answering(GRADE, ""), "completion.assistant: text is expected"),

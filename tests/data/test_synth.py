@@ -24,7 +24,7 @@ from observer.data.synth.verbalize import Verbalizer
 from observer.data.synth.world import LASTING, TODAY, TRACKS, Span, sample_view, time_expression, views
 from observer.files import read_jsonl
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
-from observer.prompts import SYSTEM_PROMPTS, row_exchange, training_row
+from observer.prompts import SYSTEM_PROMPT, row_exchange, training_row
 from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
 
 FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
@@ -79,7 +79,7 @@ def test_train_and_val_hold_every_raw_row_once_in_conversational_form(rows: list
     assert sorted(value["id"] for value in shipped) == sorted(map(str, by_id))
     for value in shipped:
         assert value == json.loads(json.dumps(training_row(by_id[value["id"]])))
-        assert value["prompt"][0]["content"] in SYSTEM_PROMPTS.values()
+        assert value["prompt"][0]["content"] == SYSTEM_PROMPT
 
 
 def test_split_never_shares_a_family_or_a_prompt_or_a_user_turn(rows: list[RawRow]) -> None:

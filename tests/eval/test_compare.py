@@ -14,13 +14,13 @@ import pytest
 from eval import compare
 from eval.answers.few_shot import draw_examples
 from eval.answers.models_compared import parse_contestant, slug
-from eval.answers.rows import answer_of, exchange_of, of_task, rows_of_split, take
+from eval.answers.rows import answer_of, of_task, rows_of_split, take
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT
-from observer.prompts import Task
+from observer.prompts import Task, exchange_of
 from observer.schema import Label
 from tests.support.tiny_runs import split_rows
 

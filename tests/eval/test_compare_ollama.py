@@ -14,7 +14,7 @@ import pytest
 from eval import compare
 from observer.console.run import run_cli
 from observer.files import write_jsonl
-from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.prompts import CUES, SYSTEM_PROMPT, Task
 from tests.support.label_server import QuietServer, read_json
 from tests.support.tiny_runs import split_rows
 
@@ -31,7 +31,7 @@ class Server:
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(body)
-        is_grading = body["messages"][0]["content"] == SYSTEM_PROMPTS[Task.GRADE]
+        is_grading = body["messages"][-1]["content"].endswith(CUES[Task.GRADE])
         content = ("DISCARD" if body["model"] == "tuned" else "STORE") if is_grading else EMPTY
         return {"message": {"role": "assistant", "content": content}, "done": True, "done_reason": "stop"}
 
@@ -93,7 +93,7 @@ def test_a_tuned_model_is_compared_with_its_base_zero_shot_and_few_shot(
         assert tests["triple_f1_temporal"]["verdict"] == "no evidence"
 
     assert all(body["think"] is False and body["options"]["temperature"] == 0 for body in server.asked)
-    assert {body["messages"][0]["content"] for body in server.asked} == set(SYSTEM_PROMPTS.values())
+    assert {body["messages"][0]["content"] for body in server.asked} == {SYSTEM_PROMPT}
     roles = {tuple(message["role"] for message in body["messages"]) for body in server.asked}
     zero_shot, pair = ("system", "user"), ("user", "assistant")
     assert roles == {zero_shot, ("system", *pair, *pair, "user")}

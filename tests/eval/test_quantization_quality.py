@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.answers.rows import answer_of, exchange_of, rows_of_split, take
+from eval.answers.rows import answer_of, rows_of_split, take
 from eval.quantizations.quality import Position, TokenRow, compare_position, measure_quality, plan_batches, summarize
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.quantize import quantize
 from observer.paths import NANO_BASE
-from observer.prompts import IM_END, Task, render_prompt
+from observer.prompts import IM_END, Task, exchange_of, render_prompt
 
 NOISY_TENSOR = "model.layers.1.mlp.down_proj.weight"
 

@@ -22,7 +22,15 @@ from observer.ollama.client import Endpoint, NoServer, OllamaClient, ollama_url
 from observer.ollama.modelfile import quantization_modelfiles
 from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import ADAPTER, RunPaths
-from observer.prompts import OLLAMA_TEMPLATE, SYSTEM_PROMPTS, Task, prompt_messages, render_exchange, render_prompt
+from observer.prompts import (
+    OLLAMA_TEMPLATE,
+    SYSTEM_PROMPT,
+    Task,
+    ollama_template,
+    prompt_messages,
+    render_exchange,
+    render_prompt,
+)
 from tests.support.ollama_server import Fault, OllamaServer
 from tests.support.tiny_runs import split_rows, tiny_config
 
@@ -198,8 +206,8 @@ def test_what_is_sent_is_what_the_modelfile_says() -> None:
     assert create_request("m", parse_modelfile(text), {"./x-q8_0.gguf": "sha256:1"}) == {
         "model": "m",
         "files": {"x-q8_0.gguf": "sha256:1"},
-        "template": OLLAMA_TEMPLATE,
-        "system": SYSTEM_PROMPTS[Task.GRADE],
+        "template": ollama_template(Task.GRADE),
+        "system": SYSTEM_PROMPT,
         "parameters": {
             "temperature": 0.0, "repeat_penalty": 1.0, "num_ctx": 2048, "num_predict": 512,
             "stop": ["<|im_end|>", "<|im_start|>"],
@@ -319,8 +327,9 @@ def test_a_real_server_renders_and_answers_as_we_do(run_folder: Path, real_serve
             exchange = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
             messages = prompt_messages(task, exchange)
             assert client.render(name, messages) == render_prompt(task, exchange)
-            assert client.render(variant_name(name, task), messages[1:]) == render_prompt(task, exchange)
-            assert isinstance(client.answer(variant_name(name, task), messages[1:]), str)
+            alone = [{"role": "user", "content": exchange}]
+            assert client.render(variant_name(name, task), alone) == render_prompt(task, exchange)
+            assert isinstance(client.answer(variant_name(name, task), alone), str)
     finally:
         for variant in ("", "grade", "extract"):
             client.delete(variant_name(name, variant))

@@ -28,9 +28,11 @@ from observer.ollama.modelfile import (
 from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
 from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths
 from observer.prompts import (
+    CUES,
     OLLAMA_TEMPLATE,
-    SYSTEM_PROMPTS,
+    SYSTEM_PROMPT,
     Task,
+    ollama_template,
     prompt_messages,
     render_chatml,
     render_exchange,
@@ -38,6 +40,8 @@ from observer.prompts import (
 )
 from tests.conftest import hostile_texts
 from tests.support.go_template import render_go_template
+
+OF_TASK: dict[Task, Variant] = {Task.GRADE: "grade", Task.EXTRACT: "extract"}
 
 
 def render(variant: Variant) -> str:
@@ -50,8 +54,8 @@ def test_ollama_reads_what_we_mean(variant: Variant) -> None:
     assert modelfile.only("FROM") == "./model.gguf"
     assert modelfile.only("REQUIRES") == "0.6.6"
     assert modelfile.only("LICENSE") == "Apache-2.0"
-    assert modelfile.only("TEMPLATE") == OLLAMA_TEMPLATE
-    assert modelfile.only("SYSTEM") == SYSTEM_PROMPTS[Task(variant or "grade")]
+    assert modelfile.only("TEMPLATE") == (ollama_template(Task(variant)) if variant else OLLAMA_TEMPLATE)
+    assert modelfile.only("SYSTEM") == SYSTEM_PROMPT
     assert modelfile.parameters == {
         "temperature": 0.0,
         "repeat_penalty": 1.0,
@@ -67,20 +71,20 @@ def test_context_and_answer_length_come_from_the_config() -> None:
     assert (parameters["num_ctx"], parameters["num_predict"]) == (777, 33)
 
 
-def test_the_one_for_both_tasks_tells_the_system_message_of_the_other() -> None:
-    comments = [line.lstrip("# ") for line in render("").splitlines() if line.startswith("#")]
-    assert SYSTEM_PROMPTS[Task.EXTRACT] in comments
+def test_the_one_for_both_tasks_says_which_line_selects_each() -> None:
+    comments = "".join(line for line in render("").splitlines() if line.startswith("#"))
+    assert all(cue in comments for cue in CUES.values())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("task", Task)
-def test_the_template_renders_the_training_prompt(variant: Variant, task: Task) -> None:
-    """Without a system message Ollama puts the Modelfile's first; with one it takes the message's."""
-    modelfile = parse_modelfile(render(variant))
+def test_the_template_renders_the_training_prompt(task: Task) -> None:
+    """Without a system message Ollama puts the Modelfile's first; a model of one task is sent the exchange alone."""
     for text in hostile_texts():
         exchange = render_exchange(text, text)
-        messages = prompt_messages(task, exchange)
-        assert render_go_template(modelfile.only("TEMPLATE"), messages) == render_prompt(task, exchange)
+        both, one = (parse_modelfile(render(variant)).only("TEMPLATE") for variant in ("", OF_TASK[task]))
+        assert render_go_template(both, prompt_messages(task, exchange)) == render_prompt(task, exchange)
+        alone = [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": exchange}]
+        assert render_go_template(one, alone) == render_prompt(task, exchange)
 
 
 @given(st.lists(st.text(), min_size=1, max_size=5))

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from observer.engine.engine import Engine
 from observer.engine.grammar import Grammar
-from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.prompts import CUES, Task
 
 
 def main() -> None:
@@ -33,8 +33,10 @@ def main() -> None:
 
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            task = next(task for task in Task if SYSTEM_PROMPTS[task] in request["prompt"])
-            exchange = request["prompt"].split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+            task = next(task for task in Task if f"\n{CUES[task]}<|im_end|>" in request["prompt"])
+            exchange = (
+                request["prompt"].split("<|im_start|>user\n")[1].split("<|im_end|>")[0].removesuffix(f"\n{CUES[task]}")
+            )
             with lock:
                 grammar = Grammar(engine.model, request["grammar"]) if "grammar" in request else None
                 (answer,) = engine.generate(task, [exchange], grammar=grammar, max_new_tokens=request["n_predict"])

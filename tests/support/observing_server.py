@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.prompts import CUES, Task
 from observer.schema import Entity, EntityType, Extraction, Label, Predicate, Relationship, Temporal
 from tests.support.label_server import QuietServer, read_json
 
@@ -57,7 +57,7 @@ class ObservingServer:
 
     def answer(self, messages: list[dict[str, str]]) -> str | None:
         """The model's words, or None for a server that is at its end."""
-        task = next(task for task, text in SYSTEM_PROMPTS.items() if text == messages[0]["content"])
+        task = next(task for task, cue in CUES.items() if messages[-1]["content"].endswith(f"\n{cue}"))
         with self._lock:
             if self.fails_after is not None and sum(self.n_asked.values()) >= self.fails_after:
                 return None

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eval.answers.origin import command_line
-from eval.answers.rows import ATTACKS, Row, exchange_of, rows_of_split
+from eval.answers.rows import ATTACKS, Row, rows_of_split
 from eval.reports.attack_report import AttackScores
 from eval.reports.evaluation_report import Report
 from observer.console.run import run_cli
-from observer.prompts import Task, render_exchange, render_prompt
+from observer.prompts import Task, exchange_of, render_exchange, render_prompt
 from tests.trust.result import TRUST_FOLDER, save_result
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers.origin import this_machine
-from eval.answers.rows import exchange_of, of_task, rows_of_split, take
+from eval.answers.rows import of_task, rows_of_split, take
 from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
 from eval.benchmarks.engine.report import SERVER, ModelSize, as_dict, floors, standings, summary, to_markdown
 from eval.benchmarks.reciting_base import note_on
@@ -33,7 +33,7 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import write_json, write_text
 from observer.paths import PROJECT_ROOT
-from observer.prompts import IM_END, Task
+from observer.prompts import IM_END, Task, exchange_of
 from observer.runs.manifest import environment, fingerprint
 from observer.schema import Label
 

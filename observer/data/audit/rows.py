@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from observer.data.dataset import row_faults
 from observer.errors import ObserverError
 from observer.files import scan_jsonl
-from observer.prompts import IM_END, Task, render_prompt, row_completion, row_exchange, row_task
+from observer.prompts import IM_END, Task, exchange_of, render_prompt, row_completion, row_exchange, row_task
 from observer.schema import Extraction, ExtractionRow, GradingRow, describe_fault
 
 TRAIN, VAL = "train", "val"
@@ -119,7 +119,7 @@ def _read_split_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None,
         place="",
         part=VAL if value.get("unseen") else path.stem,
         task=Task(value["task"]),
-        exchange=value["prompt"][1]["content"],
+        exchange=exchange_of(value),
         completion=value["completion"][0]["content"],
         extraction=extraction if value["task"] == Task.EXTRACT else None,
         families=_ids(value.get("family")),

@@ -24,7 +24,7 @@ from observer.errors import ObserverError
 from observer.files import write_json
 from observer.observation import Completion, Exchange, Grade
 from observer.paths import python_path
-from observer.prompts import SYSTEM_PROMPTS, Task
+from observer.prompts import Task, with_cue
 from observer.turns.before_model import prepare
 
 MODEL = "load"
@@ -85,7 +85,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, answers: dict[str, dict[str, Any]], unavailable_every: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies = {
-            (SYSTEM_PROMPTS[Task(task)], prompt): json.dumps(answer).encode()
+            with_cue(Task(task), prompt): json.dumps(answer).encode()
             for task, of_task in answers.items()
             for prompt, answer in of_task.items()
         }
@@ -107,11 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        system, user = (message["content"] for message in asked["messages"])
         if self.server.is_busy():
             self._send(503, b'{"error": "server busy, please try again"}')
         else:
-            self._send(200, self.server.bodies[system, user])
+            self._send(200, self.server.bodies[asked["messages"][-1]["content"]])
 
     def _send(self, status: int, data: bytes) -> None:
         self.send_response(status)
