@@ -9,6 +9,7 @@ ever reaches the JSON. Then rows of both tasks, without end; the instruction is 
 through the cache. The learning rate holds, then falls to zero over the last 40 %.
 
     python data/make_nano_base.py --steps 3200        # resumes from outputs/nano-base-work when cut
+    python data/make_nano_base.py --start-from data/nano-base --steps 800 --learning-rate 1.5e-3   # new prompts, say
 """
 
 from __future__ import annotations
@@ -179,10 +180,32 @@ def task_loss(model, batch):
     return (losses * weight).sum() / weight.sum(), losses[weight >= 1].detach().mean().item()
 
 
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; where it only emulates it, that is 50 times slower than float32."""
+    import torch
+
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def orthogonalized(grad, coefficients, steps: int, eps: float):
+    """torch.optim.Muon's Newton-Schulz iteration in float32 (it computes in bfloat16 whatever the CPU)."""
+    import torch
+
+    a, b, c = coefficients
+    wide = grad.T if grad.size(0) > grad.size(1) else grad
+    wide = wide / wide.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if grad.size(0) > grad.size(1) else wide
+
+
 def make_optimizers(model, learning_rate: float) -> list:
     """Muon for the matrices inside the blocks, AdamW for the rest; both move weights by a like amount."""
     import torch
 
+    if not has_bfloat16():
+        torch.optim._muon._zeropower_via_newtonschulz = orthogonalized
     inner = {name for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name}
     matrices = [p for name, p in model.named_parameters() if name in inner]
     others = [p for name, p in model.named_parameters() if name not in inner]
@@ -197,28 +220,31 @@ def rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50, max(0.0, (steps - step) / (0.4 * steps)))
 
 
-def train(steps: int, batch_size: int, learning_rate: float) -> None:
-    """Train from scratch or from the last checkpoint, and write NANO_BASE at the end."""
+def train(steps: int, batch_size: int, learning_rate: float, start_from: Path | None) -> None:
+    """Train from scratch, from another base or from the last checkpoint, and write NANO_BASE at the end."""
     import torch
     from transformers import AutoTokenizer
 
     from observer.weights.tokenizer import build_tokenizer
 
     WORK.mkdir(parents=True, exist_ok=True)
-    if not (WORK / "tokenizer.json").exists():
+    if start_from:
+        AutoTokenizer.from_pretrained(start_from, local_files_only=True).save_pretrained(WORK)
+    elif not (WORK / "tokenizer.json").exists():
         build_tokenizer(tokenizer_texts(), VOCAB_SIZE).save_pretrained(WORK)
     tokenizer = AutoTokenizer.from_pretrained(WORK, local_files_only=True, trust_remote_code=False)
     model = make_model(tokenizer)
     optimizers = make_optimizers(model, learning_rate)
-    first, copied, can_copy = _load_checkpoint(model, optimizers)
+    first, copied, can_copy = _load_checkpoint(model, optimizers, start_from)
     size = sum(p.numel() for p in model.parameters())
     print(f"{size:,} parameters, {size * 2 / 1e6:.1f} MB in bf16; step {first} of {steps}", flush=True)
     copies, tasks = copy_batches(32), task_batches(tokenizer, batch_size, skip=first - copied)
     recent: dict[str, list[float]] = {}
+    made_of = json.loads((start_from / "card.json").read_text()) if start_from else None
     tokens, start = 0, time.monotonic()
     for step in range(first, steps):
         batch = next(tasks if can_copy else copies)
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             loss, answer_loss = task_loss(model, batch) if can_copy else copy_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -244,10 +270,10 @@ def train(steps: int, batch_size: int, learning_rate: float) -> None:
             gc.collect()
         if (step + 1) % 250 == 0:
             _save_checkpoint(model, optimizers, step + 1, copied, can_copy)
-    write_base(model, tokenizer, steps)
+    write_base(model, tokenizer, steps, made_of)
 
 
-def write_base(model, tokenizer, steps: int) -> None:
+def write_base(model, tokenizer, steps: int, made_of: dict | None) -> None:
     """Save bf16 weights, tokenizer and a card; the folder appears whole or not at all."""
     import copy
 
@@ -259,6 +285,7 @@ def write_base(model, tokenizer, steps: int) -> None:
         weights.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         card = {"made_by": "data/make_nano_base.py", "steps": steps, "shape": SHAPE, "vocab_size": VOCAB_SIZE}
+        card |= {"started_from": made_of} if made_of else {}
         (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"wrote {NANO_BASE}")
 
@@ -279,14 +306,16 @@ def _save_checkpoint(model, optimizers, step: int, copied: int, can_copy: bool) 
         torch.save(state, folder / "state.pt")
 
 
-def _load_checkpoint(model, optimizers) -> tuple[int, int, bool]:
+def _load_checkpoint(model, optimizers, start_from: Path | None) -> tuple[int, int, bool]:
     """(steps done, how many of them were copying, whether copying has been learned)"""
     import torch
     from safetensors.torch import load_model
 
     folder = WORK / "checkpoint"
     if not folder.exists():
-        return 0, 0, False
+        if start_from:
+            load_model(model, str(start_from / "model.safetensors"))
+        return 0, 0, start_from is not None
     load_model(model, str(folder / "model.safetensors"))
     state = torch.load(folder / "state.pt", weights_only=True)
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -299,8 +328,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3200, help="optimizer steps in all (default %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="rows a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak (default %(default)s)")
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="go on from a base of the same shape")
     args = parser.parse_args()
-    train(args.steps, args.batch_size, args.learning_rate)
+    train(args.steps, args.batch_size, args.learning_rate, args.start_from)
 
 
 if __name__ == "__main__":
