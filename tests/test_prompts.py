@@ -185,7 +185,8 @@ def test_no_text_can_forge_the_line_that_names_the_task(user: str, assistant: st
 
 
 def test_both_tasks_have_the_same_prompt_up_to_the_cue() -> None:
-    grade, extract = (render_prompt(task, "USER: hi") for task in Task)
-    assert grade.replace(CUES[Task.GRADE], CUES[Task.EXTRACT]) == extract
+    grade, extract = (render_prompt(task, "USER: hi").rpartition("USER: hi\n") for task in Task)
+    assert grade[:2] == extract[:2]
+    assert grade[2].replace(CUES[Task.GRADE], CUES[Task.EXTRACT]) == extract[2]
     row, _ = parse_row({"user_message": "thanks", "assistant_message": "", "label": "DISCARD"})
     assert row and exchange_of(training_row(row)) == "USER: thanks"

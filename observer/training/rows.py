@@ -12,7 +12,7 @@ from observer.config import Config
 from observer.data.dataset import scan_split
 from observer.data.own_data import OwnData, PlacedLines
 from observer.errors import ObserverError, raise_all
-from observer.prompts import IM_END, render_chatml
+from observer.prompts import IM_END, exchange_of, render_chatml
 from observer.training.token_cache import look_up
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row: `input_ids` is prompt then completion, which ends with `<|im_end|>`."""
+    """One row: `input_ids` is prompt then completion, which ends with `<|im_end|>`.
+
+    Rows about one exchange have the same `exchange`, any number; None where that is not known.
+    """
 
     input_ids: list[int]
     prompt_length: int
     task: str
+    exchange: int | None = None
 
     @property
     def labels(self) -> list[int]:
@@ -82,8 +86,9 @@ def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenR
         return []
     prompts = encode([prompt_text(row) for row in rows])
     completions = encode([completion_text(row) for row in rows])
+    numbers: dict[str, int] = {}
     return [
-        TokenRow(prompt + completion, len(prompt), row["task"])
+        TokenRow(prompt + completion, len(prompt), row["task"], numbers.setdefault(exchange_of(row), len(numbers)))
         for row, prompt, completion in zip(rows, prompts, completions, strict=True)
     ]
 

@@ -21,10 +21,10 @@ from observer.paths import PROJECT_ROOT
 from observer.training.batching.forest import collate, pad
 from observer.training.device import Runtime
 from observer.training.model import attach_lora, trainable_line
-from observer.training.planning.cost import Work, estimate_memory, evaluation_work, shared_lengths, training_work
+from observer.training.planning.cost import Work, estimate_memory, evaluation_work, training_work
 from observer.training.planning.plan import Plan, artefact_sizes, compare_with_plan, count_steps
 from observer.training.planning.speed import measure_speed
-from observer.training.rows import TokenRow, encode_by_length
+from observer.training.rows import TokenRow
 from observer.weights.checkpoint import read_shape
 from observer.weights.size import QWEN3_0_6B, count_parameters, count_trainable
 from tests.support.tiny_runs import split_rows, write_tiny_run
@@ -152,16 +152,8 @@ def test_an_epochs_batches_have_every_scored_token_once_and_each_instruction_onc
     work = training_work(config, rows)
     assert len(work) == 6 and sum(batch.n_scored for batch in work) == sum(len(r) - r.prompt_length for r in rows)
     own = sum(len(row) - len(TASKS[row.task]) for row in rows)
-    assert sum(batch.n_tokens for batch in work) == own + 4 * len(TASKS["grade"]) + 2 * len(TASKS["extract"])
+    assert sum(batch.n_tokens for batch in work) == own + 6 * sum(map(len, TASKS.values()))
     assert len(training_work(config, rows, n_processes=2)) == 3
-
-
-def test_instructions_shared_are_what_all_prompts_of_a_task_begin_with() -> None:
-    rows = rows_like([(True, 5, 2), (True, 9, 2), (False, 3, 3), (False, 4, 3)])
-    assert shared_lengths(rows) == {"grade": 40, "extract": 70}
-    prompt = "the same instruction, long enough to be shared by all rows of its task, then "
-    ids = encode_by_length([prompt + "hello, who are you", prompt + "I moved"])
-    assert shared_lengths([TokenRow([*i, 1], len(i), "grade") for i in ids])["grade"] == pytest.approx(18, abs=2)
 
 
 def test_memory_grows_with_the_batch_and_shrinks_when_activations_are_computed_again() -> None:

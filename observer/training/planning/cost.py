@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from observer.config import Config
-from observer.training.batching.forest import SHORTEST_SHARED_PREFIX
+from observer.training.batching.forest import collate
 from observer.training.batching.head import CHUNK_BYTES
 from observer.training.batching.order import RowSampler
 from observer.training.device import Runtime
@@ -38,26 +38,14 @@ def training_work(config: Config, rows: Sequence[TokenRow], n_processes: int = 1
     are_padded = config.lora.lora_dropout > 0
     batch_size = n_processes * config.training.batch_size
     order = list(RowSampler(rows, batch_size, config.run.seed, are_padded=are_padded))
-    return _work([rows[index] for index in order], batch_size, shared_lengths(rows), are_padded)
+    return _work([rows[index] for index in order], batch_size, are_padded)
 
 
 def evaluation_work(config: Config, rows: Sequence[TokenRow]) -> list[Work]:
     """The batches of one evaluation."""
     ordered = sorted(rows, key=lambda row: (row.task, len(row)), reverse=True)
     batch_size = config.training.per_device_eval_batch_size
-    return _work(ordered, batch_size, shared_lengths(rows), config.lora.lora_dropout > 0)
-
-
-def shared_lengths(rows: Sequence[TokenRow]) -> dict[str, int]:
-    """Tokens of each task's instruction: what the prompts of all its rows begin with."""
-    shared: dict[str, list[int]] = {}
-    for row in rows:
-        prompt = row.input_ids[: row.prompt_length - 1]
-        known = shared.setdefault(row.task, prompt)
-        if prompt[: len(known)] != known:
-            differs = (n for n, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b)
-            shared[row.task] = known[: next(differs, min(len(known), len(prompt)))]
-    return {task: len(ids) if len(ids) >= SHORTEST_SHARED_PREFIX else 0 for task, ids in shared.items()}
+    return _work(ordered, batch_size, config.lora.lora_dropout > 0)
 
 
 def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: Qwen3Shape) -> float:
@@ -104,13 +92,13 @@ def estimate_seconds(
     return (n_batches * epoch_s / max(1, len(training)) + n_evals * eval_s) / n_processes
 
 
-def _work(rows: Sequence[TokenRow], batch_size: int, shared: dict[str, int], are_padded: bool) -> list[Work]:
+def _work(rows: Sequence[TokenRow], batch_size: int, are_padded: bool) -> list[Work]:
     work = []
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        n_tokens = len(batch) * max(map(len, batch)) if are_padded else sum(map(len, batch))
-        if not are_padded:
-            tasks = [row.task for row in batch]
-            n_tokens -= sum((tasks.count(task) - 1) * shared[task] for task in set(tasks))
+        if are_padded:
+            n_tokens = len(batch) * max(map(len, batch))
+        else:
+            n_tokens = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in batch])["input_ids"].numel()
         work.append(Work(n_tokens, sum(len(row) - row.prompt_length for row in batch)))
     return work
