@@ -56,6 +56,9 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     train: Path = Field(default=TRAIN_JSONL, description="TRL prompt-completion rows.")
     val: Path = Field(default=VAL_JSONL, description="The same for validation; shares no family with train.")
+    more: tuple[Path, ...] = Field(
+        default=(), description="Files of raw rows to train on as well; those held out (`source` ends in /val) are not."
+    )
     utility: Path | None = Field(
         default=None, description="Raw rows with labels, of this or the first version; train and val are made of them."
     )
@@ -68,7 +71,7 @@ class DataConfig(_Section):
         default="strict", description="strict stops, quarantine sets the row aside, related makes RELATED_TO of it."
     )
     max_length: int = Field(
-        default=1024, gt=0, description="Tokens of prompt and completion; a longer row is an error."
+        default=2048, gt=0, description="Tokens of prompt and completion; a longer row is an error."
     )
 
 

@@ -12,6 +12,10 @@ GRADING_JSONL = Path("data/utility_grading.jsonl")
 EXTRACTION_JSONL = Path("data/entity_extraction.jsonl")
 TRAIN_JSONL = Path("data/train.jsonl")
 VAL_JSONL = Path("data/val.jsonl")
+EVERYDAY_JSONL = Path("data/everyday.jsonl")
+"""Natural rows of both tasks with the label shares of everyday use; `source` says which are held out."""
+ANNOTATIONS_JSONL = Path("data/annotations.jsonl")
+"""What each of the two annotators of a natural row said, before adjudication."""
 CHALLENGE_JSONL = (Path("eval/challenge/grading.jsonl"), Path("eval/challenge/extraction.jsonl"))
 ATTACKS_JSONL = (Path("eval/attacks/grading.jsonl"), Path("eval/attacks/extraction.jsonl"))
 ATTACK_GOALS = Path("eval/attacks/goals.json")

@@ -148,4 +148,4 @@ def training_row(row: RawRow) -> dict[str, Any]:
         "id": row.id,
         "family": row.family,
         "slices": row.slices,
-    } | ({"unseen": row.unseen} if row.unseen else {})
+    } | {key: value for key, value in (("unseen", row.unseen), ("origin", row.origin)) if value}

@@ -151,6 +151,10 @@ Unseen = Literal["none", "family", "name", "family+name"]
 """What of a validation row train never shows: its wording, at least one of its names, or both."""
 
 
+Origin = Literal["generated", "natural"]
+"""Put into words by `observer.data.synth`, or written as people write and labelled twice."""
+
+
 class _Provenance(_Row):
     """What both kinds of raw row share. `names` are the values of its text that a split may hold out."""
 
@@ -159,6 +163,7 @@ class _Provenance(_Row):
     context: list[Turn] = []
     id: str | None = None
     source: str | None = None
+    origin: Origin | None = None
     family: str | None = None
     frame: str | None = None
     seed: int | None = None
@@ -199,6 +204,23 @@ def parse_row(value: dict[str, Any]) -> tuple[RawRow | None, list[str]]:
         return None, [describe_fault(fault) for fault in error.errors()]
     faults = row.extraction.faults() if isinstance(row, ExtractionRow) else []
     return (None, faults) if faults else (row, [])
+
+
+def parse_rows(value: dict[str, Any]) -> tuple[list[RawRow], list[str]]:
+    """The rows of one object, which are two where it holds a label and an extraction, and the faults of all."""
+    kinds = [GradingRow] * ("label" in value) + [ExtractionRow] * ("entities" in value or "relationships" in value)
+    if len(kinds) < 2:
+        row, faults = parse_row(value)
+        return ([row] if row else []), faults
+    parsed = [
+        parse_row({key: part for key, part in value.items() if key not in _fields_of_others(kind)}) for kind in kinds
+    ]
+    faults = [fault for _, found in parsed for fault in found]
+    return ([] if faults else [row for row, _ in parsed if row]), list(dict.fromkeys(faults))
+
+
+def _fields_of_others(kind: type[GradingRow] | type[ExtractionRow]) -> set[str]:
+    return (GradingRow.model_fields.keys() | ExtractionRow.model_fields.keys()) - kind.model_fields.keys()
 
 
 def describe_fault(fault: Any) -> str:

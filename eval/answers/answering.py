@@ -29,7 +29,7 @@ UNCONSTRAINED_SAMPLE = 64
 SAVED_SUFFIX = "answers.jsonl"
 FORMAT = 1
 """Version of the saved form, in its first line."""
-_PROVENANCE = ("id", "family", "slices", "unseen")
+_PROVENANCE = ("id", "family", "slices", "unseen", "origin")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observer.data.dataset import read_rows
-from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, TRAIN_JSONL, VAL_JSONL
+from observer.data.dataset import read_part, read_rows
+from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, EVERYDAY_JSONL, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import Task
 
 if TYPE_CHECKING:
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ATTACKS = "attacks"
+EVERYDAY = "everyday"
 SPLITS = {"val": (VAL_JSONL,), "train": (TRAIN_JSONL,), "challenge": CHALLENGE_JSONL, ATTACKS: ATTACKS_JSONL}
 
 
 def rows_of_split(split: str) -> list[Row]:
-    """The rows of a named split, or of a file of raw or split rows."""
+    """The rows of a named split, or of a file of raw or split rows; of everyday's the held-out part."""
+    if split == EVERYDAY:
+        return read_part(EVERYDAY_JSONL, "val")
     return [row for path in SPLITS.get(split, (Path(split),)) for row in read_rows(path)]
 
 
@@ -48,6 +51,10 @@ def slices_of(row: Row) -> Sequence[str]:
 
 def unseen_of(row: Row) -> Sequence[str]:
     return [row["unseen"]] if row.get("unseen") else []
+
+
+def origin_of(row: Row) -> Sequence[str]:
+    return [row["origin"]] if row.get("origin") else []
 
 
 def take(rows: Sequence[Row], limit: int | None) -> list[Row]:

@@ -6,18 +6,19 @@ Tokens are counted where a tokenizer is (`observer.training.rows`); splitting ra
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
 from observer.files import parse_json, scan_jsonl
 from observer.prompts import CUES, SYSTEM_PROMPT, Task, clean, training_row
-from observer.schema import Extraction, Label, describe_fault, parse_row
+from observer.schema import Extraction, Label, RawRow, describe_fault, parse_rows
 
 REQUIRED_KEYS = frozenset({"prompt", "completion", "task"})
-PROVENANCE_KEYS = frozenset({"id", "family", "slices", "unseen"})
+PROVENANCE_KEYS = frozenset({"id", "family", "slices", "unseen", "origin"})
 
 
 def read_split(path: Path) -> list[dict[str, Any]]:
@@ -32,9 +33,27 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     numbered, faults = scan_jsonl(path)
     if any("prompt" in row or "completion" in row for _, row in numbered) or not numbered:
         return read_split(path)
-    parsed = [(number, *parse_row(value)) for number, value in numbered]
-    raise_all(faults + [f"{path}:{number}: {fault}" for number, _, found in parsed for fault in found])
-    return [training_row(row) for _, row, _ in parsed if row is not None]
+    return [training_row(row) for _, row in _parse_all(path, numbered, faults)]
+
+
+def read_part(path: Path, part: Literal["train", "val"]) -> list[dict[str, Any]]:
+    """Of raw rows that say their part in `source` (`natural/train`), those of one, as training rows."""
+    return [row for _, row in place_part(path, part)]
+
+
+def place_part(path: Path, part: Literal["train", "val"]) -> list[tuple[str, dict[str, Any]]]:
+    """The same with `file:line` of each. Rows that name no part are train's."""
+    rows = _parse_all(path, *scan_jsonl(path))
+    return [(place, training_row(row)) for place, row in rows if (part == "val") == (row.source or "").endswith("/val")]
+
+
+def _parse_all(
+    path: Path, numbered: Sequence[tuple[int, dict[str, Any]]], faults: Sequence[str]
+) -> list[tuple[str, RawRow]]:
+    """Raw rows with `file:line` of each. Raises ObserverError naming every faulty line."""
+    parsed = [(number, *parse_rows(value)) for number, value in numbered]
+    raise_all([*faults, *(f"{path}:{number}: {fault}" for number, _, found in parsed for fault in found)])
+    return [(f"{path}:{number}", row) for number, rows, _ in parsed for row in rows]
 
 
 def scan_split(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:

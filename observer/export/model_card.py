@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from observer.config import Config
+from observer.data.dataset import read_part
 from observer.files import scan_jsonl, write_text
 from observer.ollama.modelfile import library_base
 from observer.paths import NANO_BASE, RunPaths
@@ -147,14 +148,19 @@ def _training_section(config: Config, paths: RunPaths) -> str:
 def _data_section(run: Run) -> str:
     own = run.paths.data
     files = {"train": own.train if own.train.exists() else run.config.data.train, "validation": run.val}
-    lines = [f"- {name}: `{path}`{_row_counts(path)}" for name, path in files.items()]
+    more = [f"- more train rows: `{path}`{_task_counts(read_part(path, 'train'))}" for path in run.config.data.more]
+    lines = [f"- {name}: `{path}`{_row_counts(path)}" for name, path in files.items()] + more
     return "\n".join(["## Data", "", *lines])
 
 
 def _row_counts(path: Path) -> str:
     if not path.exists():
         return ""
-    tasks = [row.get("task") for _, row in scan_jsonl(path)[0]]
+    return _task_counts([row for _, row in scan_jsonl(path)[0]])
+
+
+def _task_counts(rows: Sequence[Mapping[str, Any]]) -> str:
+    tasks = [row.get("task") for row in rows]
     return (
         f", {len(tasks):,} rows ({tasks.count(Task.GRADE):,} to grade, {tasks.count(Task.EXTRACT):,} to extract from)"
     )

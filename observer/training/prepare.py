@@ -52,6 +52,7 @@ class Prepared:
             "base": base_hash,
             "train": config.data.train,
             "val": config.data.val,
+            **{f"more {path}": path for path in config.data.more},
             "seed": config.run.seed,
             "max_length": config.data.max_length,
             "load_in_4bit": config.model.load_in_4bit,

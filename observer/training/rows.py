@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.data.dataset import scan_split
+from observer.data.dataset import place_part, scan_split
 from observer.data.own_data import OwnData, PlacedLines
 from observer.errors import ObserverError, raise_all
 from observer.prompts import IM_END, exchange_of, render_chatml
@@ -77,6 +77,8 @@ def read_split_files(config: Config) -> list[tuple[PlacedLines, list[str]]]:
     for path in (config.data.train, config.data.val):
         numbered, faults = scan_split(path)
         files.append(([(f"{path}:{number}", row) for number, row in numbered], faults))
+    for path in config.data.more:
+        files[0][0].extend(place_part(path, "train"))
     return files
 
 

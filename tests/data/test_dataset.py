@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from observer.data.dataset import read_split, row_faults
+from observer.data.dataset import read_part, read_rows, read_split, row_faults
 from observer.errors import ObserverError
 from observer.files import write_jsonl
+from observer.prompts import exchange_of
 from tests.support.tiny_runs import split_rows
 
 EXTRACT, GRADE = split_rows(2)
@@ -85,3 +86,45 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ObserverError, match="no such file"):
         read_split(tmp_path / "none.jsonl")
+
+
+BOTH = {
+    "user_message": "we moved to Porto in May", "assistant_message": "Bom!", "label": "IMPORTANT",
+    "entities": [{"name": "User", "type": "Person"}, {"name": "Porto", "type": "Place"}],
+    "relationships": [
+        {"subject": "User", "predicate": "LIVES_IN", "object": "Porto", "temporal": "ongoing", "when": "in May"}
+    ],
+    "origin": "natural", "id": "a",
+}  # fmt: skip
+
+
+def write_rows(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_row_of_both_tasks_is_a_row_of_each_with_the_same_exchange(tmp_path: Path) -> None:
+    rows = read_rows(write_rows(tmp_path / "rows.jsonl", BOTH))
+    assert [row["task"] for row in rows] == ["grade", "extract"]
+    assert {exchange_of(row) for row in rows} == {"USER: we moved to Porto in May\nASSISTANT: Bom!"}
+    assert {(row["id"], row["origin"]) for row in rows} == {("a", "natural")}
+    assert rows[0]["completion"][0]["content"] == "IMPORTANT" and "Porto" in rows[1]["completion"][0]["content"]
+
+
+def test_the_faults_of_a_row_of_both_tasks_are_told_once(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", BOTH | {"label": "KEEP", "colour": "red"})
+    with pytest.raises(ObserverError) as refused:
+        read_rows(path)
+    faults = str(refused.value).splitlines()
+    assert len(faults) == 2 and "KEEP" in faults[0] + faults[1] and str(refused.value).count("colour") == 1
+
+
+def test_a_part_of_raw_rows_is_what_their_source_says(tmp_path: Path) -> None:
+    rows = [
+        BOTH | {"id": "a", "source": "natural/train"},
+        BOTH | {"id": "b", "source": "natural/val"},
+        BOTH | {"id": "c"},
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", *rows)
+    assert [row["id"] for row in read_part(path, "train")] == ["a", "a", "c", "c"]
+    assert [row["id"] for row in read_part(path, "val")] == ["b", "b"]

@@ -12,7 +12,7 @@ from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, NANO_BASE
 
 DEFAULT_FILES = [GRADING_JSONL, EXTRACTION_JSONL]
 DEFAULT_TOKENIZER = NANO_BASE / "tokenizer.json"
-DEFAULT_MAX_LENGTH = 1024
+DEFAULT_MAX_LENGTH = 2048
 MAX_SHOWN = 50
 """Breaks of one rule that are printed."""
 
@@ -31,7 +31,7 @@ def add_audit_action(actions: argparse._SubParsersAction[argparse.ArgumentParser
     )  # fmt: skip
     audit.add_argument(
         "--max-length", type=int, default=DEFAULT_MAX_LENGTH, metavar="N",
-        help="tokens of prompt and completion that a row may have (default: 1024)",
+        help="tokens of prompt and completion that a row may have (default: 2048)",
     )  # fmt: skip
     audit.set_defaults(run=run)
 
