@@ -22,6 +22,7 @@ _N = len(LABELS)
 COSTS = ((0, 1, 2), (2, 0, 1), (4, 1, 0))
 """Of each mistake: gold down, predicted across, as in `Label`. What is forgotten is gone, what is kept in vain is
 weeded out later; to forget what matters costs most."""
+KEEP_THRESHOLDS = (0.02, 0.05, *(n / 10 for n in range(1, 10)), 0.95, 0.98)
 N_BINS = 10
 """Equal-width bins of the top label's probability, each with its lower edge; the last one also with 1."""
 
@@ -46,14 +47,24 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
+class KeepPoint:
+    """What keeping every row comes to whose probability of not being DISCARD is over `threshold`."""
+
+    threshold: float
+    false_keep_rate: float | None
+    missed_rate: float | None
+
+
+@dataclass(frozen=True)
 class GradingScores:
     """`confusion` counts rows: gold down, predicted across, both in the order of `Label`.
 
     `macro_f1` is the mean over the labels that occur among gold or predicted. `quadratic_kappa` is None where no other
-    label occurs. `mean_cost` is by COSTS, 0 to 4. `brier` is the squared distance of the probabilities from the truth,
-    0 to 2, and `ece` the mean distance of the reliability curve from the diagonal; None without probabilities.
-    `intervals` are 95 %, by family, named as the fields, `LABEL.f1` for a class. `ece` has none: resampling, like
-    chance itself, can only add to it.
+    label occurs. `mean_cost` is by COSTS, 0 to 4. `false_keep_rate` is the share of the DISCARD rows that are kept,
+    `missed_rate` of the IMPORTANT rows that are discarded: here by the label, in `keep_curve` by the probability.
+    `brier` is the squared distance of the probabilities from the truth, 0 to 2, and `ece` the mean distance of the
+    reliability curve from the diagonal; None without probabilities. `intervals` are 95 %, by family, named as the
+    fields, `LABEL.f1` for a class. `ece` has none: resampling, like chance itself, can only add to it.
     """
 
     n: int
@@ -62,11 +73,14 @@ class GradingScores:
     macro_f1: float
     quadratic_kappa: float | None
     mean_cost: float
+    false_keep_rate: float | None
+    missed_rate: float | None
     brier: float | None
     ece: float | None
     per_class: dict[str, ClassScores]
     confusion: list[list[int]]
     reliability: list[ReliabilityBin] = field(default_factory=list)
+    keep_curve: list[KeepPoint] = field(default_factory=list)
     intervals: dict[str, Interval] = field(default_factory=dict)
 
 
@@ -99,11 +113,14 @@ def score_grading(
         macro_f1=values["macro_f1"] or 0.0,
         quadratic_kappa=values["quadratic_kappa"],
         mean_cost=values["mean_cost"] or 0.0,
+        false_keep_rate=values["false_keep_rate"],
+        missed_rate=values["missed_rate"],
         brier=values.get("brier"),
         ece=sum(b.count * abs(b.accuracy - b.confidence) for b in curve) / len(gold) if curve else None,
         per_class=per_class,
         confusion=table.tolist(),
         reliability=curve,
+        keep_curve=keep_curve(gold, probabilities) if _all_known(probabilities) else [],
         intervals=intervals_of(measures, groups) if groups is not None else {},
     )
 
@@ -118,6 +135,8 @@ def grading_measures(
         "macro_f1": Measure(counts, macro_f1),
         "quadratic_kappa": Measure(counts, quadratic_kappa, is_share=False),
         "mean_cost": Measure(counts, mean_cost, is_share=False),
+        "false_keep_rate": Measure(counts, false_keep_rate),
+        "missed_rate": Measure(counts, missed_rate),
     }
     for row, label in enumerate(LABELS):
         one_label = _class_counts(counts, row)
@@ -158,6 +177,28 @@ def mean_cost(confusion: np.ndarray) -> np.ndarray:
     return (confusion * np.ravel(COSTS)).sum(-1) / np.maximum(confusion.sum(-1), 1)
 
 
+def false_keep_rate(confusion: np.ndarray) -> np.ndarray:
+    """(…, 9) -> (…): of the DISCARD rows, those given another label; NaN without any."""
+    return _share_of_gold(confusion, Label.DISCARD, [Label.STORE, Label.IMPORTANT])
+
+
+def missed_rate(confusion: np.ndarray) -> np.ndarray:
+    """(…, 9) -> (…): of the IMPORTANT rows, those called DISCARD; NaN without any."""
+    return _share_of_gold(confusion, Label.IMPORTANT, [Label.DISCARD])
+
+
+def keep_curve(gold: Sequence[str], probabilities: Probabilities | None) -> list[KeepPoint]:
+    """Both rates at every threshold of KEEP_THRESHOLDS, for a caller that keeps by probability."""
+    keep = np.array([1.0 - row[Label.DISCARD] for row in probabilities or ()])
+    labels = np.array([str(label) for label in gold])
+
+    def share(label: Label, threshold: float, is_kept: bool) -> float | None:
+        chosen = keep[labels == label] > threshold
+        return float((chosen == is_kept).mean()) if len(chosen) else None
+
+    return [KeepPoint(t, share(Label.DISCARD, t, True), share(Label.IMPORTANT, t, False)) for t in KEEP_THRESHOLDS]
+
+
 def reliability(
     gold: Sequence[str], predicted: Sequence[str], probabilities: Probabilities | None
 ) -> list[ReliabilityBin]:
@@ -172,6 +213,12 @@ def reliability(
 
 
 _CLASS_SCORES = {"precision": precision_of, "recall": recall_of, "f1": f1_of}
+
+
+def _share_of_gold(confusion: np.ndarray, gold: Label, predicted: Sequence[Label]) -> np.ndarray:
+    table = confusion.reshape(*confusion.shape[:-1], _N, _N)[..., LABELS.index(gold), :]
+    found, total = table[..., [LABELS.index(label) for label in predicted]].sum(-1), table.sum(-1)
+    return np.where(total > 0, found / np.maximum(total, 1), np.nan)
 
 
 def _where_it_occurs(score: Statistic) -> Statistic:

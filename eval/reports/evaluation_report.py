@@ -14,7 +14,7 @@ from observer.schema import Label
 
 if TYPE_CHECKING:
     from eval.metrics.extraction import ExtractionScores, ValidityScores
-    from eval.metrics.grading import GradingScores, ReliabilityBin
+    from eval.metrics.grading import GradingScores, KeepPoint, ReliabilityBin
     from eval.metrics.significance import Interval
     from eval.reports.attack_report import AttackScores
 
@@ -66,6 +66,7 @@ class Report:
     examples_per_s: dict[str, float]
     slices: dict[str, GroupScores]
     unseen: dict[str, GroupScores]
+    origins: dict[str, GroupScores]
     unfinished: tuple[str, ...] = ()
     attacks: AttackScores | None = None
 
@@ -103,6 +104,8 @@ def to_markdown(report: Report) -> str:
         parts += ["## Extraction", _extraction_section(report)]
     if report.unseen:
         parts += ["## By what train never shows", _groups_section("unseen", report.unseen)]
+    if report.origins:
+        parts += ["## By origin of the rows", _groups_section("origin", report.origins)]
     if report.slices:
         parts += ["## Hard cases", _groups_section("slice", report.slices)]
     if report.attacks:
@@ -139,7 +142,9 @@ def _origin(report: Report) -> str:
 
 def _grading_section(scores: GradingScores, baselines: Mapping[str, GradingScores]) -> list[str]:
     named = {"model": scores} | dict(baselines)
-    names = ("accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "brier", "ece")
+    names = (
+        "accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "false_keep_rate", "missed_rate", "brier", "ece",
+    )  # fmt: skip
     overall = [
         [name, *(show(getattr(one, name), one.intervals.get(name)) for one in named.values())]
         for name in names
@@ -153,7 +158,13 @@ def _grading_section(scores: GradingScores, baselines: Mapping[str, GradingScore
         table(["label", *_CLASS_COLUMNS, "support"], classes),
         table(["gold, then predicted", *map(str, Label)], counts),
     ]
-    return parts + ([_reliability_table(scores.reliability)] if scores.reliability else [])
+    parts += [_reliability_table(scores.reliability)] if scores.reliability else []
+    return parts + ([_keep_table(scores.keep_curve)] if scores.keep_curve else [])
+
+
+def _keep_table(curve: Sequence[KeepPoint]) -> str:
+    rows = [[f"{point.threshold:g}", show(point.false_keep_rate), show(point.missed_rate)] for point in curve]
+    return table(["kept above a probability of", "DISCARD rows kept", "IMPORTANT rows missed"], rows)
 
 
 def _class_row(label: str, scores: GradingScores) -> list[str]:

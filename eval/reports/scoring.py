@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from eval.answers.answering import Answers
-from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task, slices_of, unseen_of
+from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task, origin_of, slices_of, unseen_of
 from eval.metrics.extraction import (
     ExtractionScores,
     ValidityScores,
@@ -48,6 +48,7 @@ def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None 
         examples_per_s={task: n / answers.seconds[task] for task, n in rates.items() if n},
         slices=_groups(answers, slices_of, measures),
         unseen=_groups(answers, unseen_of, measures),
+        origins=_groups(answers, origin_of, measures),
         unfinished=answers.unfinished,
     )
 

@@ -66,6 +66,28 @@ def test_grading_scores_equal_the_hand_computed_ones() -> None:
     assert (scores.brier, scores.ece, scores.reliability, scores.intervals) == (None, None, [], {})
 
 
+def test_junk_kept_and_facts_missed_equal_the_hand_computed_ones() -> None:
+    gold, predicted = [D, D, D, D, S, I, I], [D, S, I, D, D, D, I]
+    beliefs = probabilities(
+        (0.95, 0.05, 0), (0.4, 0.6, 0), (0.1, 0, 0.9), (0.7, 0.3, 0), (0.6, 0.4, 0), (0.85, 0.15, 0), (0, 0, 1)
+    )
+    scores = score_grading(gold, predicted, beliefs)
+    assert scores.false_keep_rate == pytest.approx(2 / 4) and scores.missed_rate == pytest.approx(1 / 2)
+    curve = {point.threshold: (point.false_keep_rate, point.missed_rate) for point in scores.keep_curve}
+    assert curve[0.02] == (1.0, 0.0)  # every DISCARD row has more than 2 % of being kept
+    assert curve[0.1] == (0.75, 0.0)  # 0.6, 0.9 and 0.3 are over it, 0.05 is not; 0.15 and 1 are
+    assert curve[0.5] == (0.5, 0.5)
+    assert curve[0.95] == (0.0, 0.5)
+    assert list(curve) == sorted(curve)
+
+
+def test_without_rows_of_a_label_its_rate_is_unknown() -> None:
+    scores = score_grading([S, S], [D, S], probabilities((0.6, 0.4, 0), (0, 1, 0)))
+    assert (scores.false_keep_rate, scores.missed_rate) == (None, None)
+    assert scores.keep_curve[0].false_keep_rate is None and scores.keep_curve[0].missed_rate is None
+    assert score_grading([D, I], [D, I]).keep_curve == []
+
+
 def test_forgetting_what_matters_costs_most() -> None:
     def cost(gold: Label, predicted: Label) -> float:
         return score_grading([gold], [predicted]).mean_cost
@@ -105,7 +127,8 @@ def test_intervals_hold_the_value_and_are_named_as_the_fields() -> None:
     beliefs = probabilities(*[(0.5, 0.25, 0.25)] * 30)
     scores = score_grading(gold, predicted, beliefs, [f"family {n // 2}" for n in range(30)])
     classes = {f"{label}.{name}" for label in LABELS for name in ("precision", "recall", "f1")}
-    assert set(scores.intervals) == {"accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "brier"} | classes
+    whole = {"accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "false_keep_rate", "missed_rate", "brier"}
+    assert set(scores.intervals) == whole | classes
     assert scores.n_families == 15
     for name, interval in scores.intervals.items():
         value = getattr(scores.per_class[name.split(".")[0]], name.split(".")[1]) if "." in name else None
