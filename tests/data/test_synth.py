@@ -23,9 +23,9 @@ from observer.data.synth.surface import SLOT, SPLIT_CYCLE, expand, load_sections
 from observer.data.synth.verbalize import Verbalizer
 from observer.data.synth.world import LASTING, TODAY, TRACKS, Span, sample_view, time_expression, views
 from observer.files import read_jsonl
-from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
-from observer.prompts import SYSTEM_PROMPT, row_exchange, training_row
-from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
+from observer.paths import EVERYDAY_JSONL, EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
+from observer.prompts import SYSTEM_PROMPT, row_exchange, row_task, training_row
+from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row, parse_rows
 
 FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
 
@@ -41,8 +41,12 @@ def extraction_rows(rows: list[RawRow]) -> list[ExtractionRow]:
     return [row for row in rows if isinstance(row, ExtractionRow)]
 
 
+def is_train(row: RawRow) -> bool:
+    return (row.source or "").endswith("/train")
+
+
 def families(rows: list[RawRow], split: str) -> set[str]:
-    return {part for row in rows if row.source == f"synth/{split}" for part in (row.family or "").split("+")}
+    return {p for row in rows if is_train(row) == (split == "train") for p in (row.family or "").split("+")}
 
 
 def everything_said(row: RawRow) -> str:
@@ -74,11 +78,11 @@ def test_counts_and_label_shares_are_as_promised(rows: list[RawRow]) -> None:
 
 
 def test_train_and_val_hold_every_raw_row_once_in_conversational_form(rows: list[RawRow]) -> None:
-    by_id = {row.id: row for row in rows}
+    by_task_and_id = {(str(row_task(row)), row.id): row for row in rows}
     shipped = [value for path in FILES[2:] for _, value in read_jsonl(PROJECT_ROOT / path)]
-    assert sorted(value["id"] for value in shipped) == sorted(map(str, by_id))
+    assert sorted((value["task"], value["id"]) for value in shipped) == sorted(by_task_and_id)
     for value in shipped:
-        assert value == json.loads(json.dumps(training_row(by_id[value["id"]])))
+        assert value == json.loads(json.dumps(training_row(by_task_and_id[value["task"], value["id"]])))
         assert value["prompt"][0]["content"] == SYSTEM_PROMPT
 
 
@@ -86,8 +90,8 @@ def test_split_never_shares_a_family_or_a_prompt_or_a_user_turn(rows: list[RawRo
     assert not families(rows, "train") & families(rows, "val")
     prompts = Counter((type(row), row_exchange(row)) for row in rows)
     assert max(prompts.values()) == 1
-    turns = {split: {row.user_message for row in rows if row.source == f"synth/{split}"} for split in ("train", "val")}
-    assert not turns["train"] & turns["val"]
+    turns = [{row.user_message for row in rows if is_train(row) == wanted} for wanted in (True, False)]
+    assert not turns[0] & turns[1]
 
 
 def test_no_frame_holds_more_than_its_share_and_there_are_hundreds(rows: list[RawRow]) -> None:
@@ -109,7 +113,8 @@ def test_labels_follow_from_the_facts_of_their_reasoning(rows: list[RawRow]) -> 
     for row in rows:
         if isinstance(row, GradingRow):
             stated = [word for word in row.reasoning.split() if word in set(Predicate)]
-            assert row.label is highest_label(stated), row.reasoning
+            is_beyond_the_inventory = "RELATED_TO" in stated and row.label is Label.IMPORTANT
+            assert row.label is highest_label(stated) or is_beyond_the_inventory, row.reasoning
 
 
 def test_empty_answers_are_between_ten_and_fifteen_percent(rows: list[RawRow]) -> None:
@@ -139,9 +144,9 @@ def test_depth_is_as_promised(rows: list[RawRow]) -> None:
 
 
 def test_val_rows_say_what_train_never_shows_and_train_rows_do_not(rows: list[RawRow]) -> None:
-    known = {name for row in rows if row.source == "synth/train" for name in row.names}
+    known = {name for row in rows if is_train(row) for name in row.names}
     for row in rows:
-        assert (row.unseen is None) == (row.source == "synth/train")
+        assert (row.unseen is None) == is_train(row)
         if row.unseen == "family+name":
             assert set(row.names) - known
 
@@ -159,13 +164,58 @@ def test_a_train_contrast_set_occurs_with_and_without_facts(rows: list[RawRow]) 
         for family in (row.family or "").split("+"):
             if family.startswith("contrast.") and row.source == "synth/train":
                 forms.setdefault(family, set()).add(bool(row.relationships))
-    assert sum(len(found) == 2 for found in forms.values()) >= 20
+    assert sum(len(found) == 2 for found in forms.values()) >= 10
 
 
 def test_no_slot_is_left_unfilled(rows: list[RawRow]) -> None:
     slots = {slot for section in load_sections().values() for family in section.families
              for variant in family.variants for slot in SLOT.findall(variant)}  # fmt: skip
     assert not [row for row in rows for slot in slots if f"{{{slot}}}" in everything_said(row)]
+
+
+# --- the natural rows ---
+
+
+def natural(rows: list[RawRow]) -> list[RawRow]:
+    return [row for row in rows if row.origin == "natural"]
+
+
+@pytest.fixture(scope="module")
+def everyday() -> list[RawRow]:
+    parsed = [parse_rows(value) for _, value in read_jsonl(PROJECT_ROOT / EVERYDAY_JSONL)]
+    assert [faults for _, faults in parsed if faults] == []
+    return [row for found, _ in parsed for row in found]
+
+
+def test_natural_rows_are_as_many_as_promised_with_the_shares_of_all(rows: list[RawRow]) -> None:
+    labels = Counter(row.label for row in natural(rows) if isinstance(row, GradingRow))
+    assert labels.total() >= 900 and len(extraction_rows(natural(rows))) >= 800
+    for label, percent in ((Label.DISCARD, 11), (Label.STORE, 31), (Label.IMPORTANT, 58)):
+        assert abs(100 * labels[label] / labels.total() - percent) < 1.5
+
+
+def test_everyday_rows_have_both_tasks_and_the_shares_of_life(everyday: list[RawRow]) -> None:
+    labels = Counter(row.label for row in everyday if isinstance(row, GradingRow))
+    assert labels.total() == len(extraction_rows(everyday)) >= 1500
+    for label, percent in ((Label.DISCARD, 75), (Label.STORE, 15), (Label.IMPORTANT, 10)):
+        assert abs(100 * labels[label] / labels.total() - percent) < 1
+    held_out = sum(not is_train(row) for row in everyday) / len(everyday)
+    assert 0.15 <= held_out <= 0.25
+
+
+def test_no_family_and_no_name_of_a_natural_row_is_in_train_and_held_out(
+    rows: list[RawRow], everyday: list[RawRow]
+) -> None:
+    all_rows = natural(rows) + everyday
+    train, held_out = ([row for row in all_rows if is_train(row) == wanted] for wanted in (True, False))
+    assert not {row.family for row in train} & {row.family for row in held_out}
+    assert not {name for row in train for name in row.names} & {name for row in held_out for name in row.names}
+    cells = {row.frame for row in all_rows}
+    assert len(cells) >= 150 and len({row.family for row in all_rows}) >= 150
+
+
+def test_an_exchange_is_in_everyday_or_in_the_others(rows: list[RawRow], everyday: list[RawRow]) -> None:
+    assert not {row.id for row in everyday} & {row.id for row in rows}
 
 
 # --- the nano base learns from other families and other names ---

@@ -1,9 +1,13 @@
-"""Streams the rows of train and val, and those of the nano base. The same seed gives the same bytes."""
+"""Streams generated rows of train and val, and those of the nano base. The same seed gives the same bytes.
+
+The shipped files hold natural rows as well, which nobody generates: they are taken over as they stand there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,16 +18,15 @@ from observer.data.synth.bloom_filter import Seen
 from observer.data.synth.pools import Names
 from observer.data.synth.surface import Split
 from observer.data.synth.verbalize import Exchange, Verbalizer
-from observer.files import atomic_path, write_row
-from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, TRAIN_JSONL, VAL_JSONL
+from observer.errors import raise_all
+from observer.files import atomic_path, read_jsonl, write_row
+from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import Task, training_row
-from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Relationship
+from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Relationship, parse_row
 
 DATA_FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
 SEED = 42
 SHIPPED_ROWS = 3300
-GRADING_SHARE = (17, 33)
-"""1,700 of the 3,300 rows; the others are extraction rows."""
 VAL_EVERY = 5
 """Every fifth row is a validation row."""
 LABELS_OF_A_HUNDRED = {Label.DISCARD: 11, Label.STORE: 31, Label.IMPORTANT: 58}
@@ -38,10 +41,22 @@ def stream_rows(n_rows: int = SHIPPED_ROWS, seed: int = SEED) -> Iterator[tuple[
     counts: Counter[tuple[Split, Task]] = Counter()
     for number in range(n_rows):
         split: Split = "val" if number % VAL_EVERY == VAL_EVERY - 1 else "train"
-        share, of = GRADING_SHARE
-        task = Task.GRADE if (number + 1) * share // of > number * share // of else Task.EXTRACT
+        task = Task.GRADE if number % 2 else Task.EXTRACT
         yield split, _new_row(task, split, seed, counts[split, task], seen)
         counts[split, task] += 1
+
+
+def natural_rows() -> list[tuple[Split, RawRow]]:
+    """Those of the shipped raw files, in their order. Raises ObserverError when a file is missing or faulty."""
+    found: list[tuple[Split, RawRow]] = []
+    for path in (GRADING_JSONL, EXTRACTION_JSONL):
+        for place, value in read_jsonl(PROJECT_ROOT / path):
+            if value.get("origin") == "natural":
+                row, faults = parse_row(value)
+                raise_all([f"{path}:{place}: {fault}" for fault in faults])
+                assert row
+                found.append(("val" if (row.source or "").endswith("/val") else "train", row))
+    return found
 
 
 def base_rows(seed: int = SEED) -> Iterator[RawRow]:
@@ -62,10 +77,15 @@ Progress = Callable[[int, int], None]
 def write_data(
     out: Path, n_rows: int = SHIPPED_ROWS, seed: int = SEED, progress: Progress = lambda done, of: None
 ) -> None:
-    """Write the four data files below `out` (the folder that holds `data/`), row by row; each appears whole."""
+    """Write the four data files below `out` (the folder that holds `data/`), row by row; each appears whole.
+
+    With the defaults they are the shipped ones, natural rows first; otherwise all rows are generated.
+    """
+    natural = natural_rows() if (n_rows, seed) == (SHIPPED_ROWS, SEED) else []
+    rows = itertools.chain(natural, stream_rows(n_rows - len(natural), seed))
     with contextlib.ExitStack() as files:
         opened = {path: _open_for_rows(files, out / path) for path in DATA_FILES}
-        for done, (split, row) in enumerate(stream_rows(n_rows, seed), 1):
+        for done, (split, row) in enumerate(rows, 1):
             raw = GRADING_JSONL if isinstance(row, GradingRow) else EXTRACTION_JSONL
             write_row(opened[raw], row.model_dump(mode="json", exclude_none=True))
             write_row(opened[TRAIN_JSONL if split == "train" else VAL_JSONL], training_row(row))
@@ -110,6 +130,7 @@ def _row(task: Task, split: Split, names: Names, seed: int, index: int, exchange
         "context": exchange.context,
         "id": f"{task}-{split}-{index:05d}",
         "source": f"synth/{split}",
+        "origin": "generated",
         "family": "+".join(exchange.families),
         "frame": "+".join(exchange.frames),
         "seed": seed,
