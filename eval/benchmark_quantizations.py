@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
-    from eval.quantizations.markdown import to_table
+    from eval.quantizations.markdown import to_table, write_reports
     from eval.quantizations.page import write_html
-    from eval.quantizations.report import assemble, write_reports
+    from eval.quantizations.report import assemble
     from eval.quantizations.rounds import measure
     from eval.reports.scoring import score
 

@@ -1,16 +1,29 @@
-"""The benchmark of quantizations as Markdown: the recommendation, the tables, and how it was measured."""
+"""The benchmark of quantizations as files: Markdown with recommendation and tables, its picture, and the JSON."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.answers.origin import STAND_IN_NOTE
 from eval.quantizations.choice import MEASURES
-from eval.quantizations.report import COSTS, RATES, Benchmark, FileResult, SpeedSummary, score_of
+from eval.quantizations.plots import write_overview
+from eval.quantizations.report import COSTS, RATES, Benchmark, FileResult, SpeedSummary, score_of, size_points, to_json
 from eval.reports.tables import table
+from observer.files import write_json, write_text
 
 if TYPE_CHECKING:
     from eval.reports.comparison import Test
+
+
+def write_reports(benchmark: Benchmark, stem: Path) -> list[Path]:
+    """Write `STEM.json`, `.md` and `.png`; return the paths."""
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md", ".png")]
+    write_json(paths[0], to_json(benchmark))
+    measures = {title: size_points(benchmark, measure) for measure, title in MEASURES.items()}
+    write_overview({title: points for title, points in measures.items() if points}, paths[2], benchmark.title)
+    write_text(paths[1], to_markdown(benchmark, paths[2].name))
+    return paths
 
 
 def to_markdown(benchmark: Benchmark, picture: str) -> str:

@@ -1,25 +1,23 @@
 """What a benchmark of quantizations found: every file's scores, verdict and costs, and the one to ship.
 
-From measurements to one object, and from that to JSON, Markdown and a picture; the page is `page`'s.
+From measurements to one object, and from that to JSON; Markdown and picture are `markdown`'s, the page is `page`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.rows import families_of
 from eval.metrics.significance import Interval
 from eval.metrics.spread import Spread, spread
-from eval.quantizations.choice import MARGIN, MEASURES, Choice, Recommendation, Verdict, judge, recommend, rule_text
+from eval.quantizations.choice import MARGIN, Choice, Recommendation, Verdict, judge, recommend, rule_text
 from eval.quantizations.files import Candidate
-from eval.quantizations.plots import SizePoint, write_overview
+from eval.quantizations.plots import SizePoint
 from eval.quantizations.rounds import Measured, Measurements
 from eval.reports.comparison import compare_many
 from eval.reports.evaluation_report import Report
-from observer.files import write_json, write_text
 
 if TYPE_CHECKING:
     from eval.quantizations.quality import Quality
@@ -158,18 +156,6 @@ def size_point(benchmark: Benchmark, file: FileResult, value: float, low: float,
         has_imatrix=file.candidate.has_imatrix,
         is_recommended=file is benchmark.recommended,
     )
-
-
-def write_reports(benchmark: Benchmark, stem: Path) -> list[Path]:
-    """Write `STEM.json`, `.md` and `.png`; return the paths."""
-    from eval.quantizations.markdown import to_markdown
-
-    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".json", ".md", ".png")]
-    write_json(paths[0], to_json(benchmark))
-    measures = {title: size_points(benchmark, measure) for measure, title in MEASURES.items()}
-    write_overview({title: points for title, points in measures.items() if points}, paths[2], benchmark.title)
-    write_text(paths[1], to_markdown(benchmark, paths[2].name))
-    return paths
 
 
 def to_json(benchmark: Benchmark) -> dict[str, Any]:

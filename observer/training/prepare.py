@@ -146,7 +146,7 @@ def check_settings(config: Config, runtime: Runtime) -> None:
         faults.append(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_8bit on CUDA")
     elif runtime.device == "cpu" and ("8bit" in optimizer or "paged" in optimizer):
         faults.append(f"training.optim: {optimizer} needs CUDA; take adamw_torch on CPU")
-    faults += sharding_faults(config, runtime)
+    faults += sharding_faults(config, runtime.launch, runtime.backend)
     for reporter in config.training.report_to:
         packages = REPORTER_PACKAGES[reporter]
         if not any(importlib.util.find_spec(package) for package in packages):

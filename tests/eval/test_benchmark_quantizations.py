@@ -14,8 +14,8 @@ from eval.metrics.significance import Interval
 from eval.metrics.spread import Spread
 from eval.quantizations.choice import Choice, Verdict, judge, least_families, recommend, rows_needed_ratio, rule_text
 from eval.quantizations.files import ImatrixMode, Wanted, given_files, wanted_files
-from eval.quantizations.markdown import to_markdown
-from eval.quantizations.report import summarize_speed, to_json, write_reports
+from eval.quantizations.markdown import to_markdown, write_reports
+from eval.quantizations.report import summarize_speed, to_json
 from eval.quantizations.rounds import _CODE
 from eval.reports import comparison
 from observer.errors import ObserverError

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.training.device import Runtime
+from observer.training.multiprocess.processes import Launch
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 LAUNCH_FILE = "configs/accelerate/fsdp.yaml"
 
 
-def sharding_faults(config: Config, runtime: Runtime, environment: Mapping[str, str] | None = None) -> list[str]:
+def sharding_faults(
+    config: Config, launch: Launch, backend: str, environment: Mapping[str, str] | None = None
+) -> list[str]:
     """Why this run's weights cannot be split as its launch asks; empty where they can, or need not be."""
     found = os.environ if environment is None else environment
     if found.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return []
     faults = []
-    if not runtime.launch.is_shared:
+    if not launch.is_shared:
         faults.append("num_processes: 1, and weights are split over several; take 2 or more, or launch without FSDP")
     if (version := found.get("FSDP_VERSION", "1")) != "2":
         faults.append(f"fsdp_version: {version}; take 2")
@@ -37,7 +39,7 @@ def sharding_faults(config: Config, runtime: Runtime, environment: Mapping[str, 
         faults.append("fsdp_cpu_ram_efficient_loading: true; take false, every process loads the base")
     if config.model.load_in_4bit:
         faults.append("model.load_in_4bit: 4-bit weights are not split; load in 16 bits, or launch without FSDP")
-    if runtime.backend == "unsloth":
+    if backend == "unsloth":
         faults.append("model.backend: unsloth trains in one process; take transformers, or launch without FSDP")
     return [f"{fault} ({LAUNCH_FILE} is a launch file that works)" for fault in faults]
 
