@@ -21,7 +21,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOO
 help:
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests, in two processes"
-	@echo "make lint       ruff and pyright"
+	@echo "make lint       ruff, pyright and the layers"
 	@echo "make data       write the rows in data/ again (the same bytes)"
 	@echo "make docs       write docs/reference and the request bodies again"
 	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
@@ -41,10 +41,11 @@ test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)
-	$(SAY) "ruff and pyright"
+	$(SAY) "ruff, pyright and import-linter"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
 
 data: $(STAMP)
 	@$(BIN)/observer data generate
@@ -68,7 +69,7 @@ audit: $(STAMP)
 	@$(BIN)/python -m tests.trust.audit_packages
 
 clean:
-	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache unsloth_compiled_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
