@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,32 @@ def test_a_command_sees_nothing_but_its_checkout_and_what_pip_kept_and_leaves_no
         assert found["temporary"] not in ("/tmp", str(tmp_path)) and seen[found["temporary"]] == []
         assert done.stderr == "no mount namespace here: TMPDIR and HOME are new, /tmp and /dev/shm are not\n"
     assert not Path(found["home"]).parent.exists()
+
+
+STOP_SLOWLY = """
+import os, signal, sys, time
+def stop(*_):
+    time.sleep(1)
+    print(os.path.isdir(os.path.expanduser("~")), os.path.isfile(".ci/fresh"), flush=True)
+    sys.exit(9)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("has_namespace", [True, False])
+def test_a_command_that_is_stopped_keeps_its_folders_until_it_has_ended(
+    checkout: Path, environment: dict[str, str], tmp_path: Path, has_namespace: bool
+) -> None:
+    if not has_namespace:
+        refuse_namespaces(environment, tmp_path)
+    command = [checkout / ".ci" / "fresh", sys.executable, "-c", STOP_SLOWLY]
+    run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout and run.stdout.readline() == "ready\n"
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.communicate()[0] == "True True\n" and run.returncode == 9
+    assert (checkout / ".ci" / "fresh").is_file()
 
 
 def test_pip_is_configured_as_it_was(checkout: Path, environment: dict[str, str]) -> None:
