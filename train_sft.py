@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_backend(runtime, dry_run=args.dry_run)  # unsloth comes before trl, transformers and peft
 
     # Rows and plan.
-    from observer.training.prepare import prepare, prepare_dry
+    from observer.training.prepare import plan_dry, prepare
 
     if args.dry_run:
-        print(prepare_dry(config, runtime, args.vocab).plan.text)
+        print(plan_dry(config, runtime, args.vocab).text)
         return 0
 
     # Of several processes the first one does everything; the others train along when it says so.
@@ -86,9 +86,8 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
     # Rows of your own are split, and written beside what is trained on them.
     if own_data := prepared.own_data:
         files = own_data.files(paths.data)
-        stages.run(
-            "data", {path.name: rows for path, rows in files.items()}, [*files], lambda: own_data.write(paths.data)
-        )
+        inputs = {path.name: rows for path, rows in files.items()}
+        stages.run("data", inputs, [*files], lambda: own_data.write(paths.data))
         config = config.with_split_files(paths.data.train, paths.data.val)
 
     # Train: base, LoRA, TRL. What the result depends on goes into the fingerprint.
@@ -113,10 +112,11 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
     stages.run("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
 
-    # Export: GGUF in 16 bits, the quantizations made from it, Modelfiles; each GGUF is opened again to check it.
+    # Export: GGUF in 16 bits, the quantizations made from it, Modelfiles; each GGUF is compared with transformers.
     from observer.export.stages import export_stages
+    from observer.runs.finished_run import Run
 
-    modelfiles = export_stages(stages, prepared, config, runtime)
+    modelfiles = export_stages(Run(prepared.config, paths), base, runtime.device, stages)
 
     # Evaluate every quantization on the validation rows.
     from eval.evaluate import evaluate_run
@@ -128,7 +128,6 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
 
     # A card to hand on with the weights: data, figures, limits, licence.
     from observer.export.model_card import write_model_card
-    from observer.runs.finished_run import Run
 
     run = Run(config, paths)
     inputs = {"summary": summary, "config": config.model_dump(mode="json")}

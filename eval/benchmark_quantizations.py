@@ -90,7 +90,7 @@ def find_candidates(args: argparse.Namespace, run: Run | None) -> list[Candidate
     """The reference, the run's files, then those that were given. Raises ObserverError unless they are several."""
     made: list[Candidate] = []
     if run:
-        wanted = wanted_files(args.types, args.imatrix, has_overrides=bool(run.config.export.tensor_types))
+        wanted = wanted_files(args.types, args.imatrix, run.config.export.tensor_types)
         made = build(run, wanted, _work_folder(args))
     candidates = [*made, *given_files(args.model, [candidate.name for candidate in made])]
     if len(candidates) < 2:

@@ -38,7 +38,7 @@ def atomic_path(path: Path, *, is_private: bool = False) -> Iterator[Path]:
     try:
         with disk_errors_explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path)
+            remove_leftovers(path.parent, path.name)
             _remove(temporary)
             if is_private:
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
@@ -53,12 +53,12 @@ def atomic_path(path: Path, *, is_private: bool = False) -> Iterator[Path]:
         _remove(temporary)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete the temporary files of `atomic_path(path)` whose processes were killed."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete temporary files of `atomic_path` whose processes were killed: those of all files, or of one."""
+    for leftover in folder.glob(f".{glob.escape(name) if name else '*'}.*.tmp"):
         import psutil
 
-        process = leftover.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        process = leftover.name.split(".")[-2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
             _remove(leftover)
 

@@ -95,7 +95,8 @@ def _makers(folder: Path, base: Path, out: Path) -> dict[str, Callable[[], objec
     from safetensors.torch import save_file
 
     from observer.export.gguf.adapter import write_adapter_gguf
-    from observer.export.quantize.imatrix import ensure_imatrix
+    from observer.export.quantize.imatrix import compute_imatrix
+    from observer.export.quantize.imatrix_file import write_imatrix
     from observer.weights.merge import merge_adapter
 
     adapter, full = folder / "adapter", folder / "full.gguf"
@@ -111,7 +112,7 @@ def _makers(folder: Path, base: Path, out: Path) -> dict[str, Callable[[], objec
         "adapter GGUF": lambda: write_adapter_gguf(adapter, base, out / "adapter.gguf", name="tiny"),
         "f16": lambda: write_gguf(base, out / "f16.gguf", "f16", name="tiny"),
         "q4_k_m": lambda: quantize(full, out / "q4_k_m.gguf", "q4_k_m"),
-        "imatrix": lambda: ensure_imatrix(out / "imatrix.gguf", base, [[1, 2, 3]]),
+        "imatrix": lambda: write_imatrix(compute_imatrix(base, [[1, 2, 3]]), out / "imatrix.gguf"),
     }
 
 

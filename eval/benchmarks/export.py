@@ -198,10 +198,10 @@ def table_of_types(model: Path, folder: Path) -> list[TypeRow]:
 
 def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
     from observer.engine.engine import Engine
-    from observer.export.quantize.quantize import quantize, used_imatrix
+    from observer.export.quantize.quantize import quantize
     from observer.prompts import Task, render_exchange
 
-    report = quantize(full, out, name, imatrix=used_imatrix(name, imatrix, None))
+    report = quantize(full, out, name, imatrix=imatrix)
     with Engine(out) as engine:
         (answer,) = engine.generate(Task.GRADE, [render_exchange("My sister Ana moved to Oslo", "")], max_new_tokens=8)
     return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from observer.paths import TRAIN_JSONL
+
+if TYPE_CHECKING:
+    from observer.export.export import ExportPlan
 
 DEFAULT_TYPES = ("f16", "q8_0", "q4_k_m")
 
@@ -44,29 +47,40 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan, export, print the report; raises ObserverError when a file does not pass its checks."""
-    from observer.export.export import ExportPlan, check_plan, export, planned_bytes
-    from observer.export.export_report import EXPORT_MD, render_report, warnings
-    from observer.export.source import find_source, training_rows
+    """Export and print the paths; raises ObserverError when a file does not pass its checks."""
+    from observer.export.export import check_disk, check_plan, export
+    from observer.export.export_report import EXPORT_MD, render_report
     from observer.files import write_text
+    from observer.runs.lock import held_folder
+    from observer.runs.manifest import Manifest
+    from observer.runs.stages import Stages
 
-    source = find_source(args.source, args.base)
-    overrides = dict(args.tensor_type)
-    given = Path(args.imatrix) if args.imatrix not in ("auto", "none") else None
-    rows = args.imatrix_rows or (training_rows(args.source) if args.imatrix == "auto" else None)
-    plan = ExportPlan(source, args.out, args.types, given, rows, overrides, args.keep_merged)
+    plan, report = plan_of(args), args.out / EXPORT_MD
     check_plan(plan)
-    for what, size_bytes in planned_bytes(plan).items():
-        _say(f"to write: {what}, at most {size_bytes / 1e6:,.0f} MB")
-    manifest = export(plan)
-    report = args.out / EXPORT_MD
-    write_text(report, render_report(plan, manifest, command_line(args)))
-    for line in warnings(plan, manifest):
-        _say(f"warning: {line}")
-    for file_type in plan.types:
-        print(plan.path(file_type))
-    print(report)
+    with held_folder(plan.out, "name another one with --out"):
+        check_disk(plan, "ask for fewer types, or name another folder with --out")
+        stages = Stages(Manifest(plan.out / "export.json"))
+        export(plan, stages)
+        write_text(report, render_report(plan, stages, command_line(args)))
+    print(*map(plan.path, plan.files), report, sep="\n")
     return 0
+
+
+def plan_of(args: argparse.Namespace) -> ExportPlan:
+    """What the command is to write. Raises ObserverError for a source that cannot be exported."""
+    from observer.export.export import ExportPlan, files_of
+    from observer.export.quantize.imatrix import Calibration
+    from observer.export.source import find_source, rows_for_imatrix
+
+    source, overrides = find_source(args.source, args.base), dict(args.tensor_type)
+    calibration, imatrix = None, Path(args.imatrix)
+    if args.imatrix == "none":
+        imatrix = None
+    elif args.imatrix == "auto":
+        calibration = Calibration((args.imatrix_rows,)) if args.imatrix_rows else rows_for_imatrix(args.source)
+        imatrix = args.out / f"{source.name}-imatrix.gguf" if calibration else None
+    files = files_of(args.types, overrides, has_imatrix=imatrix is not None)
+    return ExportPlan(source, args.out, files, imatrix, calibration, overrides, keeps_merged=args.keep_merged)
 
 
 def command_line(args: argparse.Namespace) -> str:
@@ -97,7 +111,3 @@ def _override(text: str) -> tuple[str, str]:
     if not (pattern and equals and name):
         raise argparse.ArgumentTypeError(f"PATTERN=TYPE is expected, such as ffn_down=q6_k; found {text!r}")
     return pattern, name
-
-
-def _say(line: str) -> None:
-    print(f"export: {line}", file=sys.stderr, flush=True)

@@ -1,20 +1,20 @@
-"""`observer export`: from a source to verified GGUF files of several types, with a report beside them.
+"""The one builder of GGUF files: of the training command, of `observer export` and of the benchmark of quantizations.
 
-A file has its final name only once it is verified, and `export.json` records what it was made of: a run that was cut
-goes on where it stopped. What the files share (merged model, 16-bit GGUF, reference) is made at most once, and only
-when a file needs it.
+First the files in 16 and 32 bits, then the importance matrix, then what llama.cpp quantizes from one of them. A file is
+opened again and compared with transformers, and only then has its final name. A manifest records what it was made of,
+so that an export that was cut is resumed. What the files share (merged model, 16-bit GGUF, reference) is made at most
+once, and only when a file needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shutil
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,51 +23,48 @@ from observer.errors import ObserverError, raise_all
 from observer.export.gguf.against_transformers import Check, Outcome, Reference, check_changed, compare
 from observer.export.gguf.verify import verify_gguf
 from observer.export.gguf.write import FILE_TYPES, gguf_bytes, write_gguf
-from observer.export.quantize.imatrix import imatrix_of_file
-from observer.export.quantize.quantize import quantize, used_imatrix
+from observer.export.quantize.imatrix import Calibration, measure_imatrix
+from observer.export.quantize.imatrix_file import read_imatrix
+from observer.export.quantize.quantize import quantize, takes_imatrix
 from observer.export.source import Source
-from observer.files import check_writable, sha256_file
-from observer.runs.lock import held_folder
-from observer.runs.manifest import Manifest
+from observer.files import check_writable, remove_leftovers, sha256_file
 from observer.runs.stages import Stages
 from observer.weights.checkpoint import list_tensors, read_shape
-from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types, wants_imatrix
+from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types
 from observer.weights.merge import merge_adapter
 
-EXPORT_JSON = "export.json"
-_UNVERIFIED = ".unverified"
-_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp|\.export-(\d+)-.+")
+UNVERIFIED = ".unverified"
+"""Behind the name of a file that has not passed its checks."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One to make; `name` tells it from the others: its type, or what parts it from another file of that type."""
+
+    name: str
+    file_type: str
+    has_imatrix: bool = False
 
 
 @dataclass(frozen=True)
 class ExportPlan:
     """What will be written to `out`; `overrides` map tensor patterns to types.
 
-    `imatrix` is a GGUF one; without it one is computed from the rows of the file `imatrix_rows` where a type wants it.
+    `imatrix` is a GGUF one: measured as `calibration` says, or given where that is None. `full` is a verified f16 of
+    the same model that is there already.
     """
 
     source: Source
     out: Path
-    types: tuple[str, ...]
+    files: tuple[File, ...]
     imatrix: Path | None = None
-    imatrix_rows: Path | None = None
+    calibration: Calibration | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    full: Path | None = None
     keeps_merged: bool = False
 
-    def path(self, file_type: str) -> Path:
-        return self.out / f"{self.source.name}-{file_type}.gguf"
-
-    @property
-    def has_imatrix(self) -> bool:
-        """Whether there is one for the types that want it, or what to compute it from."""
-        return bool(self.imatrix or self.imatrix_rows)
-
-    @property
-    def computed_imatrix(self) -> Path | None:
-        """Where one of our own is written; None when none is wanted or one was given."""
-        is_wanted = bool(self.overrides) or any(map(wants_imatrix, self.types))
-        is_ours = is_wanted and self.imatrix_rows and not self.imatrix
-        return self.out / f"{self.source.name}-imatrix.gguf" if is_ours else None
+    def path(self, file: File) -> Path:
+        return self.out / f"{self.source.name}-{file.name}.gguf"
 
     @property
     def merged(self) -> Path:
@@ -75,58 +72,71 @@ class ExportPlan:
         return self.out / f"{self.source.name}-merged"
 
 
-def export(plan: ExportPlan) -> Manifest:
-    """Write, verify and record every type that is not there yet; return the record of all, `out`/export.json.
+def files_of(types: tuple[str, ...], overrides: Mapping[str, str], *, has_imatrix: bool) -> tuple[File, ...]:
+    """A file of each type, with the importance matrix where one is there and the type takes it."""
+    return tuple(File(name, name, has_imatrix and takes_imatrix(name, overrides)) for name in types)
 
-    Raises ObserverError for what can be told before (types, source, disk), and at the end naming every failed check.
+
+def export(plan: ExportPlan, stages: Stages) -> None:
+    """Make and record every file that is not there yet, and say what is not as it should be.
+
+    Raises ObserverError for what can be told before (types, source), and at the end naming every failed check.
     """
     check_plan(plan)
-    with held_folder(plan.out, "name another one with --out"):
-        return _export_alone(plan)
-
-
-def _export_alone(plan: ExportPlan) -> Manifest:
+    check_writable(plan.out)
     remove_leftovers(plan.out)
-    check_disk(plan)
-    manifest = Manifest(plan.out / EXPORT_JSON)
-    stages, faults = Stages(manifest), []
     source_inputs = {role: sha256_file(folder) for role, folder in plan.source.inputs.items()}
-    with _Workshop(plan) as workshop:
-        if path := plan.computed_imatrix:
-            inputs = {**source_inputs, "rows": plan.imatrix_rows}
-            stages.run("imatrix", inputs, [path], workshop.make_imatrix)
-            plan = workshop.plan = replace(plan, imatrix=path)
-        for file_type in sorted(plan.types, key=lambda name: name not in FILE_TYPES):  # may become the intermediate
-            inputs = {
-                "type": file_type,
-                "name": plan.source.name,
-                **source_inputs,
-                **_quantizer_inputs(plan, file_type),
-            }
+    faults: list[str] = []
+
+    def make(files: Iterable[File]) -> None:
+        for file in files:
+            inputs = {"type": file.file_type, "name": plan.source.name, **source_inputs}
+            if _is_quantized(file):
+                inputs |= {"imatrix": plan.imatrix if file.has_imatrix else None, "overrides": dict(plan.overrides)}
             try:
-                stages.run(file_type, inputs, [plan.path(file_type)], lambda name=file_type: workshop.make(name))
-                workshop.made.add(file_type)
+                stages.run(f"gguf {file.name}", inputs, [plan.path(file)], lambda file=file: workshop.make(file))
             except ObserverError as error:
                 faults.append(str(error))
+                continue
+            workshop.made[file.file_type] = plan.path(file)
+            _warn(plan.path(file), notes_of(stages, file))
+
+    with _Workshop(plan) as workshop:
+        make(file for file in plan.files if not _is_quantized(file))  # the others are made of one of these
+        if plan.imatrix and plan.calibration and any(file.has_imatrix for file in plan.files):
+            inputs = source_inputs | plan.calibration.inputs
+            try:
+                stages.run("imatrix", inputs, [plan.imatrix], workshop.measure_imatrix)
+            except ObserverError as error:
+                raise_all([*faults, str(error)])
+        make(file for file in plan.files if _is_quantized(file))
     raise_all(faults)
-    return manifest
+
+
+def notes_of(stages: Stages, file: File) -> dict[str, Any]:
+    """What is on record of a file: size_bytes, tensor_types, fallbacks, has_imatrix, checks."""
+    return stages.manifest.notes(f"gguf {file.name}")
 
 
 def check_plan(plan: ExportPlan) -> None:
-    """Raise ObserverError for types and overrides that cannot be made, and a source that is not a whole Qwen3."""
-    check_quantizations(plan.types, has_imatrix=plan.has_imatrix)
-    check_tensor_types(plan.overrides, has_imatrix=plan.has_imatrix)
+    """Raise ObserverError for types and overrides that cannot be made, a source that is not whole, a bad imatrix."""
+    has_imatrix = plan.imatrix is not None
+    check_quantizations([file.file_type for file in plan.files], has_imatrix=has_imatrix)
+    check_tensor_types(plan.overrides, has_imatrix=has_imatrix)
     list_tensors(plan.source.shape_folder, read_shape(plan.source.shape_folder))
+    if plan.imatrix and not plan.calibration:
+        read_imatrix(plan.imatrix)
 
 
 def planned_bytes(plan: ExportPlan) -> dict[str, int]:
-    """What is to be written -> its size at most; what a type of llama.cpp's takes is bounded by q8_0."""
+    """What is to be written -> its size at most; what llama.cpp quantizes is bounded by q8_0 and the overrides."""
     folder = plan.source.shape_folder
-    sizes = {name: gguf_bytes(folder, name if name in FILE_TYPES else "q8_0") for name in plan.types}
-    sizes = {name: size for name, size in sizes.items() if not plan.path(name).exists()}
-    needs_intermediate = any(_needs_quantizer(plan, name) for name in sizes)
-    if needs_intermediate and not set(UNQUANTIZED) & set(plan.types):
-        sizes["16-bit intermediate, deleted at the end"] = gguf_bytes(folder, "f16")
+    bounds = {name: gguf_bytes(folder, name) for name in FILE_TYPES}
+    quantized = max(bounds[name] for name in {"q8_0", *plan.overrides.values()} & bounds.keys())
+    files = [file for file in plan.files if not plan.path(file).exists()]
+    sizes = {file.name: quantized if _is_quantized(file) else bounds[file.file_type] for file in files}
+    if any(map(_is_quantized, files)) and not plan.full and all(map(_is_quantized, plan.files)):
+        sizes["16-bit intermediate, deleted at the end"] = bounds["f16"]
     if sizes and plan.source.model is None:
         tensors = list_tensors(folder, read_shape(folder))
         sizes["merged model" + ("" if plan.keeps_merged else ", deleted at the end")] = sum(
@@ -135,20 +145,12 @@ def planned_bytes(plan: ExportPlan) -> dict[str, int]:
     return sizes
 
 
-def check_disk(plan: ExportPlan) -> None:
-    """Raise ObserverError unless all of it fits."""
-    needed_bytes = sum(planned_bytes(plan).values())
-    check_writable(plan.out, needed_bytes, "ask for fewer types, or name another folder with --out")
-
-
-def remove_leftovers(out: Path) -> None:
-    """Delete what exports that were killed have left in `out`."""
-    import psutil
-
-    for path in out.glob(".*"):
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and not psutil.pid_exists(int(match[1] or match[2])):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def check_disk(plan: ExportPlan, remedy: str) -> None:
+    """Say what is to be written. Raises ObserverError unless all of it fits."""
+    sizes = planned_bytes(plan)
+    for what, size_bytes in sizes.items():
+        print(f"to write: {what}, at most {size_bytes / 1e6:,.1f} MB", file=sys.stderr, flush=True)
+    check_writable(plan.out, sum(sizes.values()), remedy)
 
 
 class _Workshop:
@@ -156,8 +158,8 @@ class _Workshop:
 
     def __init__(self, plan: ExportPlan) -> None:
         self.plan = plan
-        self.made: set[str] = set()
-        """Types whose files are there and verified."""
+        self.made: dict[str, Path] = {"f16": plan.full} if plan.full else {}
+        """Verified files by their type."""
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> _Workshop:
@@ -166,33 +168,33 @@ class _Workshop:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def make(self, file_type: str) -> dict[str, Any]:
-        """Write one file, verify it, and give it its name; return what the report says of it."""
-        final = self.plan.path(file_type)
-        path = final.with_name(final.name + _UNVERIFIED)
-        notes = self._write(file_type, path)
-        header = verify_gguf(path, expected_file_type=file_type)
-        checks = [self._changed, *compare(path, self.reference, file_type)]
-        raise_all([f"{path}: {c.name}: {c.found}" for c in checks if c.outcome is Outcome.FAILED])
+    def make(self, file: File) -> dict[str, Any]:
+        """Write one file, verify it, and give it its name; return what is recorded of it."""
+        final, kind = self.plan.path(file), file.file_type
+        path = final.with_name(final.name + UNVERIFIED)
+        fallbacks: tuple[str, ...] = ()
+        if _is_quantized(file):
+            imatrix = self.plan.imatrix if file.has_imatrix else None
+            fallbacks = quantize(
+                self.intermediate, path, kind, imatrix=imatrix, overrides=self.plan.overrides
+            ).fallbacks
+        else:
+            write_gguf(self.merged, path, kind, name=self.plan.source.name)
+        header = verify_gguf(path, expected_file_type=kind)
+        checks = [self._changed, *compare(path, self.reference, kind)]
+        raise_all([f"{path}: {check.name}: {check.found}" for check in checks if check.outcome is Outcome.FAILED])
         os.replace(path, final)
-        types = dict(Counter(header.tensor_types.values()))
-        notes |= {"size_bytes": final.stat().st_size, "tensor_types": types}
-        return notes | {"checks": [asdict(check) for check in checks]}
+        return {
+            "size_bytes": final.stat().st_size,
+            "tensor_types": dict(Counter(header.tensor_types.values())),
+            "fallbacks": list(fallbacks),
+            "has_imatrix": file.has_imatrix,
+            "checks": [asdict(check) for check in checks],
+        }
 
-    def make_imatrix(self) -> dict[str, Any]:
-        """Measure the merged model on the plan's rows."""
-        assert self.plan.computed_imatrix and self.plan.imatrix_rows
-        n_rows = imatrix_of_file(self.plan.computed_imatrix, self.merged, self.plan.imatrix_rows)
-        return {"rows": n_rows, "of": str(self.plan.imatrix_rows)}
-
-    def _write(self, file_type: str, path: Path) -> dict[str, Any]:
-        plan = self.plan
-        if not _needs_quantizer(plan, file_type):
-            write_gguf(self.merged, path, file_type, name=plan.source.name)
-            return {"fallbacks": [], "has_imatrix": False}
-        imatrix = used_imatrix(file_type, plan.imatrix, plan.overrides)
-        report = quantize(self.intermediate, path, file_type, imatrix=imatrix, overrides=plan.overrides)
-        return {"fallbacks": list(report.fallbacks), "has_imatrix": report.has_imatrix}
+    def measure_imatrix(self) -> dict[str, Any]:
+        assert self.plan.imatrix and self.plan.calibration
+        return {"rows": measure_imatrix(self.plan.calibration, self.merged, self.plan.imatrix)}
 
     @cached_property
     def merged(self) -> Path:
@@ -201,7 +203,7 @@ class _Workshop:
         if source.model:
             return source.model
         assert source.adapter and source.base
-        merged = self.plan.merged if self.plan.keeps_merged else self._work / "merged"
+        merged = self.plan.merged if self.plan.keeps_merged else self._folder / "merged"
         merge_adapter(source.adapter, source.base, merged)
         return merged
 
@@ -211,36 +213,40 @@ class _Workshop:
 
     @cached_property
     def intermediate(self) -> Path:
-        """A GGUF in 16 bits: one that was asked for, or else one that is deleted at the end."""
+        """A GGUF that is not quantized: one that was asked for, or else one in 16 bits, deleted at the end."""
         wanted = _stored_in_16_bits(self.merged)
         for name in (wanted, *UNQUANTIZED):
             if name in self.made:
-                return self.plan.path(name)
-        return write_gguf(self.merged, self._work / f"{wanted}.gguf", wanted, name=self.plan.source.name)
+                return self.made[name]
+        return write_gguf(self.merged, self._folder / f"{wanted}.gguf", wanted, name=self.plan.source.name)
 
     @cached_property
     def _changed(self) -> Check:
         return check_changed(self.merged, self.plan.source.base)
 
     @cached_property
-    def _work(self) -> Path:
-        prefix = f".export-{os.getpid()}-"
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=self.plan.out)))
+    def _folder(self) -> Path:
+        """For what is deleted at the end."""
+        folder = tempfile.TemporaryDirectory(f".{os.getpid()}.tmp", ".export-", self.plan.out)
+        return Path(self._stack.enter_context(folder))
 
 
-def _needs_quantizer(plan: ExportPlan, file_type: str) -> bool:
-    """Whether llama.cpp makes the type: we write four ourselves, and no overrides."""
-    return file_type not in (UNQUANTIZED if plan.overrides else FILE_TYPES)
-
-
-def _quantizer_inputs(plan: ExportPlan, file_type: str) -> dict[str, Any]:
-    if not _needs_quantizer(plan, file_type):
-        return {}
-    imatrix = used_imatrix(file_type, plan.imatrix, plan.overrides)
-    return {"imatrix": imatrix and sha256_file(imatrix), "overrides": dict(plan.overrides)}
+def _is_quantized(file: File) -> bool:
+    """Whether llama.cpp makes it."""
+    return file.file_type not in UNQUANTIZED
 
 
 def _stored_in_16_bits(folder: Path) -> str:
     """bf16 for weights that are stored so, which loses nothing; f16 for all others."""
     dtypes = {tensor.dtype for tensor in list_tensors(folder, read_shape(folder))}
     return "bf16" if dtypes == {"BF16"} else "f16"
+
+
+def _warn(path: Path, notes: Mapping[str, Any]) -> None:
+    """A line for everything that is not as it should be without being a fault."""
+    lines = [f"{check['name']}: {check['found']}" for check in notes["checks"] if check["outcome"] == Outcome.WARNED]
+    if notes["fallbacks"]:
+        names = ", ".join(notes["fallbacks"][:3])
+        lines.append(f"llama.cpp chose another type for {len(notes['fallbacks'])} tensors, such as {names}")
+    for line in lines:
+        print(f"warning: {path.name}: {line}", file=sys.stderr, flush=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from observer.export.export import ExportPlan
+from observer.export.export import ExportPlan, notes_of
 from observer.export.gguf.against_transformers import Outcome
-from observer.runs.manifest import Manifest
+from observer.runs.stages import Stages
 
 EXPORT_MD = "export.md"
 _MARKS = {
@@ -18,23 +18,12 @@ _MARKS = {
 }
 
 
-def render_report(plan: ExportPlan, manifest: Manifest, command: str) -> str:
+def render_report(plan: ExportPlan, stages: Stages, command: str) -> str:
     """The files of the plan; each is described by the notes of its stage."""
-    notes = {file_type: manifest.notes(file_type) for file_type in plan.types}
-    parts = [f"# {plan.source.name} as GGUF", _origin(plan, command), _files(plan, notes)]
-    parts += [f"## {plan.path(name).name}\n\n{_checks(note['checks'])}" for name, note in notes.items()]
+    notes = {plan.path(file).name: notes_of(stages, file) for file in plan.files}
+    parts = [f"# {plan.source.name} as GGUF", _origin(plan, command), _files(notes)]
+    parts += [f"## {name}\n\n{_checks(note['checks'])}" for name, note in notes.items()]
     return "\n\n".join(parts) + "\n"
-
-
-def warnings(plan: ExportPlan, manifest: Manifest) -> list[str]:
-    """A line for everything that is not as it should be without being a fault."""
-    lines = []
-    for file_type in plan.types:
-        note, file = manifest.notes(file_type), plan.path(file_type).name
-        lines += [f"{file}: {c['name']}: {c['found']}" for c in note["checks"] if c["outcome"] == Outcome.WARNED]
-        if note["fallbacks"]:
-            lines.append(f"{file}: llama.cpp chose another type for {len(note['fallbacks'])} tensors; see {EXPORT_MD}")
-    return lines
 
 
 def _origin(plan: ExportPlan, command: str) -> str:
@@ -44,16 +33,11 @@ def _origin(plan: ExportPlan, command: str) -> str:
     )
 
 
-def _files(plan: ExportPlan, notes: dict[str, dict[str, Any]]) -> str:
+def _files(notes: dict[str, dict[str, Any]]) -> str:
     lines = ["| file | MB | tensors | imatrix | other types than asked for |", "|---|---|---|---|---|"]
     for name, note in notes.items():
         tensors = ", ".join(f"{count} {kind}" for kind, count in note["tensor_types"].items())
-        cells = [
-            plan.path(name).name,
-            f"{note['size_bytes'] / 1e6:,.1f}",
-            tensors,
-            "yes" if note["has_imatrix"] else "",
-        ]
+        cells = [name, f"{note['size_bytes'] / 1e6:,.1f}", tensors, "yes" if note["has_imatrix"] else ""]
         lines.append(f"| {' | '.join(cells)} | {', '.join(note['fallbacks'])} |")
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from observer.config import Config, ModelConfig
 from observer.errors import ObserverError
+from observer.export.quantize.imatrix import Calibration, calibration_of
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.runs.finished_run import read_run
 from observer.weights.base import base_folder
@@ -66,15 +67,12 @@ def find_source(place: Path, base: Path | None = None) -> Source:
     raise ObserverError(f"{place}: has neither {_MODEL} nor {_ADAPTER}; name a run, an adapter or a model's folder")
 
 
-def training_rows(place: Path) -> Path | None:
-    """The rows that the run of `place` was trained on, else the shipped ones; None where neither is here."""
-    for folder in (place, *place.resolve().parents[:2]):
-        if RunPaths(folder, "").config.is_file():
-            run = read_run(folder)
-            own = run.paths.data.train
-            rows = own if own.exists() else run.config.data.train
-            return rows if rows.exists() else None
-    return TRAIN_JSONL if TRAIN_JSONL.exists() else None
+def rows_for_imatrix(place: Path) -> Calibration | None:
+    """Those that the run of `place` was trained on, else the shipped ones; None where they are not here."""
+    folders = (place, *place.resolve().parents[:2])
+    run = next((read_run(folder) for folder in folders if RunPaths(folder, "").config.is_file()), None)
+    calibration = calibration_of(run) if run else Calibration((TRAIN_JSONL,))
+    return calibration if all(path.exists() for path in calibration.files) else None
 
 
 def model_name(place: Path) -> str:
@@ -88,7 +86,9 @@ def _base_of(adapter: Path, given: Path | None) -> Path:
     base = given or _base_on_this_machine(adapter)
     if base is None:
         named = read_json_object(adapter / _ADAPTER).get("base_model_name_or_path")
-        raise ObserverError(f"{adapter}: its base {named!r} is not on this machine; name its folder with --base")
+        raise ObserverError(
+            f"{adapter}: its base {named!r} is not on this machine; bring it here, or name its folder with --base"
+        )
     if not (base / _MODEL).is_file():
         raise ObserverError(f"--base {base}: has no {_MODEL}; name the folder of the model the adapter was trained on")
     return base

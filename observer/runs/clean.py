@@ -147,6 +147,7 @@ def _intermediates(run: Run) -> list[Path]:
     kept = {run.paths.gguf(quantization) for quantization in (*run.config.export.quantizations, ADAPTER)}
     folder = run.paths.gguf("").parent
     extra = [path for path in sorted(folder.glob("*.gguf")) if path not in kept]
+    extra += sorted(folder.glob("*.gguf.unverified"))
     extra += [path for place in (run.paths.root, folder) for path in sorted(place.glob("*imatrix*.gguf"))]
     return list(dict.fromkeys([*extra, *_leavings(run)]))
 

@@ -16,6 +16,12 @@ class Run:
     paths: RunPaths
 
     @property
+    def train_files(self) -> tuple[Path, ...]:
+        """What it was trained on: the split made of its own raw rows, or the configured split file and raw rows."""
+        data = self.config.data
+        return (self.paths.data.train,) if data.utility or data.extraction else (data.train, *data.more)
+
+    @property
     def val(self) -> Path:
         """Its validation rows: those it was split from, else the configured file."""
         own = self.paths.data.val

@@ -15,7 +15,7 @@ from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import free_memory
 from observer.training.planning.plan import Plan, make_plan
-from observer.training.rows import Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
+from observer.training.rows import Encode, Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
 from observer.weights.base import base_folder, load_tokenizer, looks_local, with_commit
 from observer.weights.checkpoint import Qwen3Shape, read_shape
 from observer.weights.gguf_types import check_quantizations, check_tensor_types
@@ -29,6 +29,7 @@ WITHOUT_EFFECT = {
     "train_batch_size", "torch_compile",
 }  # fmt: skip
 """Training settings that leave the adapter as it is, or whose effect is in the settled others."""
+_WITH_TOKENIZER = "the base's tokenizer"
 REPORTER_PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "trackio": ("trackio",), "wandb": ("wandb",)}
 
 
@@ -39,9 +40,9 @@ class Prepared:
     `config` is the given one with its open choices settled.
     """
 
-    config: Config
     base: Path
     tokenizer: PreTrainedTokenizerBase
+    config: Config
     splits: Splits
     plan: Plan
     own_data: OwnData | None
@@ -64,61 +65,48 @@ class Prepared:
         }
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What a dry run finds."""
-
-    splits: Splits
-    plan: Plan
-
-
 def prepare(config: Config, runtime: Runtime) -> Prepared:
     """Find the base, check every row, plan. Raises ObserverError; loads no weights and writes nothing."""
     check_settings(config, runtime)
     folder = base_folder(config)
-    config = with_commit(config, folder)
-    tokenizer = load_tokenizer(folder)
-    own_data = own_data_of(config)
-    splits = load_splits(config, encode_with(tokenizer, cache_folder() / "tokens"), own_data=own_data)
-    shape = read_shape(folder)
-    config, runtime = settle(config, runtime, splits, shape)
-    plan = plan_run(config, runtime, splits, shape, "the base's tokenizer", own_data)
-    return Prepared(config, folder, tokenizer, splits, plan, own_data)
+    config, tokenizer = with_commit(config, folder), load_tokenizer(folder)
+    encode = encode_with(tokenizer, cache_folder() / "tokens")
+    return Prepared(folder, tokenizer, *read_and_plan(config, runtime, read_shape(folder), encode, _WITH_TOKENIZER))
 
 
-def prepare_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None) -> Planned:
-    """The same without network: where the base is not at hand, Qwen3-0.6B's shape and an estimate of tokens."""
+def plan_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None) -> Plan:
+    """The plan without network: where the base is not at hand, of a known shape and an estimate of tokens."""
     check_settings(config, runtime)
     folder = cached_base(config)
     shape = read_shape(folder) if folder else known_shape(config.model.base)
-    own_data = own_data_of(config)
     if vocabulary is not None:
         encode, counted_with = encode_with_gguf(vocabulary), f"the vocabulary of {vocabulary}"
     elif folder is not None:
-        encode, counted_with = encode_with(load_tokenizer(folder), cache_folder() / "tokens"), "the base's tokenizer"
+        encode, counted_with = encode_with(load_tokenizer(folder), cache_folder() / "tokens"), _WITH_TOKENIZER
     else:
         encode = encode_by_length
         counted_with = "an estimate from characters: the base is not here (see --vocab)"
+    _, _, plan, _ = read_and_plan(config, runtime, shape, encode, counted_with)
+    return plan
+
+
+def read_and_plan(
+    config: Config, runtime: Runtime, shape: Qwen3Shape, encode: Encode, counted_with: str
+) -> tuple[Config, Splits, Plan, OwnData | None]:
+    """Check the rows, decide what the config leaves to the machine, plan.
+
+    The plan of rows of one's own names the files they will be in, after what was read and how it is split.
+    """
+    own_data = own_data_of(config)
     splits = load_splits(config, encode, check_lengths=encode is not encode_by_length, own_data=own_data)
-    config, runtime = settle(config, runtime, splits, shape)
-    return Planned(splits, plan_run(config, runtime, splits, shape, counted_with, own_data))
-
-
-def settle(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> tuple[Config, Runtime]:
-    """Decide what the config leaves to the machine; the runtime gains the plan's lines about it."""
     config, lines = settle_memory(config, runtime, splits, shape, free_memory(runtime.device))
-    return config, replace(runtime, reasons=(*runtime.reasons, *lines))
-
-
-def plan_run(
-    config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, counted_with: str, own_data: OwnData | None
-) -> Plan:
-    """The plan; for rows of one's own it names the files they will be in, after what was read and how it is split."""
-    if own_data is None:
-        return make_plan(config, runtime, splits, shape, counted_with=counted_with)
-    config = config.with_split_files(config.paths.data.train, config.paths.data.val)
-    plan = make_plan(config, runtime, splits, shape, counted_with=counted_with)
-    return replace(plan, text=f"{own_data.summary}\n{plan.text}")
+    runtime = replace(runtime, reasons=(*runtime.reasons, *lines))
+    files = config.paths.data
+    shown = config.with_split_files(files.train, files.val) if own_data else config
+    plan = make_plan(shown, runtime, splits, shape, counted_with=counted_with)
+    if own_data:
+        plan = replace(plan, text=f"{own_data.summary}\n{plan.text}")
+    return config, splits, plan, own_data
 
 
 def cached_base(config: Config) -> Path | None:

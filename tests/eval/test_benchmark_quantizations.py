@@ -13,12 +13,13 @@ from eval.benchmark_quantizations import main
 from eval.metrics.significance import Interval
 from eval.metrics.spread import Spread
 from eval.quantizations.choice import Choice, Verdict, judge, least_families, recommend, rows_needed_ratio, rule_text
-from eval.quantizations.files import ImatrixMode, Wanted, given_files, wanted_files
+from eval.quantizations.files import ImatrixMode, given_files, wanted_files
 from eval.quantizations.markdown import to_markdown, write_reports
 from eval.quantizations.report import summarize_speed, to_json
 from eval.quantizations.rounds import _CODE
 from eval.reports import comparison
 from observer.errors import ObserverError
+from observer.export.export import File
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT
@@ -143,7 +144,7 @@ def test_types_below_5_bits_are_made_with_and_without_a_matrix_where_llama_cpp_c
 
 
 def test_types_that_cannot_be_made_are_all_named() -> None:
-    assert wanted_files(["q4_k_m"], "without") == [Wanted("f16"), Wanted("q4_k_m")]
+    assert wanted_files(["q4_k_m"], "without") == [File("f16", "f16"), File("q4_k_m", "q4_k_m")]
     with pytest.raises(ObserverError, match=r"iq2_xs' needs an importance matrix[\s\S]*did you mean 'q4_k_m'"):
         wanted_files(["iq2_xs", "q4_km"], "without")
 

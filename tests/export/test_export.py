@@ -11,22 +11,33 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from observer.config import Config, DataConfig
+from eval.quantizations.files import build, wanted_files
+from observer.config import Config
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.command import add_export_command, command_line
-from observer.export.export import ExportPlan, check_disk, export, planned_bytes, remove_leftovers
+from observer.export.export import ExportPlan, File, check_disk, export, files_of, planned_bytes
 from observer.export.gguf.header import read_header
 from observer.export.gguf.write import gguf_bytes, write_gguf
+from observer.export.quantize.imatrix import Calibration, calibration_of
 from observer.export.quantize.imatrix_file import read_imatrix
-from observer.export.source import find_source, model_name, training_rows
-from observer.paths import PROJECT_ROOT, TRAIN_JSONL
+from observer.export.source import find_source, model_name, rows_for_imatrix
+from observer.export.stages import export_stages
+from observer.files import remove_leftovers, write_jsonl
+from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
+from observer.runs.finished_run import Run, read_run
+from observer.runs.manifest import Manifest
+from observer.runs.stages import Stages
 from observer.weights.merge import merge_adapter
 from tests.conftest import make_tiny_model
+from tests.support.tiny_runs import raw_rows, split_rows, write_tiny_run
 from tests.weights.test_merge import save_adapter
 
 
@@ -39,6 +50,15 @@ def parse(*arguments: str | Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_export_command(parser.add_subparsers())
     return parser.parse_args(["export", *map(str, arguments)])
+
+
+def plan_for(folder: Path, out: Path, *types: str, base: Path | None = None, keeps_merged: bool = False) -> ExportPlan:
+    files = files_of(types, {}, has_imatrix=False)
+    return ExportPlan(find_source(folder, base), out, files, keeps_merged=keeps_merged)
+
+
+def export_alone(plan: ExportPlan) -> None:
+    export(plan, Stages(Manifest(plan.out / "export.json")))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -98,9 +118,9 @@ def test_what_cannot_be_exported_is_told_with_what_to_do(adapter: Path, tmp_path
 
 
 def test_all_bad_types_are_told_before_anything_is_written(tiny_model: Path, tmp_path: Path) -> None:
-    plan = ExportPlan(find_source(tiny_model), tmp_path / "out", ("q4km", "f16", "iq1_s"))
+    plan = plan_for(tiny_model, tmp_path / "out", "q4km", "f16", "iq1_s")
     with pytest.raises(ObserverError, match=r"'q4km'(.|\n)*'iq1_s'"):
-        export(plan)
+        export_alone(plan)
     assert not (tmp_path / "out").exists()
 
 
@@ -146,7 +166,7 @@ def test_types_below_5_bits_get_an_importance_matrix_of_training_rows(
     matrix = read_imatrix(out / f"{name}-imatrix.gguf")
     assert matrix.n_rows == 3
     notes = json.loads((out / "export.json").read_text())["stages"]
-    assert (notes["iq2_xxs"]["notes"]["has_imatrix"], notes["q8_0"]["notes"]["has_imatrix"]) == (True, False)
+    assert [notes[f"gguf {name}"]["notes"]["has_imatrix"] for name in ("iq2_xxs", "q8_0")] == [True, False]
     assert f"--imatrix-rows {rows}" in (out / "export.md").read_text()
     capsys.readouterr()
     assert args.run(args) == 0
@@ -158,31 +178,112 @@ def test_a_run_s_own_rows_are_what_its_importance_matrix_is_computed_of(tmp_path
     (run / "adapter").mkdir(parents=True)
     rows = tmp_path / "mine.jsonl"
     rows.write_text("")
-    (run / "config.yaml").write_text(Config().model_copy(update={"data": DataConfig(train=rows)}).to_yaml())
-    assert training_rows(run) == training_rows(run / "adapter") == rows
+    config = Config.model_validate({"data": {"train": rows}, "export": {"imatrix_rows": 7}, "run": {"seed": 3}})
+    (run / "config.yaml").write_text(config.to_yaml())
+    found = rows_for_imatrix(run)
+    assert found == rows_for_imatrix(run / "adapter") == Calibration((rows,), n_rows=7, seed=3)
     rows.unlink()
-    assert training_rows(run) is None
+    assert rows_for_imatrix(run) is None
+
+
+def test_the_rows_of_an_importance_matrix_are_those_that_were_trained(tmp_path: Path) -> None:
+    split, raw = tmp_path / "train.jsonl", tmp_path / "more.jsonl"
+    write_jsonl(split, split_rows(2))
+    write_jsonl(
+        raw, [row | {"source": f"natural/{part}"} for row, part in zip(raw_rows(2), ("train", "val"), strict=True)]
+    )
+    config = Config.model_validate({"data": {"train": split, "more": [raw]}})
+    rows = calibration_of(Run(config, RunPaths(tmp_path, "run"))).read()
+    assert [row["id"] for row in rows] == ["row-0", "row-1", "row-0"]  # of the raw ones the other is held out
+    own = Config.model_validate({"data": {"utility": raw, "more": [raw]}})
+    assert calibration_of(Run(own, RunPaths(tmp_path, "run"))).files == (tmp_path / "data" / "train.jsonl",)
 
 
 def test_a_changed_source_is_exported_again(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = Path(shutil.copytree(adapter, tmp_path / "own"))
-    plan = ExportPlan(find_source(own), tmp_path / "out", ("q8_0",), keeps_merged=True)
-    export(plan)
+    plan = plan_for(own, tmp_path / "out", "q8_0", keeps_merged=True)
+    export_alone(plan)
     assert names_in(plan.out) == {"own-q8_0.gguf", "own-merged", "export.json"}
-    before = plan.path("q8_0").read_bytes()
+    before = plan.path(plan.files[0]).read_bytes()
     config = json.loads((own / "adapter_config.json").read_text())
     (own / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2}))
-    export(plan)
-    assert plan.path("q8_0").read_bytes() != before
+    export_alone(plan)
+    assert plan.path(plan.files[0]).read_bytes() != before
 
 
-def test_a_file_that_fails_a_check_never_gets_its_name(tiny_model: Path, tmp_path: Path) -> None:
-    same = Path(shutil.copytree(tiny_model, tmp_path / "same"))
-    plan = ExportPlan(find_source(same, tiny_model), tmp_path / "out", ("f16", "q8_0"))
+def untrained_run(folder: Path, base: Path) -> Path:
+    """A run whose merged model is its base."""
+    root = folder / "outputs" / "tiny"
+    save_adapter(base, root / "adapter")
+    shutil.copytree(base, root / "merged")
+    shutil.copy(write_tiny_run(folder, base), root / "config.yaml")
+    return root
+
+
+def by_training(root: Path, base: Path) -> Path:
+    export_stages(read_run(root), base, "cpu", Stages(Manifest(root / "manifest.json")))
+    return root / "gguf"
+
+
+def by_command(root: Path, base: Path) -> Path:
+    args = parse(root, "--out", root / "gguf", "--types", "f16,q8_0", "--base", base)
+    args.run(args)
+    return root / "gguf"
+
+
+def by_benchmark(root: Path, base: Path) -> Path:
+    build(read_run(root), wanted_files(["q8_0"], "both"), root)
+    return root / "gguf"
+
+
+@pytest.mark.parametrize("make", [by_training, by_command, by_benchmark])
+def test_a_file_that_fails_a_check_never_gets_its_name_whoever_makes_it(
+    tiny_model: Path, tmp_path: Path, make: Callable[[Path, Path], Path]
+) -> None:
+    root = untrained_run(tmp_path, tiny_model)
     with pytest.raises(ObserverError, match=r"f16\.gguf\.unverified: changed: every weight(.|\n)*q8_0\.gguf") as error:
-        export(plan)
+        make(root, tiny_model)
     assert len(str(error.value).splitlines()) == 2
-    assert names_in(plan.out) == {"same-f16.gguf.unverified", "same-q8_0.gguf.unverified"}
+    assert names_in(root / "gguf") == {"tiny-f16.gguf.unverified", "tiny-q8_0.gguf.unverified"}
+
+
+@pytest.mark.parametrize("make", [by_training, by_command, by_benchmark])
+def test_every_file_is_compared_with_transformers_whoever_makes_it(
+    tiny_model: Path, tmp_path: Path, make: Callable[[Path, Path], Path]
+) -> None:
+    root = untrained_run(tmp_path, tiny_model)
+    merge_adapter(root / "adapter", tiny_model, root / "merged")
+    folder = make(root, tiny_model)
+    (record,) = [*root.glob("manifest.json"), *folder.glob("export.json")]
+    stages = json.loads(record.read_text())["stages"]
+    for name in ("f16", "q8_0"):
+        checks = stages[f"gguf {name}"]["notes"]["checks"]
+        assert [check["name"] for check in checks] == ["changed", "tokens", "logits", "endings"]
+        assert (folder / f"tiny-{name}.gguf").exists()
+
+
+WITH_UNSLOTH = """
+import sys
+from pathlib import Path
+import unsloth
+from observer.console.run import run_cli
+from tests.export.test_export import by_training
+sys.exit(run_cli(lambda: by_training(Path(sys.argv[1]), Path(sys.argv[2])) and None))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("unsloth") is None, reason="needs unsloth")
+def test_where_unsloth_has_changed_transformers_a_new_process_exports(tiny_model: Path, tmp_path: Path) -> None:
+    root = untrained_run(tmp_path, tiny_model)
+    command = [sys.executable, "-c", WITH_UNSLOTH, str(root), str(tiny_model)]
+    environment = os.environ | {"UNSLOTH_FORCE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment)
+    assert done.returncode == 1 and done.stderr.count("error: ") == 1 and "changed: every weight" in done.stderr
+    merge_adapter(root / "adapter", tiny_model, root / "merged")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "gguf q8_0: done" in done.stdout and (root / "gguf" / "Modelfile-q8_0").exists()
 
 
 # What may go wrong.
@@ -216,11 +317,11 @@ def test_a_killed_export_leaves_no_file_under_a_final_name_and_a_second_run_comp
 
 
 def test_leftovers_of_the_living_are_not_touched(tmp_path: Path) -> None:
-    ours = (f".x-f16.gguf.unverified.{os.getpid()}.tmp", f".export-{os.getpid()}-abc", ".hidden", "x-f16.gguf")
+    ours = (f".x-f16.gguf.unverified.{os.getpid()}.tmp", f".export-abc.{os.getpid()}.tmp", ".hidden", "x-f16.gguf")
     dead = 2**22 + 1  # beyond Linux's highest process number
     for name in (*ours, f".x-f16.gguf.unverified.{dead}.tmp"):
         (tmp_path / name).write_text("")
-    (tmp_path / f".export-{dead}-abc").mkdir()
+    (tmp_path / f".export-abc.{dead}.tmp").mkdir()
     remove_leftovers(tmp_path)
     assert names_in(tmp_path) == set(ours)
 
@@ -254,14 +355,15 @@ def make_huge_model(folder: Path, tiny_model: Path) -> Path:
 def test_a_disk_that_is_too_small_is_noticed_before_writing(tiny_model: Path, tmp_path: Path) -> None:
     huge = make_huge_model(tmp_path / "huge", tiny_model)
     out = tmp_path / "out"
+    args = parse(huge, "--out", out, "--types", "f16")
     message = r"MB needed, [\d,]+ MB free; free some space, ask for fewer types, or name another folder with --out"
     with pytest.raises(ObserverError, match=message):
-        export(ExportPlan(find_source(huge), out, ("f16",)))
+        args.run(args)
     assert not names_in(out)
 
 
 def test_the_plan_bounds_what_is_written(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
-    plan = ExportPlan(find_source(adapter), tmp_path, ("q4_k_m", "q8_0"))
+    plan = plan_for(adapter, tmp_path, "q4_k_m", "q8_0")
     sizes = planned_bytes(plan)
     assert list(sizes) == [
         "q4_k_m", "q8_0", "16-bit intermediate, deleted at the end", "merged model, deleted at the end"
@@ -269,8 +371,10 @@ def test_the_plan_bounds_what_is_written(adapter: Path, tiny_model: Path, tmp_pa
     for file_type in ("q8_0", "f16", "bf16", "f32"):
         written = write_gguf(tiny_model, tmp_path / "written.gguf", file_type, name="x").stat().st_size
         assert 0.8 * gguf_bytes(tiny_model, file_type) < written <= gguf_bytes(tiny_model, file_type)
-    check_disk(plan)
-    assert list(planned_bytes(ExportPlan(find_source(tiny_model), tmp_path, ("f16", "q4_k_m")))) == ["f16", "q4_k_m"]
+    check_disk(plan, "")
+    assert list(planned_bytes(plan_for(tiny_model, tmp_path, "f16", "q4_k_m"))) == ["f16", "q4_k_m"]
+    widened = planned_bytes(replace(plan, files=(File("q2_k", "q2_k"),), overrides={".": "f32"}))
+    assert widened["q2_k"] == gguf_bytes(tiny_model, "f32")
 
 
 def test_usage_errors_name_the_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,13 +385,18 @@ def test_usage_errors_name_the_option(capsys: pytest.CaptureFixture[str]) -> Non
         assert option in capsys.readouterr().err
 
 
-def test_a_wrong_source_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = parse(tmp_path / "missing", "--out", tmp_path / "out")
-    assert run_cli(lambda: args.run(args), debug=False) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+def test_a_wrong_source_or_importance_matrix_is_one_line(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    for source, imatrix in ((missing, "auto"), (tiny_model, missing)):
+        args = parse(source, "--out", tmp_path / "out", "--imatrix", imatrix)
+        assert run_cli(lambda args=args: args.run(args), debug=False) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {missing}: no such f") and message.count("\n") == 1
 
 
 def test_untied_models_are_exported_too(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path / "untied", tie_word_embeddings=False)
-    export(ExportPlan(find_source(model), tmp_path / "out", ("bf16",)))
+    export_alone(plan_for(model, tmp_path / "out", "bf16"))
     assert read_header(tmp_path / "out" / "untied-bf16.gguf").tensor_types["output.weight"] == "BF16"

@@ -18,7 +18,7 @@ from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.header import read_header
 from observer.export.gguf.write import write_gguf
-from observer.export.quantize.imatrix import compute_imatrix, ensure_imatrix, sample_rows
+from observer.export.quantize.imatrix import compute_imatrix, sample_rows
 from observer.export.quantize.imatrix_file import Imatrix, read_imatrix, write_imatrix
 from observer.export.quantize.quantize import quantize
 from observer.paths import NANO_BASE, PROJECT_ROOT
@@ -154,16 +154,6 @@ def test_the_file_has_llama_cpps_keys_and_tensors_and_is_read_back(tiny_model: P
     for name, sums in imatrix.sums.items():
         np.testing.assert_array_equal(back.sums[name], sums)
         np.testing.assert_allclose(back.mean_squares(name), sums / 69, rtol=1e-6)
-
-
-def test_it_is_computed_once_for_the_same_model_and_rows(tiny_model: Path, tmp_path: Path) -> None:
-    path, rows = tmp_path / "imatrix.gguf", random_rows(2)
-    assert ensure_imatrix(path, tiny_model, rows)
-    before = path.read_bytes()
-    assert not ensure_imatrix(path, tiny_model, rows)
-    assert path.read_bytes() == before
-    assert ensure_imatrix(path, tiny_model, rows[:1])
-    assert path.read_bytes() != before
 
 
 def test_rows_are_drawn_by_seed_and_never_twice() -> None:

@@ -24,7 +24,12 @@ KEPT = (
 CHOSEN = {
     "checkpoints": ("checkpoints/checkpoint-3/optimizer.pt", "checkpoints/inputs.json"),
     "merged": ("merged/model.safetensors",),
-    "intermediates": ("gguf/run-bf16.gguf", "run-imatrix.gguf", "gguf/.run-q6_k.gguf.4194999.tmp"),
+    "intermediates": (
+        "gguf/run-bf16.gguf",
+        "run-imatrix.gguf",
+        "gguf/.run-q6_k.gguf.4194999.tmp",
+        "gguf/run-q8_0.gguf.unverified",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,10 @@ import numpy as np
 
 from observer.config import Config
 from observer.console.progress import show_progress
-from observer.data.dataset import read_rows
+from observer.data.dataset import read_part, read_rows
 from observer.errors import ObserverError, raise_all
-from observer.export.quantize.imatrix_file import Imatrix, read_fingerprint, write_imatrix
-from observer.runs.manifest import fingerprint
+from observer.export.quantize.imatrix_file import Imatrix, write_imatrix
+from observer.runs.finished_run import Run
 from observer.training.rows import encode_with, tokenize_rows
 from observer.weights.checkpoint import read_shape
 
@@ -30,31 +31,48 @@ if TYPE_CHECKING:
 _BATCH_TOKENS = 4096
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What an importance matrix is measured on: a sample of rows, split or raw; of the files after the first, which
+    are raw, those that are not held out."""
+
+    files: tuple[Path, ...]
+    n_rows: int = Config().export.imatrix_rows
+    seed: int = Config().run.seed
+    device: str = "cpu"
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All that the sample depends on, for the manifest."""
+        files = {f"rows {number}": path for number, path in enumerate(self.files)}
+        return {"n_rows": self.n_rows, "seed": self.seed, **files}
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows. Raises ObserverError naming every faulty line."""
+        first, *more = self.files
+        return [*read_rows(first), *(row for path in more for row in read_part(path, "train"))]
+
+
+def calibration_of(run: Run, device: str = "cpu") -> Calibration:
+    """On a run's own training rows; as many as usual where the run itself wants no importance matrix."""
+    n_rows = run.config.export.imatrix_rows or Calibration.n_rows
+    return Calibration(run.train_files, n_rows, run.config.run.seed, device)
+
+
 def sample_rows(rows: Sequence[Sequence[int]], n_rows: int, seed: int) -> list[Sequence[int]]:
     """At most `n_rows` of them, the same for the same seed."""
     return random.Random(seed).sample(rows, min(n_rows, len(rows)))
 
 
-def ensure_imatrix(
-    path: Path, merged: Path, rows: Sequence[Sequence[int]], *, device: str = "cpu", datasets: Sequence[str] = ()
-) -> bool:
-    """Write the imatrix of these rows to `path` unless it is there already; return whether it was computed."""
-    key = fingerprint({"merged": merged, "rows": [list(row) for row in rows]})
-    if path.exists() and read_fingerprint(path) == key:
-        return False
-    write_imatrix(compute_imatrix(merged, rows, device=device), path, datasets=datasets, fingerprint=key)
-    return True
-
-
-def imatrix_of_file(path: Path, merged: Path, rows_file: Path) -> int:
-    """Write the imatrix of some rows of a JSONL file, as many as a run takes by default; return how many."""
+def measure_imatrix(calibration: Calibration, merged: Path, out: Path) -> int:
+    """Write the imatrix of the folder `merged` on these rows to `out`; return how many they are."""
     from transformers import AutoTokenizer
 
-    config = Config()
     tokenizer = AutoTokenizer.from_pretrained(str(merged), local_files_only=True, trust_remote_code=False)
-    rows = [row.input_ids for row in tokenize_rows(read_rows(rows_file), encode_with(tokenizer))]
-    sample = sample_rows(rows, config.export.imatrix_rows, config.run.seed)
-    ensure_imatrix(path, merged, sample, datasets=[str(rows_file)])
+    rows = [row.input_ids for row in tokenize_rows(calibration.read(), encode_with(tokenizer))]
+    sample = sample_rows(rows, calibration.n_rows, calibration.seed)
+    imatrix = compute_imatrix(merged, sample, device=calibration.device)
+    write_imatrix(imatrix, out, datasets=[str(path) for path in calibration.files])
     return len(sample)
 
 

@@ -20,7 +20,6 @@ from observer.export.gguf.header import read_header
 from observer.files import atomic_path
 
 Sums = npt.NDArray[np.float32]
-_FINGERPRINT = "observer.imatrix.fingerprint"
 _SUMS, _COUNT = ".in_sum2", ".counts"
 _MEND = "compute it again, or write it with llama-imatrix --output-format gguf"
 
@@ -38,7 +37,7 @@ class Imatrix:
         return self.sums[name] / np.float32(self.counts[name])
 
 
-def write_imatrix(imatrix: Imatrix, out: Path, *, datasets: Sequence[str] = (), fingerprint: str = "") -> Path:
+def write_imatrix(imatrix: Imatrix, out: Path, *, datasets: Sequence[str] = ()) -> Path:
     """Write the GGUF that `llama-quantize --imatrix` reads. Our rows are its chunks, of this length on average."""
     with atomic_path(out) as temporary:
         writer = _Writer(temporary, arch="")
@@ -48,7 +47,6 @@ def write_imatrix(imatrix: Imatrix, out: Path, *, datasets: Sequence[str] = (), 
             writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, imatrix.n_rows)
             n_tokens = max(imatrix.counts.values())
             writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, round(n_tokens / imatrix.n_rows)))
-            writer.add_string(_FINGERPRINT, fingerprint)
             for name in sorted(imatrix.sums):
                 writer.add_tensor(name + _SUMS, imatrix.sums[name].reshape(1, -1))
                 writer.add_tensor(name + _COUNT, np.array([[imatrix.counts[name]]], np.float32))
@@ -78,11 +76,6 @@ def read_imatrix(path: Path) -> Imatrix:
     counts = {name: round(tensors[name + _COUNT].item()) for name in names}
     chunks = int(metadata.get(gguf.Keys.IMatrix.CHUNK_COUNT, 0))
     return Imatrix({name: sums for name, (sums, _) in pairs.items()}, counts, chunks)
-
-
-def read_fingerprint(path: Path) -> str | None:
-    """What `write_imatrix` was given as fingerprint."""
-    return read_header(path).metadata.get(_FINGERPRINT)
 
 
 class _Writer(gguf.GGUFWriter):

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,13 @@ class QuantizationReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What the child is told; a dry run writes nothing and logs which type each tensor would get."""
+    """What the child is told."""
 
     source: str
     out: str
     file_type: int
     imatrix: str | None
     overrides: dict[str, str]
-    is_dry_run: bool = False
 
 
 def quantize(
@@ -85,44 +84,33 @@ def quantize(
     tensor names to types, such as `q6_k`.
     Raises ObserverError for what cannot be made, and with llama.cpp's own words when it fails.
     """
-    check_request(source, [quantization], imatrix, overrides or {})
-    used = used_imatrix(quantization, imatrix, overrides)
+    overrides = dict(overrides or {})
+    imatrix = imatrix if takes_imatrix(quantization, overrides) else None
+    _check_request(source, quantization, imatrix, overrides)
     n_tensors = len(read_header(source).tensor_types)
     with atomic_path(out) as temporary, show_progress(f"quantizing to {quantization}, tensors", n_tensors) as show:
-        job = Job(
-            str(source), str(temporary), file_types()[quantization], imatrix and str(imatrix), dict(overrides or {})
-        )
+        job = Job(str(source), str(temporary), file_types()[quantization], imatrix and str(imatrix), overrides)
         try:
             log = run_job(job, lambda done: show(done, n_tensors))
         except ObserverError as error:
             if shutil.disk_usage(temporary.parent).free < _BLOCK_BYTES:  # llama.cpp says "iostream error"
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
-        return _report(quantization, temporary, log, used)
+        return _report(quantization, temporary, log, has_imatrix=imatrix is not None)
 
 
-def used_imatrix(quantization: str, imatrix: Path | None, overrides: Mapping[str, str] | None) -> Path | None:
-    """The one rule of which files an importance matrix goes into."""
-    return imatrix if wants_imatrix(quantization) or overrides else None
+def takes_imatrix(quantization: str, overrides: Mapping[str, str]) -> bool:
+    """The one rule of which files an importance matrix goes into, where there is one."""
+    return quantization not in UNQUANTIZED and (wants_imatrix(quantization) or bool(overrides))
 
 
-def check_request(
-    source: Path,
-    quantizations: Sequence[str],
-    imatrix: Path | None,
-    overrides: Mapping[str, str],
-    *,
-    head: Path | None = None,
-) -> None:
-    """Raise ObserverError naming everything that keeps these types from being made of `source`.
-
-    `head` is a GGUF to read its tensors from, where the source itself is none yet.
-    """
+def _check_request(source: Path, quantization: str, imatrix: Path | None, overrides: Mapping[str, str]) -> None:
+    """Raise ObserverError naming everything that keeps the type from being made of `source`."""
     has_imatrix, faults = imatrix is not None, []
     for check in (
-        lambda: check_quantizations(quantizations, has_imatrix=has_imatrix),
+        lambda: check_quantizations([quantization], has_imatrix=has_imatrix),
         lambda: check_tensor_types(overrides, has_imatrix=has_imatrix),
-        lambda: _check_source(source, read_header(head or source), imatrix, overrides),
+        lambda: _check_source(source, read_header(source), imatrix, overrides),
     ):
         try:
             check()
@@ -178,7 +166,7 @@ def _check_source(source: Path, header: GGUFHeader, imatrix: Path | None, overri
 def _quantize_here(job: Job) -> int:
     """The child's whole work; llama.cpp logs to stderr."""
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.dry_run = job.file_type, usable_cores(), job.is_dry_run
+    params.ftype, params.nthread = job.file_type, usable_cores()
     if job.imatrix:
         imatrix = read_imatrix(Path(job.imatrix))
         params.imatrix, params.kv_overrides = _imatrix_array(imatrix), _imatrix_origin(imatrix)
@@ -219,19 +207,18 @@ def _explain(code: int, log: list[str]) -> str:
     return f"llama.cpp could not quantize it (exit {code}):\n  {words}"
 
 
-def _report(quantization: str, path: Path, log: str, imatrix: Path | None) -> QuantizationReport:
+def _report(quantization: str, path: Path, log: str, *, has_imatrix: bool) -> QuantizationReport:
     types = read_header(path).tensor_types
     fallbacks = tuple(f"{name}: {types[name]}" for name in _FALLBACK.findall(log))
-    has_imatrix = imatrix is not None
     return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks, has_imatrix)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the system kill this child when its parent is killed: nobody would take what it writes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     sys.exit(_quantize_here(Job(**json.loads(sys.argv[1]))))
