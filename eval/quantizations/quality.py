@@ -21,8 +21,8 @@ from observer.observation import Progress, no_progress
 from observer.prompts import IM_END, Task, exchange_of, render_prompt
 
 if TYPE_CHECKING:
-    from observer.engine.engine.llama_context import BatchToken, LlamaContext, Logits
-    from observer.engine.engine.llama_model import LlamaModel
+    from observer.engine.llama_context import BatchToken, LlamaContext, Logits
+    from observer.engine.llama_model import LlamaModel
 
 _BATCH_TOKENS = 2048
 _BATCH_ROWS = 64
@@ -97,8 +97,8 @@ def measure_quality(
 
     Raises ObserverError for files that cannot be loaded, differing vocabularies, no rows, or rows too long.
     """
-    from observer.engine.engine.llama_context import LlamaContext
-    from observer.engine.engine.llama_model import LlamaModel, usable_cores
+    from observer.engine.llama_context import LlamaContext
+    from observer.engine.llama_model import LlamaModel, usable_cores
 
     if not rows:
         raise ObserverError("no rows to compare the models on; name a split that has some")
@@ -125,8 +125,8 @@ def measure_quality(
 
 def check_same_vocabulary(reference: Path, model: Path) -> None:
     """Raise ObserverError unless the same ids mean the same text in both."""
-    from observer.engine.engine.llama_model import n_common
-    from observer.export.gguf.write.header import read_header
+    from observer.engine.llama_model import n_common
+    from observer.export.gguf.header import read_header
 
     key = "tokenizer.ggml.tokens"
     base, other = (read_header(path).metadata.get(key, []) for path in (reference, model))
@@ -156,8 +156,8 @@ def plan_batches(rows: Sequence[TokenRow]) -> list[Batch]:
 
 
 def _make_batch(rows: Sequence[TokenRow], group: Sequence[int]) -> Batch:
-    from observer.engine.engine.llama_context import BatchToken
-    from observer.engine.engine.llama_model import n_common
+    from observer.engine.llama_context import BatchToken
+    from observer.engine.llama_model import n_common
 
     first, last = rows[group[0]].prompt, rows[group[-1]].prompt
     shared = min(n_common(first, last), len(first) - 1)  # of sorted rows, what the outer two share, all do
@@ -169,7 +169,7 @@ def _make_batch(rows: Sequence[TokenRow], group: Sequence[int]) -> Batch:
 
 
 def _add_row(batch: Batch, row: TokenRow, index: int, sequence: int, shared: int) -> None:
-    from observer.engine.engine.llama_context import BatchToken
+    from observer.engine.llama_context import BatchToken
 
     first_prediction = len(row.prompt) - 1
     tokens = enumerate(row.read[shared:], shared)
