@@ -26,6 +26,11 @@ ADAPTER = "adapter"
 """Stands where else the quantization does: `gguf/<run>-adapter.gguf`, `gguf/Modelfile-adapter`."""
 
 
+def cache_folder() -> Path:
+    """Where files go that can be made again: `$XDG_CACHE_HOME/qwen3-observer`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen3-observer"
+
+
 def python_path() -> str:
     """PYTHONPATH for a child process that runs our modules, whatever folder it works in."""
     return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,10 +1,11 @@
-"""Fixtures shared by the tests: a real tokenizer and a tiny real Qwen3 model, made once a session."""
+"""Fixtures shared by the tests: a real tokenizer and a tiny real model, made once a session."""
 
 from __future__ import annotations
 
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -20,32 +21,37 @@ TEXTS = [
 ] * 4
 
 
-def make_tiny_model(folder: Path, *, tie_word_embeddings: bool = True) -> Path:
-    """Save a random 2-layer Qwen3 with hidden and ffn sizes divisible by 256, and its tokenizer."""
+def make_tiny_model(
+    folder: Path, *, tie_word_embeddings: bool = True, model_type: str = "qwen3", pre: str = "qwen2", **config: Any
+) -> Path:
+    """Save a random 2-layer model with hidden and ffn sizes divisible by 256, and its tokenizer."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from observer.prompts import END_OF_TEXT, IM_END
     from observer.weights.tokenizer import build_tokenizer
 
-    tokenizer = build_tokenizer(TEXTS, 512)
-    ids = tokenizer.get_vocab()
-    config = Qwen3Config(
-        vocab_size=512,
-        hidden_size=256,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=tie_word_embeddings,
-        eos_token_id=ids[IM_END],
-        pad_token_id=ids[END_OF_TEXT],
-        bos_token_id=None,
-    )
+    tokenizer = build_tokenizer(TEXTS, 512, pre)
+    values = {
+        "vocab_size": 512,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        **({} if model_type == "qwen2" else {"head_dim": 64}),
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": tie_word_embeddings,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    } | config
     torch.manual_seed(0)
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **values))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(0, 0.5)  # transformers begins with zeros, which would hide a bias that is left out
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

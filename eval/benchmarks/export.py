@@ -2,11 +2,12 @@
 
     python -m eval.benchmarks.export --converter LLAMA.CPP/convert_hf_to_gguf.py --vocab FOLDER
 
-Both converters run as programs of their own, in turn, on the nano model and (with --vocab) on random weights in
-Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat turns, with start-up; memory is the
-largest resident set. llama.cpp's converter is in the source archive of llama-cpp-python and needs `sentencepiece`;
-without --converter only ours is measured. The table of types is llama.cpp's quantizer on the nano model; with
---imatrix-tool, both importance matrices of the same tokens are compared. Writes docs/benchmarks/export.md.
+Both converters run as programs of their own, in turn, on the nano model, on a block each of other architectures and
+(with --vocab) on random weights in Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat
+turns, with start-up; memory is the largest resident set. llama.cpp's converter is in the source archive of
+llama-cpp-python and needs `sentencepiece`; without --converter only ours is measured. The table of types is llama.cpp's
+quantizer on the nano model; with --imatrix-tool, both importance matrices of the same tokens are compared. Writes
+docs/benchmarks/export.md.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from observer.runs.manifest import environment
 from observer.weights.checkpoint import list_tensors, read_shape
 
 DIRECT_TYPES = ("f32", "bf16", "f16", "q8_0")
+SHAPES = "qwen2.5-0.5b,smollm2-135m,llama-3.2-1b"
+ONE_BLOCK = "block_count=1,vocab_size=2560"
+"""Enough for every kind of tensor; the vocabulary is the nano model's."""
 _NAME_KEYS = {f"general.{key}" for key in ("name", "basename", "finetune", "version", "organization")}
 """What llama.cpp's converter reads out of a folder's name."""
 _OURS = "import sys; from pathlib import Path; from observer.export.gguf.write import write_gguf; "
@@ -103,6 +107,8 @@ def main() -> int:
     models = {"nano": args.model}
     if args.vocab:
         models["random weights, 0.6B shape"] = random_base("0.6b", vocab=args.vocab)
+    for shape in filter(None, args.shapes.split(",")):
+        models[f"random weights, a block of {shape}"] = random_base(f"{shape}:{ONE_BLOCK}", root=args.work)
     comparisons = []
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for name, model in models.items():
@@ -158,7 +164,7 @@ def memory_bound(model: Path) -> int:
 
 def differences(ours: Path, theirs: Path) -> tuple[list[str], list[str]]:
     """Tensors whose bytes, types or shapes differ, and keys (names apart) whose values do."""
-    from observer.export.gguf.header import read_header
+    from observer.weights.gguf_header import read_header
 
     mine, others = tensor_hashes(ours), tensor_hashes(theirs)
     tensors = [name for name in sorted(mine.keys() | others.keys()) if mine.get(name) != others.get(name)]
@@ -273,6 +279,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
+    add(
+        "--shapes",
+        default=SHAPES,
+        metavar="NAME,…",
+        help="one block each of other architectures (default: %(default)s)",
+    )
     add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
     add("--imatrix-tool", type=Path, metavar="FILE", help="llama.cpp's llama-imatrix, to compare with ours")
     add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""A Qwen3 with random weights in any shape, to time training where no weights can be reached.
+"""A model with random weights in any shape, to time training where no weights can be reached.
 
     python -m eval.benchmarks.random_base --shape 0.6b --vocab FOLDER_OR_FILE.gguf
     python -m eval.benchmarks.random_base --shape 0.6b:block_count=4,vocab_size=8192
@@ -21,13 +21,12 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, write_json
 from observer.paths import NANO_BASE
-from observer.prompts import END_OF_TEXT, IM_END
 from observer.runs.manifest import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from observer.weights.checkpoint import Qwen3Shape
+    from observer.weights.checkpoint import ModelShape
 
 RANDOM_BASES = Path("outputs/random-bases")
 CARD = "random-base.json"
@@ -35,7 +34,7 @@ CARD = "random-base.json"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="0.6b", help="0.6b, 1.7b, 4b or 8b, then :key=value,… to change it")
+    parser.add_argument("--shape", default="0.6b", help="0.6b, smollm2-135m, …, then :key=value,… to change it")
     parser.add_argument("--vocab", type=Path, metavar="PATH", help="a GGUF, or its folder, whose tokenizer to take")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     args = parser.parse_args()
@@ -64,7 +63,7 @@ def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16
     return folder
 
 
-def parse_shape(text: str) -> Qwen3Shape:
+def parse_shape(text: str) -> ModelShape:
     """`0.6b` or `0.6b:block_count=2,vocab_size=4096`. Raises ObserverError naming every fault."""
     from observer.weights.size import KNOWN_SHAPES
 
@@ -98,37 +97,30 @@ def load_vocabulary(vocab: Path | None) -> PreTrainedTokenizerBase:
     )
 
 
-def model_config(shape: Qwen3Shape, tokenizer: Any) -> Any:
+def model_config(shape: ModelShape, tokenizer: Any) -> Any:
     """Our shape in transformers' names."""
-    from transformers import Qwen3Config
+    from transformers import AutoConfig
 
-    return Qwen3Config(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.embedding_length,
-        intermediate_size=shape.feed_forward_length,
-        num_hidden_layers=shape.block_count,
-        num_attention_heads=shape.head_count,
-        num_key_value_heads=shape.head_count_kv,
-        head_dim=shape.key_length,
-        max_position_embeddings=shape.context_length,
-        rms_norm_eps=shape.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_freq_base},
-        tie_word_embeddings=bool(shape.is_tied),
-        eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+    from observer.weights.checkpoint import config_values
+
+    return AutoConfig.for_model(
+        shape.model_type,
+        **config_values(shape),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
 
 
-def _make(folder: Path, shape: Qwen3Shape, tokenizer: PreTrainedTokenizerBase, dtype: str, card: dict) -> None:
+def _make(folder: Path, shape: ModelShape, tokenizer: PreTrainedTokenizerBase, dtype: str, card: dict) -> None:
     import torch
-    from transformers import Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM
 
     before = torch.get_default_dtype()
     torch.manual_seed(0)
     try:
         torch.set_default_dtype(getattr(torch, dtype))
-        model = Qwen3ForCausalLM(model_config(shape, tokenizer))
+        model = AutoModelForCausalLM.from_config(model_config(shape, tokenizer))
     finally:
         torch.set_default_dtype(before)
     with atomic_path(folder) as temporary:

@@ -97,7 +97,7 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
 
 def given_files(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Candidate]:
     """Files that others made, named by their stems. Raises ObserverError naming every one that is no GGUF."""
-    from observer.export.gguf.header import read_header
+    from observer.weights.gguf_header import read_header
 
     found: list[Candidate] = []
     faults = []

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from observer.config import Config
 from observer.data.own_data import OwnData, own_data_of
 from observer.errors import ObserverError, raise_all
-from observer.training.device import Runtime, cache_folder
+from observer.paths import cache_folder
+from observer.training.device import Runtime
 from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import free_memory
 from observer.training.planning.plan import Plan, make_plan
 from observer.training.rows import Encode, Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
 from observer.weights.base import base_folder, load_tokenizer, looks_local, with_commit
-from observer.weights.checkpoint import Qwen3Shape, read_shape
+from observer.weights.checkpoint import ModelShape, read_shape
 from observer.weights.gguf_types import check_quantizations, check_tensor_types
 from observer.weights.size import known_shape
 
@@ -91,7 +92,7 @@ def plan_dry(config: Config, runtime: Runtime, vocabulary: Path | None = None) -
 
 
 def read_and_plan(
-    config: Config, runtime: Runtime, shape: Qwen3Shape, encode: Encode, counted_with: str
+    config: Config, runtime: Runtime, shape: ModelShape, encode: Encode, counted_with: str
 ) -> tuple[Config, Splits, Plan, OwnData | None]:
     """Check the rows, decide what the config leaves to the machine, plan.
 

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 from observer.config import Config
 from observer.errors import ObserverError
 from observer.files import parse_json
-from observer.prompts import END_OF_TEXT, IM_END, IM_START
+from observer.prompts import IM_END, IM_START
+from observer.weights.architectures import ARCHITECTURES
 from observer.weights.tokenizer import prepare_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NEEDED_FILES = ("*.safetensors", "*.json", "merges.txt")
-LOADABLE_ARCHITECTURES = ("Qwen3ForCausalLM",)
+LOADABLE = tuple(entry.class_name for entry in ARCHITECTURES.values())
 
 
 def base_folder(config: Config, *, download: bool = True) -> Path:
     """The folder of the base model: as given, or the hub's copy in the local cache.
 
     Raises ObserverError when it is not there (and, for a hub id, cannot be downloaded), has no
-    safetensors weights, or is no Qwen3.
+    safetensors weights, or is of an architecture that we cannot export.
     """
     base = config.model.base
     folder = Path(base)
@@ -59,7 +60,7 @@ def looks_local(base: str) -> bool:
 
 
 def check_base(folder: Path) -> None:
-    """Raise ObserverError unless the folder holds a Qwen3 in safetensors with its tokenizer."""
+    """Raise ObserverError unless the folder holds a model of ours in safetensors with its tokenizer."""
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
@@ -73,10 +74,10 @@ def check_base(folder: Path) -> None:
         architectures = [str(name) for name in architectures]
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ObserverError(f"model.base: {folder / 'config.json'}: not a model's config; fetch it again") from error
-    if not set(architectures) & set(LOADABLE_ARCHITECTURES):
+    if not set(architectures) & set(LOADABLE):
         raise ObserverError(
             f"model.base: {folder}: is {', '.join(architectures) or 'of unknown architecture'}; "
-            f"our export knows {', '.join(LOADABLE_ARCHITECTURES)}"
+            f"our export knows {', '.join(LOADABLE)}"
         )
 
 
@@ -85,9 +86,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    missing = [token for token in (IM_START, IM_END, END_OF_TEXT) if token not in tokenizer.get_vocab()]
+    missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
     if missing:
-        raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a Qwen base")
+        raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a ChatML base")
     return prepare_tokenizer(tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""Reads a merged Qwen3 folder in Hugging Face format: its shape, and its tensors a few rows at a time.
+"""Reads a model's folder in Hugging Face format: its shape, and its tensors a few rows at a time.
 
 Rows are read, not mapped: pages of a mapped file would count as memory of ours. Format of the weights:
 https://huggingface.co/docs/safetensors
@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from observer.errors import ObserverError, raise_all
 from observer.files import parse_json, read_text
+from observer.weights.architectures import ARCHITECTURES, Architecture, architecture_of
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements decoded at a time: 4 MB in float32."""
@@ -39,16 +40,47 @@ _CONFIG_KEYS = {
     "key_length": "head_dim",
     "vocab_size": "vocab_size",
 }
-"""Fields of Qwen3Shape -> keys of config.json."""
+"""Fields of ModelShape -> keys of config.json."""
+
+_LLAMA3_KEYS = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_context_length": "original_max_position_embeddings",
+}
+"""Fields of Llama3Rope -> keys of rope_parameters."""
 
 _FRACTIONS = frozenset({"rope_theta", "rms_norm_eps"})
 MAX_BLOCKS = 1_000
-"""No Qwen3 has a tenth of it; a config with more asks for memory, not for a model."""
+"""No model has a tenth of it; a config with more asks for memory, not for a model."""
 
 
 @dataclass(frozen=True)
-class Qwen3Shape:
-    """What config.json says, under GGUF's names."""
+class Llama3Rope:
+    """RoPE of type llama3: long waves are stretched by `factor`, short ones are not, and between them it fades in."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context_length: int
+
+    def factors(self, freq_base: float, head_length: int) -> np.ndarray:
+        """What llama.cpp divides each frequency by, (head_length / 2,) float32; computed as its converter does."""
+        import torch
+
+        frequencies = 1.0 / (freq_base ** (torch.arange(0, head_length, 2, dtype=torch.float32) / head_length))
+        waves = 2 * math.pi / frequencies
+        turns = self.original_context_length / waves
+        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        faded = 1 / ((1 - smooth) / self.factor + smooth)
+        is_short = waves < self.original_context_length / self.high_freq_factor
+        is_long = waves > self.original_context_length / self.low_freq_factor
+        return torch.where(is_short, 1.0, torch.where(is_long, self.factor, faded)).float().numpy()
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What config.json says, under GGUF's names; `model_type` is one of ARCHITECTURES."""
 
     block_count: int
     context_length: int
@@ -61,6 +93,12 @@ class Qwen3Shape:
     key_length: int
     vocab_size: int
     is_tied: bool
+    model_type: str = "qwen3"
+    scaled_rope: Llama3Rope | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.model_type]
 
 
 @dataclass(frozen=True)
@@ -80,11 +118,14 @@ class Tensor:
     def size_bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(_STORED[self.dtype]).itemsize
 
-    def stored_chunks(self) -> Iterator[np.ndarray]:
-        """Yield blocks of whole rows, in order, as they are stored; bfloat16 as uint16."""
+    def stored_chunks(self, together: int = 1) -> Iterator[np.ndarray]:
+        """Yield blocks of whole rows, in order, as they are stored; bfloat16 as uint16.
+
+        A block has a multiple of `together` rows.
+        """
         dtype, (length, *row_shape) = np.dtype(_STORED[self.dtype]), self.shape
         columns = math.prod(row_shape)
-        step = max(1, CHUNK_ELEMENTS // columns)
+        step = max(1, CHUNK_ELEMENTS // columns // together) * together
         with self.path.open("rb") as file:
             file.seek(self.offset)
             for start in range(0, length, step):
@@ -92,37 +133,59 @@ class Tensor:
                 data = file.read(n_rows * columns * dtype.itemsize)
                 yield np.frombuffer(data, dtype).reshape(n_rows, *row_shape)
 
-    def chunks(self) -> Iterator[np.ndarray]:
+    def chunks(self, together: int = 1) -> Iterator[np.ndarray]:
         """The same blocks as float32."""
-        for block in self.stored_chunks():
+        for block in self.stored_chunks(together):
             if self.dtype == "BF16":
                 yield (block.astype(np.uint32) << 16).view(np.float32)
             else:
                 yield block.astype(np.float32, copy=False)
 
 
-def read_shape(folder: Path) -> Qwen3Shape:
-    """Raises ObserverError when `folder` is not a Qwen3 model, or its config lacks what GGUF needs."""
+def read_shape(folder: Path) -> ModelShape:
+    """Raises ObserverError when `folder` is no model of ours, or its config lacks what GGUF needs."""
     path = folder / "config.json"
     if (folder / "adapter_config.json").exists() and not path.exists():
         raise ObserverError(f"{folder}: a LoRA adapter, not a model; merge it into its base first")
     config = read_json_object(path)
-    if config.get("model_type") != "qwen3":
-        raise ObserverError(f"{path}: model_type is {config.get('model_type')!r}; only 'qwen3' models are converted")
+    architecture = architecture_of(config.get("model_type"), path)
     if "quantization_config" in config:
         raise ObserverError(f"{path}: quantized weights; merge into the base in 16 or 32 bits")
-    config["rope_theta"] = _rope_theta(path, config)
+    rope = _rope_parameters(path, config)
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
+    _add_defaults(path, config, architecture)
+    return shape_of_values(path, config, architecture, _scaled_rope(path, rope, architecture))
+
+
+def shape_of_values(
+    place: Path, values: Mapping[str, Any], architecture: Architecture, scaled_rope: Llama3Rope | None
+) -> ModelShape:
+    """Values under the keys of config.json, checked. Raises ObserverError naming every one that is missing or odd."""
     mend = "save the model again with transformers"
-    raise_all([f"{path}: {key!r} is missing; {mend}" for key in _CONFIG_KEYS.values() if config.get(key) is None])
-    odd = [key for key in _CONFIG_KEYS.values() if not _is_size(config[key], may_be_broken=key in _FRACTIONS)]
-    raise_all([f"{path}: {key!r} is {str(config[key])[:40]}; a positive number is expected" for key in odd])
-    if config["num_hidden_layers"] > MAX_BLOCKS:
-        raise ObserverError(f"{path}: {config['num_hidden_layers']} layers; at most {MAX_BLOCKS} are read")
-    values = {field: config[key] for field, key in _CONFIG_KEYS.items()}
-    return Qwen3Shape(**values, is_tied=bool(config.get("tie_word_embeddings", False)))
+    raise_all([f"{place}: {key!r} is missing; {mend}" for key in _CONFIG_KEYS.values() if values.get(key) is None])
+    odd = [key for key in _CONFIG_KEYS.values() if not _is_size(values[key], may_be_broken=key in _FRACTIONS)]
+    raise_all([f"{place}: {key!r} is {str(values[key])[:40]}; a positive number is expected" for key in odd])
+    if values["num_hidden_layers"] > MAX_BLOCKS:
+        raise ObserverError(f"{place}: {values['num_hidden_layers']} layers; at most {MAX_BLOCKS} are read")
+    if architecture.has_paired_rows and values["head_dim"] % 2:
+        raise ObserverError(f"{place}: 'head_dim' is {values['head_dim']}; an even number is expected")
+    fields = {field: values[key] for field, key in _CONFIG_KEYS.items()}
+    is_tied = bool(values.get("tie_word_embeddings", False))
+    return ModelShape(**fields, is_tied=is_tied, model_type=architecture.model_type, scaled_rope=scaled_rope)
 
 
-def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
+def config_values(shape: ModelShape) -> dict[str, Any]:
+    """The shape as keys of config.json, without `model_type`; `read_shape` reads the same shape from them."""
+    values = {key: getattr(shape, field) for field, key in _CONFIG_KEYS.items() if key != "rope_theta"}
+    if not shape.architecture.has_own_head_size:
+        values.pop("head_dim")
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_freq_base}
+    if scaled := shape.scaled_rope:
+        rope |= {"rope_type": "llama3"} | {key: getattr(scaled, field) for field, key in _LLAMA3_KEYS.items()}
+    return values | {"rope_parameters": rope, "tie_word_embeddings": shape.is_tied}
+
+
+def list_tensors(folder: Path, shape: ModelShape) -> list[Tensor]:
     """All tensors, sorted by name. Raises ObserverError naming every missing, unknown or misshapen one."""
     tensors = [tensor for path in _weight_files(folder) for tensor in _tensors_of(path)]
     found, expected = {tensor.name: tensor for tensor in tensors}, expected_shapes(shape)
@@ -130,7 +193,7 @@ def list_tensors(folder: Path, shape: Qwen3Shape) -> list[Tensor]:
     faults = [f"{folder}: tensor {name} is missing" for name in expected if name not in there]
     for tensor in tensors:
         if tensor.name not in expected:
-            faults.append(f"{tensor.path}: tensor {tensor.name} has no GGUF name; save a plain merged Qwen3")
+            faults.append(f"{tensor.path}: tensor {tensor.name} has no GGUF name; save a plain merged model")
         elif tensor.shape != expected[tensor.name]:
             faults.append(f"{tensor.path}: {tensor.name} is {tensor.shape}, config.json says {expected[tensor.name]}")
         elif tensor.dtype not in _STORED:
@@ -150,14 +213,44 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _rope_theta(path: Path, config: dict[str, Any]) -> float | None:
+def _rope_parameters(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     # transformers 5 writes rope_parameters; before it, rope_theta and rope_scaling stood at the top
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ObserverError(f"{path}: rope_parameters is no object; save the model again with transformers")
-    if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":
+    return rope
+
+
+def _scaled_rope(path: Path, rope: dict[str, Any], architecture: Architecture) -> Llama3Rope | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3" or not architecture.has_scaled_rope:
         raise ObserverError(f"{path}: rope_type {kind!r} is not converted; use a model with the default RoPE")
-    return rope.get("rope_theta", config.get("rope_theta"))
+    values = {field: rope.get(key) for field, key in _LLAMA3_KEYS.items()}
+    odd = [_LLAMA3_KEYS[field] for field, value in values.items() if not _is_size(value, may_be_broken=True)]
+    raise_all([f"{path}: rope_parameters: {key!r} is {str(rope.get(key))[:40]}; a positive number is expected"
+               for key in odd])  # fmt: skip
+    if values["low_freq_factor"] == values["high_freq_factor"]:
+        raise ObserverError(f"{path}: rope_parameters: low_freq_factor equals high_freq_factor; they must differ")
+    return Llama3Rope(**values)  # type: ignore[arg-type]
+
+
+def _add_defaults(path: Path, config: dict[str, Any], architecture: Architecture) -> None:
+    """What transformers takes where a Llama's or Qwen2's config says nothing."""
+    if architecture.has_head_norms:  # Qwen3's own default is a number, not a rule
+        return
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if config.get("num_key_value_heads") is None:
+        config["num_key_value_heads"] = heads
+    if type(hidden) is int and type(heads) is int and heads > 0:
+        if config.get("head_dim") is None:
+            config["head_dim"] = hidden // heads
+        if not architecture.has_own_head_size and config["head_dim"] != hidden / heads:
+            raise ObserverError(
+                f"{path}: 'head_dim' is {str(config['head_dim'])[:40]}, hidden size / heads is {hidden / heads:g}; "
+                "llama.cpp computes with the latter alone, so take another model"
+            )
 
 
 def _is_size(value: Any, *, may_be_broken: bool) -> bool:
@@ -165,30 +258,50 @@ def _is_size(value: Any, *, may_be_broken: bool) -> bool:
     return is_number and 0 < value < 1 << 40  # NaN is in no order
 
 
-def expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
+def expected_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Every tensor of the architecture under its Hugging Face name, lm_head too when it is tied."""
     hidden, inner, head = shape.embedding_length, shape.feed_forward_length, shape.key_length
     queries, keys = shape.head_count * head, shape.head_count_kv * head
     layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "self_attn.q_norm": (head,),
-        "self_attn.k_norm": (head,),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (inner, hidden),
+        "mlp.up_proj.weight": (inner, hidden),
+        "mlp.down_proj.weight": (hidden, inner),
     }
+    if shape.architecture.has_head_norms:
+        layer |= {f"self_attn.{name}_norm.weight": (head,) for name in "qk"}
+    if shape.architecture.has_qkv_bias:
+        layer |= {f"self_attn.{name}_proj.bias": layer[f"self_attn.{name}_proj.weight"][:1] for name in "qkv"}
     table: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (shape.vocab_size, hidden),
         "model.norm.weight": (hidden,),
         "lm_head.weight": (shape.vocab_size, hidden),
     }
     blocks = range(shape.block_count)
-    return table | {f"model.layers.{n}.{part}.weight": size for n in blocks for part, size in layer.items()}
+    return table | {f"model.layers.{n}.{part}": size for n in blocks for part, size in layer.items()}
+
+
+def gguf_names(shape: ModelShape) -> dict[str, str]:
+    """Hugging Face name -> gguf's, of every tensor of `expected_shapes`."""
+    known = shape.architecture.tensor_names(shape.block_count)
+    names = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in expected_shapes(shape)}
+    assert all(names.values()), "gguf has a name for every tensor"
+    return {name: found for name, found in names.items() if found}
+
+
+def pair_rows(rows: np.ndarray, head_length: int) -> np.ndarray:
+    """Whole heads of q or k, as transformers stores them, in GGUF's order; see `Architecture.has_paired_rows`."""
+    return rows.reshape(-1, 2, head_length // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def unpair_rows(rows: np.ndarray, head_length: int) -> np.ndarray:
+    """`pair_rows` undone."""
+    return rows.reshape(-1, head_length // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The GGUF types llama.cpp can make of a Qwen3: their names, and which of them need an importance matrix."""
+"""The GGUF types llama.cpp can make of a model: their names, and which of them need an importance matrix."""
 
 from __future__ import annotations
 

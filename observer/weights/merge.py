@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path
-from observer.prompts import END_OF_TEXT
 from observer.weights.base import load_tokenizer
 from observer.weights.checkpoint import Tensor, list_tensors, read_json_object, read_shape
 
@@ -134,8 +133,7 @@ def _save(weights: dict[str, torch.Tensor], adapter: Path, base: Path, merged: P
     config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     config.update({"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None, "use_cache": True})
     config.dtype = _common_dtype(weights)
-    end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    generation = GenerationConfig(eos_token_id=[eos, end_of_text], pad_token_id=pad, do_sample=False)
+    generation = GenerationConfig(eos_token_id=list(dict.fromkeys([eos, pad])), pad_token_id=pad, do_sample=False)
     with atomic_path(merged) as temporary:
         temporary.mkdir()
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})

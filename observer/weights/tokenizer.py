@@ -1,46 +1,114 @@
-"""The tokenizer of models we make ourselves, and the chat template every saved model carries."""
+"""The pre-tokenizers we know, tokenizers of models we make ourselves, and the chat template every saved model has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from observer.prompts import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = [END_OF_TEXT, IM_START, IM_END]
-QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen2's pre-tokenizer, as in its tokenizer.json; llama.cpp knows it as `qwen2`."""
+ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>")
+"""Qwen's and SmolLM's, Llama 3's."""
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Train a byte-level BPE with Qwen2's normalizer, pre-tokenizer and special tokens on `texts`."""
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How a byte-level BPE cuts a text into words, as in tokenizer.json.
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    `pattern` None: each digit alone, the rest by GPT-2's pattern.
+    """
+
+    pattern: str | None
+    has_nfc: bool = False
+    """Its texts are brought to NFC first. llama.cpp does not do so; our prompts are in NFC already."""
+    ignores_merges: bool = False
+    """A word that is a token is not built from parts."""
+
+    def steps(self) -> list[Any]:
+        """The parts of tokenizers' pre-tokenizer, in order."""
+        from tokenizers import Regex, pre_tokenizers
+
+        if self.pattern is None:
+            return [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        split = pre_tokenizers.Split(Regex(self.pattern), behavior="isolated")
+        return [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+
+
+PRE_TOKENIZERS = {
+    "qwen2": PreTokenizer(rf"{_WORDS}|\p{{N}}|{_REST}", has_nfc=True),
+    "smollm": PreTokenizer(None),
+    "llama-bpe": PreTokenizer(rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}", ignores_merges=True),
+}
+"""By llama.cpp's name, the value of tokenizer.ggml.pre."""
+
+
+def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
+    """Which of PRE_TOKENIZERS a tokenizer.json has; None for another, or another model than BPE."""
+    model = tokenizer.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        return None
+    found = _digest(tokenizer.get("pre_tokenizer")), bool(model.get("ignore_merges"))
+    for name, known in PRE_TOKENIZERS.items():
+        steps = [json.loads(step.__getstate__()) for step in known.steps()]
+        if found == (_digest({"type": "Sequence", "pretokenizers": steps}), known.ignores_merges):
+            return name
+    return None
+
+
+def byte_level_bpe(kind: PreTokenizer, **model: Any) -> Tokenizer:
+    """A tokenizer without added tokens; `model` is what tokenizers' BPE takes, such as vocab and merges."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind.ignores_merges, **model))
+    if kind.has_nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(kind.steps())
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int, kind: str = "qwen2") -> PreTrainedTokenizerBase:
+    """Train a byte-level BPE of a kind of PRE_TOKENIZERS, with Qwen's special tokens, on `texts`."""
+    from tokenizers import pre_tokenizers, trainers
+
+    tokenizer = byte_level_bpe(PRE_TOKENIZERS[kind])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=sorted(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
-    return prepare_tokenizer(fast)
+    return as_pretrained(tokenizer)
+
+
+def as_pretrained(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
+    """As transformers holds it, with our chat template."""
+    from transformers import PreTrainedTokenizerFast
+
+    return prepare_tokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False))
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Give a Qwen tokenizer our chat template; generation ends at `<|im_end|>`, padding is `<|endoftext|>`."""
+    """Give a tokenizer our chat template; generation ends at `<|im_end|>`, padding is the end of a text."""
+    known = tokenizer.get_vocab()
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = IM_END
-    tokenizer.pad_token = END_OF_TEXT
+    tokenizer.pad_token = next((token for token in ENDS_OF_TEXT if token in known), IM_END)
     return tokenizer
+
+
+def _digest(pre_tokenizer: Any) -> Any:
+    """What of a pre-tokenizer decides where words begin."""
+    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if isinstance(pre_tokenizer, dict) else None
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        return None
+    keys = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
+    return [[part.get(key) for key in keys] for part in parts]

@@ -15,9 +15,9 @@ from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.adapter import apply_adapter, write_adapter_gguf
-from observer.export.gguf.header import read_header
 from observer.export.gguf.write import write_gguf
 from observer.paths import NANO_BASE, PROJECT_ROOT
+from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 
 BASE = PROJECT_ROOT / NANO_BASE

@@ -24,7 +24,6 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.command import add_export_command, command_line
 from observer.export.export import ExportPlan, File, check_disk, export, files_of, planned_bytes
-from observer.export.gguf.header import read_header
 from observer.export.gguf.write import gguf_bytes, write_gguf
 from observer.export.quantize.imatrix import Calibration, calibration_of
 from observer.export.quantize.imatrix_file import read_imatrix
@@ -35,6 +34,7 @@ from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.runs.finished_run import Run, read_run
 from observer.runs.manifest import Manifest
 from observer.runs.stages import Stages
+from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 from tests.conftest import make_tiny_model
 from tests.support.tiny_runs import raw_rows, split_rows, write_tiny_run

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
-from observer.export.gguf.header import read_header
 from observer.export.gguf.verify import verify_gguf
 from observer.export.gguf.write import FILE_TYPES, write_gguf
 from observer.paths import PROJECT_ROOT
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START, Task, render_exchange, render_prompt
+from observer.weights.gguf_header import read_header
 from tests.conftest import hostile_texts, make_tiny_model
 
 TIED = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
@@ -220,7 +220,7 @@ FAULTS: list[tuple[Spoil, str]] = [
     (lambda folder: shutil.rmtree(folder), r"config\.json: no such file"),
     (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "a LoRA adapter, not a model"),
     (lambda folder: (folder / "config.json").write_text("{"), r"config\.json:1: not JSON"),
-    (edit_json("config.json", model_type="llama"), "model_type is 'llama'; only 'qwen3'"),
+    (edit_json("config.json", model_type="mamba"), "model_type is 'mamba'; take a model of type qwen3, qwen2, llama"),
     (edit_json("config.json", head_dim=None), "'head_dim' is missing"),
     (edit_json("config.json", quantization_config={"load_in_4bit": True}), "quantized weights"),
     (edit_json("config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4}), "rope_type 'yarn'"),
@@ -231,7 +231,10 @@ FAULTS: list[tuple[Spoil, str]] = [
     (edit_weights(lambda weights: weights.update(score=torch.ones(2))), "tensor score has no GGUF name"),
     (edit_weights(lambda weights: weights.update({NORM: torch.ones(2)})), rf"{NORM} is \(2,\)"),
     (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
-    (edit_json("tokenizer.json", pre_tokenizer={"type": "Whitespace"}), "not a byte-level BPE with Qwen2's"),
+    (
+        edit_json("tokenizer.json", pre_tokenizer={"type": "Whitespace"}),
+        "not a byte-level BPE of the kinds qwen2, smollm, llama-bpe",
+    ),
     (edit_json("tokenizer.json", added_tokens=[]), "a control token of the prompt"),
 ]
 

@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
-from observer.export.gguf.header import read_header
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.imatrix import compute_imatrix, sample_rows
 from observer.export.quantize.imatrix_file import Imatrix, read_imatrix, write_imatrix
 from observer.export.quantize.quantize import quantize
 from observer.paths import NANO_BASE, PROJECT_ROOT
+from observer.weights.gguf_header import read_header
 from tests.conftest import make_tiny_model
 
 PARTS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]

@@ -16,12 +16,12 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from observer.errors import ObserverError
-from observer.export.gguf.header import read_header
 from observer.export.gguf.verify import verify_gguf
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.imatrix import compute_imatrix
 from observer.export.quantize.imatrix_file import write_imatrix
 from observer.export.quantize.quantize import Job, QuantizationReport, quantize, run_job, takes_imatrix
+from observer.weights.gguf_header import read_header
 from observer.weights.gguf_types import NEED_IMATRIX, check_quantizations, file_types, wants_imatrix
 
 

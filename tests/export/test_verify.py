@@ -25,10 +25,10 @@ from observer.export.gguf.against_transformers import (
     check_tokens,
     compare,
 )
-from observer.export.gguf.header import read_header
 from observer.export.gguf.verify import header_faults, verify_gguf
 from observer.export.gguf.write import write_gguf
 from observer.prompts import clean
+from observer.weights.gguf_header import read_header
 from tests.conftest import make_tiny_model
 
 
@@ -82,7 +82,7 @@ def test_every_wrong_tensor_is_named(f16: Path) -> None:
     shapes = header.tensor_shapes | {"extra": (2, 2)}
     assert sorted(header_faults(dataclasses.replace(header, tensor_types=types, tensor_shapes=shapes), "f16")) == [
         "tensor blk.1.attn_q.weight is missing",
-        "tensor extra is not one of a Qwen3",
+        "tensor extra is not one of a qwen3 model",
         "tensor output_norm.weight is F16, not F32",
         "tensor token_embd.weight is Q4_0, not F16",
     ]

@@ -158,7 +158,7 @@ def gflop_per_s(n_threads: int) -> float:
 
 def model_size(model: Path) -> ModelSize:
     """Counted in the file: all matrices of the layers, and the head or what stands in for it."""
-    from observer.export.gguf.header import read_header
+    from observer.weights.gguf_header import read_header
 
     shapes = read_header(model).tensor_shapes
     body = sum(shape[0] * shape[1] for name, shape in shapes.items() if name.startswith("blk.") and len(shape) == 2)

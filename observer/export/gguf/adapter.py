@@ -18,7 +18,7 @@ from observer.engine.llama_context import LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path
-from observer.weights.checkpoint import Qwen3Shape, expected_shapes, read_shape
+from observer.weights.checkpoint import ModelShape, expected_shapes, gguf_names, pair_rows, read_shape
 from observer.weights.merge import Lora, read_lora
 
 _DTYPES = {"f32": np.float32, "f16": np.float16}
@@ -34,18 +34,20 @@ def write_adapter_gguf(
     """
     lora, shape = read_lora(adapter), read_shape(base)
     _check(adapter, lora, base, shape)
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    names = gguf_names(shape)
     with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
         try:
             writer.add_type(gguf.GGUFType.ADAPTER)
             writer.add_name(name)
             writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
             writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
             for module in sorted(lora.modules):
-                tensor = known.get_name(f"{module}.weight", try_suffixes=(".weight",))
-                for side, values in zip("ab", lora.modules[module], strict=True):
-                    writer.add_tensor(f"{tensor}.lora_{side}", values.numpy().astype(_DTYPES[dtype]))
+                a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
+                if shape.architecture.pairs_rows_of(module):
+                    b = pair_rows(b, shape.key_length)
+                writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)
+                writer.add_tensor(f"{names[f'{module}.weight']}.lora_b", b)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
@@ -73,7 +75,7 @@ def _alpha(lora: Lora) -> float:
     return lora.scale * a.shape[0]
 
 
-def _check(adapter: Path, lora: Lora, base: Path, shape: Qwen3Shape) -> None:
+def _check(adapter: Path, lora: Lora, base: Path, shape: ModelShape) -> None:
     expected = expected_shapes(shape)
     faults = []
     for module, (a, b) in lora.modules.items():

@@ -5,20 +5,24 @@ What needs the model it was made of is `against_transformers`'s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError, raise_all
-from observer.export.gguf.header import GGUFHeader, read_header
 from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_exchange, render_prompt
+from observer.weights.architectures import Architecture, architecture_of_gguf
+from observer.weights.checkpoint import gguf_names
+from observer.weights.gguf_header import GGUFHeader, read_header
 from observer.weights.gguf_types import UNQUANTIZED, file_types
+from observer.weights.size import QWEN3_0_6B
+from observer.weights.tokenizer import PRE_TOKENIZERS
 
-_MAY_BE_TIED = "output.weight"
+_MAY_BE_TIED, _ROPE_FACTORS = "output.weight", "rope_freqs.weight"
 
 
 def verify_gguf(path: Path, *, expected_file_type: str) -> GGUFHeader:
@@ -35,10 +39,8 @@ def verify_gguf(path: Path, *, expected_file_type: str) -> GGUFHeader:
 def header_faults(header: GGUFHeader, file_type: str) -> list[str]:
     """What in the head of a file is not as our export writes it in this type."""
     expected = {
-        "general.architecture": "qwen3",
         "general.file_type": file_types()[file_type],
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
         "tokenizer.chat_template": CHAT_TEMPLATE,
         "end of answer": IM_END,
     }
@@ -46,25 +48,28 @@ def header_faults(header: GGUFHeader, file_type: str) -> list[str]:
     wrong = [
         f"{key} is {found.get(key)!r}, not {value!r}" for key, value in expected.items() if found.get(key) != value
     ]
-    return wrong + _tensor_faults(header, file_type)
+    if header.metadata.get("tokenizer.ggml.pre") not in PRE_TOKENIZERS:
+        wrong.append(f"tokenizer.ggml.pre is {header.metadata.get('tokenizer.ggml.pre')!r}, not one of ours")
+    architecture = architecture_of_gguf(header.metadata.get("general.architecture"))
+    if architecture is None:
+        return [*wrong, f"general.architecture is {header.metadata.get('general.architecture')!r}, not one of ours"]
+    return wrong + _tensor_faults(header, architecture, file_type)
 
 
-def _tensor_faults(header: GGUFHeader, file_type: str) -> list[str]:
-    expected = _expected_names(header.metadata.get("qwen3.block_count", 0))
-    found = set(header.tensor_types)
+def _tensor_faults(header: GGUFHeader, architecture: Architecture, file_type: str) -> list[str]:
+    n_blocks = header.metadata.get(f"{architecture.gguf_name}.block_count", 0)
+    known = replace(QWEN3_0_6B, model_type=architecture.model_type, block_count=max(1, n_blocks))
+    expected, found = set(gguf_names(known).values()), set(header.tensor_types)
+    may_be_there = {_ROPE_FACTORS} if architecture.has_scaled_rope else set()
     faults = [f"tensor {name} is missing" for name in sorted(expected - found - {_MAY_BE_TIED})]
-    faults += [f"tensor {name} is not one of a Qwen3" for name in sorted(found - expected)]
+    faults += [
+        f"tensor {name} is not one of a {architecture.model_type} model"
+        for name in sorted(found - expected - may_be_there)
+    ]
     for name, kind in header.tensor_types.items():
         if (wanted := _wanted_type(file_type, header.tensor_shapes[name])) not in (None, kind):
             faults.append(f"tensor {name} is {kind}, not {wanted}")
     return faults
-
-
-def _expected_names(block_count: int) -> set[str]:
-    """All tensors of a Qwen3 as gguf names them; the file holds no RoPE factors."""
-    kinds = set(gguf.MODEL_TENSORS[gguf.MODEL_ARCH.QWEN3]) - {gguf.MODEL_TENSOR.ROPE_FREQS}
-    templates = [gguf.TENSOR_NAMES[kind] for kind in kinds]
-    return {f"{name.format(bid=number)}.weight" for name in templates for number in range(max(1, block_count))}
 
 
 def _wanted_type(file_type: str, shape: tuple[int, ...]) -> str | None:

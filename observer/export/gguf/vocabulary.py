@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import gguf
 from observer.errors import ObserverError, raise_all
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START
 from observer.weights.checkpoint import read_json_object
-from observer.weights.tokenizer import QWEN2_PATTERN
+from observer.weights.tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
 
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>")
 
@@ -24,18 +23,18 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     """Write the tokenizer keys; ids the tokenizer lacks up to `vocab_size` become unused padding tokens.
 
     The chat template is ours and generation ends at `<|im_end|>`, whatever the folder says: with Qwen's own
-    template Ollama would switch thinking on. Raises ObserverError for a tokenizer that is not Qwen2's kind.
+    template Ollama would switch thinking on. Raises ObserverError for a tokenizer whose kind is not known.
     """
     path = folder / "tokenizer.json"
     tokenizer = read_json_object(path)
-    _check_kind(path, tokenizer)
+    kind = _kind_of(path, tokenizer)
     with _faults_explained(path):
         tokens, types = _tokens(path, tokenizer, vocab_size)
     control = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL}
-    mend = "a control token of the prompt, is not among its added tokens; use a Qwen tokenizer"
+    mend = "a control token of the prompt, is not among its added tokens; take a base that knows ChatML"
     raise_all([f"{path}: {token}, {mend}" for token in (IM_START, IM_END) if token not in control])
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(kind)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     with _faults_explained(path):
@@ -56,10 +55,11 @@ def _faults_explained(path: Path) -> Iterator[None]:
         raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
 
 
-def _check_kind(path: Path, tokenizer: dict[str, Any]) -> None:
-    model, pre_tokenizer = tokenizer.get("model", {}), json.dumps(tokenizer.get("pre_tokenizer"))
-    if not isinstance(model, dict) or model.get("type") != "BPE" or json.dumps(QWEN2_PATTERN) not in pre_tokenizer:
-        raise ObserverError(f"{path}: not a byte-level BPE with Qwen2's pre-tokenizer; use a Qwen tokenizer")
+def _kind_of(path: Path, tokenizer: dict[str, Any]) -> str:
+    kind = pre_tokenizer_name(tokenizer)
+    if kind is None:
+        raise ObserverError(f"{path}: not a byte-level BPE of the kinds {', '.join(PRE_TOKENIZERS)}; take another base")
+    return kind
 
 
 def _tokens(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:

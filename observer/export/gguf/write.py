@@ -1,4 +1,4 @@
-"""Our own converter: a merged Qwen3 folder to one GGUF file, with the tensors llama.cpp's converter writes.
+"""Our own converter: a model's folder to one GGUF file, with the tensors llama.cpp's converter writes.
 
 It streams a few rows at a time, so memory does not grow with the model. `quantize` makes the smaller types from
 its output.
@@ -20,7 +20,7 @@ from observer.console.progress import show_progress
 from observer.errors import ObserverError
 from observer.export.gguf.vocabulary import add_vocabulary
 from observer.files import atomic_path
-from observer.weights.checkpoint import Qwen3Shape, Tensor, list_tensors, read_shape
+from observer.weights.checkpoint import ModelShape, Tensor, gguf_names, list_tensors, pair_rows, read_shape
 
 FILE_TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -32,12 +32,30 @@ FILE_TYPES = {
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A tensor with its name and type in the GGUF."""
+class Computed:
+    """A tensor that is in no checkpoint: float32 `values`, which llama.cpp wants in a file."""
 
-    tensor: Tensor
+    values: np.ndarray
+    dtype = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def stored_chunks(self, together: int = 1) -> Iterator[np.ndarray]:
+        yield self.values
+
+    chunks = stored_chunks
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor with its name and type in the GGUF; `head_length` where the rows of its heads are paired there."""
+
+    tensor: Tensor | Computed
     name: str
     type: GGMLQuantizationType
+    head_length: int | None = None
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
@@ -49,17 +67,17 @@ class Entry:
 
     def encode(self) -> Iterator[np.ndarray]:
         """Yield the bytes of the tensor, a block of rows at a time."""
-        if self.tensor.dtype == self.type.name:
-            yield from self.tensor.stored_chunks()
-        else:
-            for rows in self.tensor.chunks():
-                yield gguf.quants.quantize(rows, self.type)
+        is_stored_so = self.tensor.dtype == self.type.name
+        read = self.tensor.stored_chunks if is_stored_so else self.tensor.chunks
+        for rows in read(self.head_length or 1):
+            ordered = pair_rows(rows, self.head_length) if self.head_length else rows
+            yield np.ascontiguousarray(ordered) if is_stored_so else gguf.quants.quantize(ordered, self.type)
 
 
 def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) -> Path:
     """Convert the folder `merged` to the GGUF file `out`; `name` becomes general.name.
 
-    Raises ObserverError for a folder that is not a whole Qwen3 model with a Qwen tokenizer.
+    Raises ObserverError for a folder that is not a whole model with a tokenizer that llama.cpp has too.
     """
     if file_type not in FILE_TYPES:
         raise ObserverError(f"unknown GGUF type {file_type!r}; converted are {', '.join(FILE_TYPES)}")
@@ -67,7 +85,7 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
     shape = read_shape(merged)
     entries = plan_tensors(list_tensors(merged, shape), shape, tensor_type)
     with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
         try:
             announce_tensors(writer, entries)
             _add_metadata(writer, shape, name, llama_file_type)
@@ -88,14 +106,16 @@ def gguf_bytes(merged: Path, file_type: str) -> int:
     return head_bytes + sum(padded_bytes(entry.size_bytes) for entry in entries)
 
 
-def plan_tensors(tensors: list[Tensor], shape: Qwen3Shape, wanted: GGMLQuantizationType) -> list[Entry]:
+def plan_tensors(tensors: list[Tensor], shape: ModelShape, wanted: GGMLQuantizationType) -> list[Entry]:
     """Every tensor as it will be in the file, `wanted` where its kind and its rows allow."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
-    entries = []
+    names, entries = gguf_names(shape), []
+    if shape.scaled_rope:
+        factors = Computed(shape.scaled_rope.factors(shape.rope_freq_base, shape.key_length))
+        entries.append(Entry(factors, "rope_freqs.weight", GGMLQuantizationType.F32))
     for tensor in tensors:
-        name = names.get_name(tensor.name, try_suffixes=(".weight",))
-        assert name is not None, f"gguf knows no name for {tensor.name}"
-        entries.append(Entry(tensor, name, _type_of(name, tensor.shape, wanted)))
+        name, module = names[tensor.name], tensor.name.rpartition(".")[0]
+        head_length = shape.key_length if shape.architecture.pairs_rows_of(module) else None
+        entries.append(Entry(tensor, name, _type_of(name, tensor.shape, wanted), head_length))
     return entries
 
 
@@ -119,7 +139,7 @@ def _type_of(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) ->
     return wanted if shape[-1] % block_size == 0 else GGMLQuantizationType.F16
 
 
-def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_type: LlamaFileType) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, shape: ModelShape, name: str, file_type: LlamaFileType) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
     writer.add_size_label(gguf.size_label(*writer.get_total_parameter_count()))
@@ -128,7 +148,7 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Qwen3Shape, name: str, file_ty
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
-def add_shape(writer: gguf.GGUFWriter, shape: Qwen3Shape) -> None:
+def add_shape(writer: gguf.GGUFWriter, shape: ModelShape) -> None:
     """The keys that tell llama.cpp the model's sizes, in its converter's order."""
     writer.add_block_count(shape.block_count)
     writer.add_context_length(shape.context_length)
@@ -138,8 +158,12 @@ def add_shape(writer: gguf.GGUFWriter, shape: Qwen3Shape) -> None:
     writer.add_head_count_kv(shape.head_count_kv)
     writer.add_rope_freq_base(shape.rope_freq_base)
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
-    writer.add_key_length(shape.key_length)
-    writer.add_value_length(shape.key_length)
+    if shape.architecture.has_own_head_size:
+        writer.add_key_length(shape.key_length)
+        writer.add_value_length(shape.key_length)
+    if shape.architecture.says_rope_size:
+        writer.add_vocab_size(shape.vocab_size)
+        writer.add_rope_dimension_count(shape.key_length)
 
 
 def _append(file: BinaryIO, entries: list[Entry], label: str) -> None:

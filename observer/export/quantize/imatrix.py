@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 
 from observer.config import Config
@@ -119,7 +118,7 @@ def _load_body(merged: Path, device: str) -> tuple[Any, dict[str, str]]:
     body = AutoModel.from_pretrained(
         str(merged), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, shape.block_count)
+    known = shape.architecture.tensor_names(shape.block_count)
     names: dict[str, str] = {}
     for module, layer in body.named_modules():
         if isinstance(layer, torch.nn.Linear):

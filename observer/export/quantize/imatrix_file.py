@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from observer.errors import ObserverError, raise_all
-from observer.export.gguf.header import read_header
 from observer.files import atomic_path
+from observer.weights.gguf_header import read_header
 
 Sums = npt.NDArray[np.float32]
 _SUMS, _COUNT = ".in_sum2", ".counts"

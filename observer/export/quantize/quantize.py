@@ -27,10 +27,10 @@ import llama_cpp
 from observer.console.progress import show_progress
 from observer.engine.llama_model import usable_cores
 from observer.errors import ObserverError, raise_all
-from observer.export.gguf.header import GGUFHeader, read_header
 from observer.export.quantize.imatrix_file import Imatrix, read_imatrix
 from observer.files import atomic_path
 from observer.paths import python_path
+from observer.weights.gguf_header import GGUFHeader, read_header
 from observer.weights.gguf_types import (
     UNQUANTIZED,
     check_quantizations,

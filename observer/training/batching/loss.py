@@ -6,7 +6,7 @@ It is the same number however rows are batched, in training and in evaluation, o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -42,19 +42,14 @@ def hidden_states(model: PeftModel, batch: Batch) -> torch.Tensor:
     body = cast(torch.nn.Module, model.get_base_model().model)
     if is_shared:
         use_forest_attention(model.config)
+        unread = torch.empty(1, 1, 0, 0, device=model.device)  # a mask of four dimensions is passed on as it is
         return body(
             input_ids=batch["input_ids"], position_ids=batch["position_ids"], forest=batch["forest"],
-            attention_mask=_unread_mask(model), use_cache=False,
+            attention_mask=unread, use_cache=False,
         ).last_hidden_state[0]  # fmt: skip
     rows = pad(batch)
     run = unsloth_forward.over_rows if is_unsloth else _over_rows
     return run(model, rows.input_ids, rows.attention_mask).flatten(0, 1).index_select(0, rows.place)
-
-
-def _unread_mask(model: PeftModel) -> Any:
-    """What keeps a model's forward from making a mask: Qwen3 takes a dict of masks, Llama passes any 4-D tensor on."""
-    is_dict = model.config.model_type == "qwen3"
-    return {"full_attention": None} if is_dict else torch.empty(1, 1, 0, 0, device=model.device)
 
 
 def sharing_obstacle(model: PeftModel) -> str | None:

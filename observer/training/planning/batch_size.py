@@ -11,7 +11,7 @@ from observer.training.device import Runtime
 from observer.training.planning.cost import estimate_memory, training_work
 from observer.training.planning.memory import USABLE
 from observer.training.rows import Splits
-from observer.weights.checkpoint import Qwen3Shape
+from observer.weights.checkpoint import ModelShape
 
 LARGEST_BATCH = 64
 """Rows; beyond it a batch saves nothing more of the instruction's tokens."""
@@ -40,7 +40,7 @@ class Choice:
 
 
 def settle_memory(
-    config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, free_bytes: int | None
+    config: Config, runtime: Runtime, splits: Splits, shape: ModelShape, free_bytes: int | None
 ) -> tuple[Config, list[str]]:
     """The config with its `auto` settings decided, and the plan's lines about them.
 
@@ -104,7 +104,7 @@ def with_choice(config: Config, runtime: Runtime, batch_size: int, recompute: bo
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
 
-def weigh(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape) -> Choice:
+def weigh(config: Config, runtime: Runtime, splits: Splits, shape: ModelShape) -> Choice:
     work = training_work(config, splits.train, runtime.launch.n_processes)
     factor = RECOMPUTING if config.training.gradient_checkpointing is True else 1.0
     n_tokens = sum(batch.n_tokens + TOKENS_A_BATCH for batch in work)

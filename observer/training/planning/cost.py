@@ -13,7 +13,7 @@ from observer.training.batching.order import RowSampler
 from observer.training.device import Runtime
 from observer.training.planning.speed import Speed
 from observer.training.rows import Splits, TokenRow
-from observer.weights.checkpoint import Qwen3Shape
+from observer.weights.checkpoint import ModelShape
 from observer.weights.size import count_embedding, count_parameters, count_trainable
 
 BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -48,7 +48,7 @@ def evaluation_work(config: Config, rows: Sequence[TokenRow]) -> list[Work]:
     return _work(ordered, batch_size, config.lora.lora_dropout > 0)
 
 
-def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: Qwen3Shape) -> float:
+def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: ModelShape) -> float:
     """Peak bytes of training: weights, adapter with Adam, activations and logits of the largest batch, libraries."""
     width, n_processes = BYTES_PER_PARAMETER[runtime.dtype], runtime.launch.n_processes
     work = training_work(config, rows, n_processes)
@@ -68,14 +68,14 @@ def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], 
     return weights + adapter + n_tokens * kept + logits + RUNTIME_BYTES[runtime.device]
 
 
-def kept_activations(shape: Qwen3Shape) -> int:
+def kept_activations(shape: ModelShape) -> int:
     """Values that a block keeps of each token for the backward pass."""
     hidden, queries, keys = shape.embedding_length, shape.head_count * shape.key_length, shape.key_length
     return 6 * hidden + 4 * queries + 4 * shape.head_count_kv * keys + 4 * shape.feed_forward_length
 
 
 def estimate_seconds(
-    config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, steps: int, speed: Speed
+    config: Config, runtime: Runtime, splits: Splits, shape: ModelShape, steps: int, speed: Speed
 ) -> float:
     """Seconds of training with its evaluations; loading and export are not in it."""
     n_processes = runtime.launch.n_processes

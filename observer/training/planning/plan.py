@@ -13,7 +13,7 @@ from observer.training.device import Runtime
 from observer.training.planning.cost import estimate_memory, estimate_seconds, training_work
 from observer.training.planning.speed import measure_speed
 from observer.training.rows import Splits, TokenRow
-from observer.weights.checkpoint import Qwen3Shape
+from observer.weights.checkpoint import ModelShape
 from observer.weights.size import count_embedding, count_parameters, count_trainable
 
 GGUF_BITS = {
@@ -43,7 +43,7 @@ class Plan:
         return int(sum(size for name, size in self.artefact_bytes.items() if not (root / name).exists()))
 
 
-def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: Qwen3Shape, *, counted_with: str) -> Plan:
+def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: ModelShape, *, counted_with: str) -> Plan:
     """Work out steps, memory and disk. `counted_with` says where the token counts come from."""
     n_processes = runtime.launch.n_processes
     steps = count_steps(config, len(splits.train), n_processes)
@@ -117,7 +117,7 @@ def count_steps(config: Config, n_rows: int, n_processes: int = 1) -> int:
     return math.ceil(t.num_train_epochs * max(1, math.ceil(batches / t.gradient_accumulation_steps)))
 
 
-def artefact_sizes(config: Config, runtime: Runtime, shape: Qwen3Shape) -> dict[str, float]:
+def artefact_sizes(config: Config, runtime: Runtime, shape: ModelShape) -> dict[str, float]:
     """Estimated bytes of every file or folder a run leaves, by its name below the run's folder."""
     paths, total, embedding = config.paths, count_parameters(shape), count_embedding(shape)
     merged_width = 4.0 if runtime.dtype == "float32" else 2.0

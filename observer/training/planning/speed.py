@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from observer.config import Config
 from observer.training.device import Runtime
-from observer.weights.checkpoint import Qwen3Shape
+from observer.weights.checkpoint import ModelShape, config_values
 from observer.weights.size import projections
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Speed:
     scored_forward_s: float
 
 
-def measure_speed(config: Config, runtime: Runtime, shape: Qwen3Shape, n_tokens: int) -> Speed | None:
+def measure_speed(config: Config, runtime: Runtime, shape: ModelShape, n_tokens: int) -> Speed | None:
     """Time a block with its adapter on about as many tokens as a batch has, in the run's precision.
 
     None where the run's device is not here. Weights are random and 16- or 32-bit; leaves torch's random state alone.
@@ -53,7 +53,7 @@ def measure_speed(config: Config, runtime: Runtime, shape: Qwen3Shape, n_tokens:
     return Speed(block * per_token, block_forward * per_token, head * per_scored, head_forward * per_scored)
 
 
-def _affordable(runtime: Runtime, shape: Qwen3Shape, n_tokens: int) -> tuple[int, int]:
+def _affordable(runtime: Runtime, shape: ModelShape, n_tokens: int) -> tuple[int, int]:
     """Rows and their length: about `n_tokens` in all, fewer where a CPU would take long."""
     if runtime.device == "cpu":
         flops = 4 * sum(outputs * inputs for outputs, inputs in projections(shape).values())
@@ -63,22 +63,17 @@ def _affordable(runtime: Runtime, shape: Qwen3Shape, n_tokens: int) -> tuple[int
 
 
 def _block_run(
-    config: Config, runtime: Runtime, shape: Qwen3Shape, rows: tuple[int, int]
+    config: Config, runtime: Runtime, shape: ModelShape, rows: tuple[int, int]
 ) -> Callable[[], torch.Tensor]:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
-    from transformers import Qwen3Config, Qwen3Model
+    from transformers import AutoConfig, AutoModel
 
     from observer.training.model import lora_settings
 
     dtype = getattr(torch, runtime.dtype)
-    model = Qwen3Model(
-        Qwen3Config(
-            vocab_size=2, hidden_size=shape.embedding_length, intermediate_size=shape.feed_forward_length,
-            num_hidden_layers=1, num_attention_heads=shape.head_count, num_key_value_heads=shape.head_count_kv,
-            head_dim=shape.key_length,
-        )
-    )  # fmt: skip
+    one_block = config_values(replace(shape, block_count=1, vocab_size=8))
+    model = AutoModel.from_config(AutoConfig.for_model(shape.model_type, **one_block))
     model = model.to(device=runtime.device, dtype=dtype)  # type: ignore[call-arg, arg-type]
     inject_adapter_in_model(LoraConfig(**lora_settings(config)), model)  # type: ignore[arg-type]
     hidden = torch.randn(*rows, shape.embedding_length, device=runtime.device, dtype=dtype)
@@ -86,7 +81,7 @@ def _block_run(
     return lambda: model(inputs_embeds=hidden, use_cache=False).last_hidden_state.float().sum()
 
 
-def _head_run(runtime: Runtime, shape: Qwen3Shape) -> Callable[[], torch.Tensor]:
+def _head_run(runtime: Runtime, shape: ModelShape) -> Callable[[], torch.Tensor]:
     import torch
     from torch.nn import functional
 

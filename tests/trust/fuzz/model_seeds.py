@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from observer.paths import NANO_BASE, PROJECT_ROOT
-from observer.weights.checkpoint import Qwen3Shape, expected_shapes, read_shape
+from observer.weights.checkpoint import ModelShape, expected_shapes, read_shape
 from tests.trust.fuzz.files import scratch
 from tests.trust.fuzz.seeds import as_json, joined
 
@@ -50,7 +50,7 @@ def checkpoints() -> list[bytes]:
             joined(json.dumps(config), "index" + json.dumps(index), json.dumps(tensors))]  # fmt: skip
 
 
-def _shape(config: dict[str, Any]) -> Qwen3Shape:
+def _shape(config: dict[str, Any]) -> ModelShape:
     folder = scratch() / "seed-model"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_bytes(as_json(config))

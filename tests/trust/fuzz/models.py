@@ -14,11 +14,11 @@ from typing import Any
 import gguf
 
 from observer.engine.llama_model import check_is_gguf
-from observer.export.gguf.header import read_header
 from observer.export.gguf.vocabulary import add_vocabulary
 from observer.export.quantize.imatrix_file import read_fingerprint, read_imatrix
 from observer.weights.base import check_base
 from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.gguf_header import read_header
 from observer.weights.size import count_parameters
 from tests.trust.fuzz.files import scratch
 from tests.trust.fuzz.texts import accepted

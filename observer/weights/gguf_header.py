@@ -33,14 +33,16 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """`metadata` holds every key; the other two map a tensor's name to its type, such as `Q4_K`, and its shape.
+    """`metadata` holds every key; the others map a tensor's name to its type, such as `Q4_K`, its shape and its place.
 
-    Shapes are the checkpoint's, (rows, columns): a file holds them the other way round.
+    Shapes are the checkpoint's, (rows, columns): a file holds them the other way round. Places are bytes from the start
+    of the file.
     """
 
     metadata: dict[str, Any]
     tensor_types: dict[str, str]
     tensor_shapes: dict[str, tuple[int, ...]]
+    tensor_places: dict[str, int]
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -66,14 +68,18 @@ def _read(data: mmap.mmap) -> GGUFHeader:
     for _ in range(key_count):
         key = cursor.text()
         metadata[key] = cursor.value(cursor.take("<I"))
-    types, shapes = {}, {}
+    types, shapes, offsets = {}, {}, {}
     for _ in range(tensor_count):
         name = cursor.text()
         sizes = [cursor.take("<Q") for _ in range(cursor.take("<I"))]
         shapes[name] = tuple(reversed(sizes))
         types[name] = gguf.GGMLQuantizationType(cursor.take("<I")).name
-        cursor.skip(8)  # its place in the file
-    return GGUFHeader(metadata, types, shapes)
+        offsets[name] = cursor.take("<Q")
+    alignment = metadata.get(gguf.Keys.General.ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1:
+        raise ValueError(f"general.alignment is {str(alignment)[:40]}")
+    start = -(-cursor.position // alignment) * alignment
+    return GGUFHeader(metadata, types, shapes, {name: start + offset for name, offset in offsets.items()})
 
 
 class _Cursor:
