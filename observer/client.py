@@ -4,8 +4,7 @@
         seen = observer.observe(("I'm at Bosch now", "Congratulations!"))
 
 Answers do not depend on which form is called, nor on the turns beside them beyond the rounding of the engine's
-floating-point sums; of a small q8_0 model not even on that (`observer/engine/batch_layout.py`). An Observer may be
-shared by threads and by event loops.
+floating-point sums. An Observer may be shared by threads and by event loops.
 """
 
 from __future__ import annotations

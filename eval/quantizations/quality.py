@@ -125,9 +125,8 @@ def measure_quality(
 
 def check_same_vocabulary(reference: Path, model: Path) -> None:
     """Raise ObserverError unless the same ids mean the same text in both."""
-    from observer.weights.gguf_header import read_header
-
     from observer.engine.llama_model import n_common
+    from observer.weights.gguf_header import read_header
 
     key = "tokenizer.ggml.tokens"
     base, other = (read_header(path).metadata.get(key, []) for path in (reference, model))

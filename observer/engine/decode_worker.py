@@ -1,17 +1,16 @@
-"""One thread's way through rows: its contexts over the shared weights, with each task's instruction in their caches.
+"""The context that rows are decoded in, with each task's instruction in its cache.
 
-Every prompt of a task begins with the same instruction: it is decoded once and shared by the sequences of a context.
+Every prompt of a task begins with the same instruction: it is decoded once and shared by the sequences of the context.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 
-from observer.engine.batch_layout import Layout
 from observer.engine.generation import EXPECTED_ANSWER, Generation, Prompt, Row, damaged, log_sum_exp
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext
@@ -24,75 +23,57 @@ from observer.schema import Label
 _INSTRUCTION = {task: number for number, task in enumerate(Task)}
 """The sequence that holds a task's instruction; those of rows follow."""
 _FIRST_ROW = len(_INSTRUCTION)
-_CELLS_STEP, _OWN_CELLS_STEP = 1024, 256
-"""A cache grows by so many cells, since opening it anew decodes the instructions again."""
+_CELLS_STEP = 1024
+"""The cache grows by so many cells, since opening it anew decodes the instructions again."""
 
 Instructions = Mapping[Task, Sequence[int]]
 """The tokens with which every prompt of a task begins."""
 
 
-class Lane:
-    """Grades and writes a batch of rows at a time. Nothing of it may be used by two threads at once."""
+class DecodeWorker:
+    """Grades and writes `n_seq` rows at a time, on `n_threads`."""
 
     def __init__(
         self,
         model: LlamaModel,
-        layout: Layout,
         instructions: Instructions,
         label_tokens: Mapping[Label, Sequence[int]],
+        *,
+        n_seq: int,
+        n_threads: int,
     ) -> None:
-        self._model, self._layout = model, layout
-        self._label_tokens = label_tokens
-        n_graded = layout.n_graded * len(Label)
-        self._grading = self._writing = _Instructed(model, layout, instructions, n_graded, is_unified=True)
-        if layout.has_own_cells:  # which a row that is graded cannot have: its labels share the cells of its prompt
-            self._writing = _Instructed(model, layout, instructions, layout.n_seq, is_unified=False)
+        self._model, self._label_tokens, self._n_seq = model, label_tokens, n_seq
+        self.context = _Instructed(model, instructions, n_seq * len(Label), n_threads)
 
     def close(self) -> None:
-        self._grading.close()
-        self._writing.close()
+        self.context.close()
 
-    def grade(
-        self, waiting: deque[list[Prompt]], n_cells: int, *, is_alone: bool
-    ) -> Generator[list[tuple[int, Grade]]]:
-        """Yield the grades of one batch after the other, with the rows' indices; `n_cells` hold the largest."""
-        context = self._grading.ready(Task.GRADE, n_cells)
-        context.use_threads(*self._n_threads(is_alone))
-        while prompts := _next(waiting):
-            yield list(zip((p.index for p in prompts), self._grade_batch(context, prompts), strict=True))
+    def grade(self, prompts: Sequence[Prompt]) -> Generator[list[tuple[int, Grade]]]:
+        """Yield the grades of one batch after the other, with the rows' indices."""
+        n_labels = sum(map(len, self._label_tokens.values()))
+        own = sorted((prompt.n_own + n_labels for prompt in prompts), reverse=True)
+        context = self.context.ready(Task.GRADE, sum(own[: self._n_seq]))
+        for start in range(0, len(prompts), self._n_seq):
+            batch = prompts[start : start + self._n_seq]
+            yield list(zip((prompt.index for prompt in batch), self._grade_batch(context, batch), strict=True))
 
     def write(
-        self,
-        task: Task,
-        waiting: deque[Row],
-        n_cells: int,
-        n_at_once: int,
-        *,
-        grammar: Grammar | None,
-        logprobs: bool,
-        is_alone: bool,
+        self, task: Task, rows: Sequence[Row], *, grammar: Grammar | None, logprobs: bool
     ) -> Generator[list[Row]]:
-        """Yield the rows that end, step by step; `n_cells` as `n_cells_to_write` counts them."""
-        context = self._writing.ready(task, n_cells)
-        context.use_threads(*self._n_threads(is_alone))
+        """Yield the rows that end, step by step. The cells are enough for the longest, or for many usual ones."""
+        own = sorted((row.prompt.n_own + min(row.room, EXPECTED_ANSWER) for row in rows), reverse=True)
+        longest = max((row.prompt.n_own + row.room for row in rows), default=0)
+        context = self.context.ready(task, max(sum(own[: self._n_seq]), longest))
         generation = Generation(
             self._model,
             context,
-            waiting,
+            deque(rows),
             instruction=_INSTRUCTION[task],
-            sequences=range(_FIRST_ROW, _FIRST_ROW + n_at_once),
-            n_cells=None if self._layout.has_own_cells else self._writing.n_cells,
+            sequences=range(_FIRST_ROW, _FIRST_ROW + self._n_seq),
+            n_cells=self.context.n_cells,
             wants_logprobs=logprobs,
         )
         yield from generation.run(grammar)
-
-    def _n_threads(self, is_alone: bool) -> tuple[int, int]:
-        """For passes of a token, and of several. The sums of none of them depend on these numbers.
-
-        (llama.cpp's flash attention cuts a single token's sum into as many parts as threads: it keeps to the lane's.)
-        """
-        n_threads = self._layout.n_threads
-        return n_threads, n_threads * (self._layout.n_lanes if is_alone else 1)
 
     def _grade_batch(self, context: LlamaContext, prompts: Sequence[Prompt]) -> list[Grade]:
         """Decode each prompt once, with its labels as branches of it, all in one batch."""
@@ -125,18 +106,8 @@ class Lane:
 class _Instructed:
     """A context that is opened when it is first needed, and anew when it must be larger."""
 
-    def __init__(
-        self,
-        model: LlamaModel,
-        layout: Layout,
-        instructions: Instructions,
-        n_rows: int,
-        *,
-        is_unified: bool,
-    ) -> None:
-        self._model, self._layout, self._instructions = model, layout, instructions
-        self._is_unified = is_unified
-        self._flash_attn = not (layout.has_own_cells and is_unified)  # nobody's cells are left out for a lone row
+    def __init__(self, model: LlamaModel, instructions: Instructions, n_rows: int, n_threads: int) -> None:
+        self._model, self._instructions, self._n_threads = model, instructions, n_threads
         self._rows = range(_FIRST_ROW, _FIRST_ROW + n_rows)
         self._context: LlamaContext | None = None
         self._instructed: set[Task] = set()
@@ -150,7 +121,7 @@ class _Instructed:
     def ready(self, task: Task, n_cells: int) -> LlamaContext:
         """The context with the task's instruction in its cache and nothing of an earlier call.
 
-        It has at least `n_cells`: for all rows together, beside the instructions, or for each where it has its own.
+        It has at least `n_cells` for all rows together, beside the instructions.
         """
         context = self._context
         if context is None or n_cells > self.n_cells:
@@ -166,42 +137,13 @@ class _Instructed:
 
     def _open(self, n_cells: int) -> LlamaContext:
         self.close()
-        n_instructions = sum(map(len, self._instructions.values())) if self._is_unified else 0
-        step = _CELLS_STEP if self._is_unified else _OWN_CELLS_STEP
-        n_ctx = -(-(n_cells + n_instructions) // step) * step
+        n_instructions = sum(map(len, self._instructions.values()))
+        n_ctx = -(-(n_cells + n_instructions) // _CELLS_STEP) * _CELLS_STEP
         self._context = LlamaContext(
-            self._model,
-            n_ctx=n_ctx if self._is_unified else n_ctx * self._rows.stop,
-            n_seq_max=self._rows.stop,
-            n_threads=self._layout.n_threads,
-            flash_attn=self._flash_attn,
-            is_unified=self._is_unified,
+            self._model, n_ctx=n_ctx, n_seq_max=self._rows.stop, n_threads=self._n_threads, flash_attn=True
         )
         self.n_cells = n_ctx - n_instructions
         return self._context
-
-
-def n_cells_to_grade(prompts: Iterable[Prompt], n_at_once: int, n_labels: int) -> int:
-    """For the largest batch: `n_labels` are the tokens of all labels together."""
-    own = sorted((prompt.n_own for prompt in prompts), reverse=True)[:n_at_once]
-    return sum(own) + len(own) * n_labels
-
-
-def n_cells_to_write(rows: Sequence[Row], layout: Layout) -> int:
-    """For the longest row; where rows share them, for as many as go together with answers of the expected length."""
-    if layout.has_own_cells:
-        return max((len(row.prompt.tokens) + row.room for row in rows), default=0)
-    own = sorted((row.prompt.n_own + min(row.room, EXPECTED_ANSWER) for row in rows), reverse=True)
-    longest = max((row.prompt.n_own + row.room for row in rows), default=0)
-    return max(sum(own[: layout.n_seq]), longest)
-
-
-def _next(waiting: deque[list[Prompt]]) -> list[Prompt] | None:
-    """None when all are taken; another thread may take the last."""
-    try:
-        return waiting.popleft()
-    except IndexError:
-        return None
 
 
 def _to_grade(scores: np.ndarray) -> Grade:

@@ -1,32 +1,32 @@
 """Batched inference on one GGUF: grade exchanges by the labels' probabilities, extract under the grammar.
 
-Rows are spread over lanes, threads with a context each, and answered many at a time in each; how many of both is
-`batch_layout`'s. All is greedy; the same rows in the same order on the same machine give the same answers.
+Many rows are answered at once in one cache, which is as large as what is in it and holds the instruction once. All is
+greedy; the same rows in the same order on the same machine give the same answers.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from observer.engine.batch_layout import Layout, choose_layout
-from observer.engine.decode_worker import Lane, n_cells_to_grade, n_cells_to_write
+from observer.engine.decode_worker import DecodeWorker
 from observer.engine.generation import Prompt, Row, completion_of
 from observer.engine.grammar import Grammar
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
-from observer.engine.threads import run_side_by_side
 from observer.errors import ObserverError, RowsError
 from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
+MAX_SEQUENCES = 256
+"""llama.cpp's own limit in one context. A row that is graded takes one for every label, beside the instructions'."""
+
 
 class Engine:
     """One GGUF ready to answer.
 
-    `n_seq` rows are answered at once, on `n_threads` cores; `layout` says how in place of both.
+    `n_seq` rows are answered at once, on `n_threads` cores (all of them unless given).
     Raises ObserverError when `path` is missing, cannot be loaded, or holds no model that can answer our prompts.
     """
 
@@ -39,21 +39,23 @@ class Engine:
         n_threads: int | None = None,
         max_new_tokens: int = 512,
         examples: Examples = NO_EXAMPLES,
-        layout: Layout | None = None,
     ) -> None:
         self.model = LlamaModel(path)
         self.name = path.stem
         _check_can_answer(self.model)
         self.n_ctx_per_row = min(n_ctx_per_row, self.model.n_ctx_train)
-        self.layout = layout or choose_layout(self.model.size_bytes, n_threads or usable_cores(), n_seq)
-        self.n_threads = self.layout.n_lanes * self.layout.n_threads
+        self.n_threads = n_threads or usable_cores()
         self.max_new_tokens = max_new_tokens
         self._examples = examples
         self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
         self._instructions = {task: self._instruction_tokens(task) for task in Task}
-        self._lanes = [
-            Lane(self.model, self.layout, self._instructions, self._label_tokens) for _ in range(self.layout.n_lanes)
-        ]
+        self._worker = DecodeWorker(
+            self.model,
+            self._instructions,
+            self._label_tokens,
+            n_seq=max(1, min(n_seq, MAX_SEQUENCES // len(Label) - 1)),
+            n_threads=self.n_threads,
+        )
         self._grammar: Grammar | None = None
 
     def __enter__(self) -> Self:
@@ -64,7 +66,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
-        for part in (self._grammar, *self._lanes, self.model):
+        for part in (self._grammar, self._worker, self.model):
             if part is not None:
                 part.close()
         self._grammar = None
@@ -76,18 +78,10 @@ class Engine:
         """
         longest = max(len(tokens) for tokens in self._label_tokens.values())
         prompts = self._prompts(Task.GRADE, exchanges, longest)
-        n_at_once = self._n_at_once(len(prompts), self.layout.n_graded)
-        n_cells = n_cells_to_grade(prompts, n_at_once, sum(map(len, self._label_tokens.values())))
-        order = sorted(prompts, key=_longest_first)
-        waiting = deque(order[start : start + n_at_once] for start in range(0, len(order), n_at_once))
         grades: dict[int, Grade] = {}
-
-        def receive(found: list[tuple[int, Grade]]) -> None:
+        for found in self._worker.grade(sorted(prompts, key=_longest_first)):
             grades.update(found)
             progress(len(grades), len(prompts))
-
-        lanes = self._lanes[: len(waiting)]
-        run_side_by_side([lane.grade(waiting, n_cells, is_alone=len(lanes) == 1) for lane in lanes], receive)
         return [grades[index] for index in range(len(prompts))]
 
     def extract(
@@ -119,43 +113,16 @@ class Engine:
         prompts = self._prompts(task, exchanges, 1)
         rows = [Row(prompt, min(budget, self.n_ctx_per_row - len(prompt.tokens))) for prompt in prompts]
         order = sorted(rows, key=lambda row: _longest_first(row.prompt))
-        n_at_once = self._n_at_once(len(rows), self.layout.n_seq)
-        n_cells = n_cells_to_write(rows, self.layout)
         n_done = 0
-
-        def receive(ended: list[Row]) -> None:
-            nonlocal n_done
-            for _ in ended:
-                n_done += 1
-                progress(n_done, len(rows))
-
-        lanes = self._lanes[: len(rows)]
-        # Dealt out beforehand: with some kernels a row's last bits hang on its company, and that on the lanes' pace.
-        shares = [deque(order[number :: len(lanes)]) for number in range(len(lanes))]
         try:
-            run_side_by_side(
-                [
-                    lane.write(
-                        task,
-                        share,
-                        n_cells,
-                        n_at_once,
-                        grammar=grammar,
-                        logprobs=logprobs,
-                        is_alone=len(lanes) == 1,
-                    )
-                    for lane, share in zip(lanes, shares, strict=True)
-                ],
-                receive,
-            )
+            for ended in self._worker.write(task, order, grammar=grammar, logprobs=logprobs):
+                for _ in ended:
+                    n_done += 1
+                    progress(n_done, len(rows))
         finally:
             for row in rows:
                 row.close()
         return [completion_of(row, self.model, logprobs) for row in rows]
-
-    def _n_at_once(self, n_rows: int, n_most: int) -> int:
-        """Rows that a lane takes at a time: no more than its share, so that all lanes have work."""
-        return max(1, min(n_most, -(-n_rows // self.layout.n_lanes)))
 
     def _prompts(self, task: Task, exchanges: Sequence[str], n_new: int) -> list[Prompt]:
         prompts = [self._tokenize_prompt(task, exchange) for exchange in exchanges]

@@ -5,7 +5,6 @@ Which prompts, and in which context, is `engine`'s.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,15 +63,12 @@ class Row:
             self.grammar.close()
 
 
-_Call = tuple[dict[int, Row], list[BatchToken]]
-"""The tokens of one call, and whose next token follows from the logits at which place."""
+_Batch = tuple[dict[int, Row], list[BatchToken]]
+"""Whose next token follows from the logits at which place of a batch, and its tokens."""
 
 
 class Generation:
-    """A lane's part of one call's rows, taken from `waiting` as sequences and cells are free.
-
-    `n_cells` are those that the rows share; None: each has its own.
-    """
+    """The rows of one call, taken from `waiting` as sequences and the `n_cells` that they share are free."""
 
     def __init__(
         self,
@@ -82,50 +78,42 @@ class Generation:
         *,
         instruction: int,
         sequences: Iterable[int],
-        n_cells: int | None,
+        n_cells: int,
         wants_logprobs: bool,
     ) -> None:
         self._model, self._context = model, context
         self._waiting = waiting
         self._instruction = instruction
         self._free = deque(sequences)
-        self._has_own_cells = n_cells is None
-        self._n_cells = math.inf if n_cells is None else n_cells
+        self._n_cells = n_cells
         self._wants_logprobs = wants_logprobs
         self._active: list[Row] = []
 
     def run(self, grammar: Grammar | None) -> Generator[list[Row]]:
         """Yield, step by step, the rows whose answers ended with it."""
-        while calls := self._next_calls(grammar):
+        while batch := self._next_batch(grammar):
+            rows, tokens = batch
             ended: list[Row] = []
-            for rows, tokens in calls:
-                for places, logits in self._context.decode_together(tokens):
-                    ended += self._advance([rows[place] for place in places], logits)
+            for places, logits in self._context.decode_together(tokens):
+                ended += self._advance([rows[place] for place in places], logits)
             for row in ended:
                 self._release(row)
                 row.close()
             yield ended
 
-    def _next_calls(self, grammar: Grammar | None) -> list[_Call]:
-        """The next token of every active row, and the prompts of those that start: with cells of their own, apart."""
+    def _next_batch(self, grammar: Grammar | None) -> _Batch | None:
+        """The next token of every active row, and the prompts of those that start; None when all rows have ended."""
         while len(self._active) > 1 and self._n_used + len(self._active) > self._n_cells:
             self._suspend(self._active[-1])
-        steps = [(row, [self._last_token(row)]) for row in sorted(self._active, key=lambda row: row.sequence or 0)]
-        starts: list[tuple[Row, list[BatchToken]]] = []
-        n_taken = self._n_used + len(steps)
-        while self._free and (row := self._next_row(n_taken)):
+        parts = [(row, [self._last_token(row)]) for row in sorted(self._active, key=lambda row: row.sequence or 0)]
+        n_taken = self._n_used + len(parts)
+        while self._free and self._waiting and self._fits(self._waiting[0], n_taken):
+            row = self._waiting.popleft()
             n_taken += row.n_own
             if grammar and row.grammar is None:
                 row.grammar = grammar.start()
-            starts.append((row, self._start(row)))
-        parts = [steps, *([start] for start in starts)] if self._has_own_cells else [[*steps, *starts]]
-        return [_call(part) for part in parts if part]
-
-    def _next_row(self, n_taken: int) -> Row | None:
-        """The row whose turn it is to start, if it fits."""
-        if self._waiting and self._fits(self._waiting[0], n_taken):
-            return self._waiting.popleft()
-        return None
+            parts.append((row, self._start(row)))
+        return _joined(parts) if parts else None
 
     @property
     def _n_used(self) -> int:
@@ -180,7 +168,7 @@ class Generation:
         return ended
 
 
-def _call(parts: Sequence[tuple[Row, list[BatchToken]]]) -> _Call:
+def _joined(parts: Sequence[tuple[Row, list[BatchToken]]]) -> _Batch:
     rows: dict[int, Row] = {}
     batch: list[BatchToken] = []
     for row, tokens in parts:

@@ -32,11 +32,7 @@ class BatchToken(NamedTuple):
 
 
 class LlamaContext:
-    """A KV cache of `n_ctx` cells for up to `n_seq_max` sequences.
-
-    `is_unified`: all sequences share the cells. Otherwise each has `n_ctx / n_seq_max` of its own, a multiple of 256,
-    in the order of its tokens; then no token may be of two sequences, and those of one call are decoded together when
-    they come in the order of consecutive sequences.
+    """A KV cache of `n_ctx` cells that up to `n_seq_max` sequences share.
 
     `flash_attn` leaves the cells of other sequences out instead of masking what was computed from them, which makes
     many sequences faster; on a CPU it adds the values up in float16 in passes of fewer than 64 tokens.
@@ -50,14 +46,13 @@ class LlamaContext:
         n_seq_max: int,
         n_threads: int,
         flash_attn: bool = False,
-        is_unified: bool = True,
     ) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = _BATCH_TOKENS
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        params.kv_unified = is_unified
+        params.kv_unified = True
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
@@ -66,15 +61,10 @@ class LlamaContext:
         if not self.handle:
             raise ObserverError(f"{model.path}: no memory for a context of {n_ctx:,} tokens; use fewer sequences")
         self.n_ctx = n_ctx
-        self._is_unified = is_unified
         self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)
         self._batch = _Batch(n_seq_max)
         self._shared: dict[int, tuple[int, int]] = {}  # sequence -> whose first tokens it holds, and how many
-
-    def use_threads(self, n_single: int, n_several: int) -> None:
-        """From now on: for passes of a single token, and of several."""
-        llama_cpp.llama_set_n_threads(self.handle, n_single, n_several)
 
     def close(self) -> None:
         if self.handle:
@@ -106,8 +96,7 @@ class LlamaContext:
         held, n_held = self._shared.get(target, (source, 0))
         if held != source or n_held < n_tokens:
             self.clear(target)
-            end = n_tokens if self._is_unified else -1  # from cells of its own llama.cpp copies all or nothing
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, n_tokens)
         llama_cpp.llama_memory_seq_rm(self._memory, target, n_tokens, -1)
         self._shared[target] = (source, n_tokens)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from observer.engine.batch_layout import Layout, choose_layout
 from observer.engine.engine import Engine
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext
@@ -25,8 +22,7 @@ EXCHANGES = [
     for n, place in enumerate(PLACES * 4)
 ]
 SHORT = 24
-ONE_POOL = Layout(1, 1, 8, has_own_cells=False)
-TWO_LANES = Layout(2, 1, 3, has_own_cells=True)
+N_SEQ = 8
 
 
 @pytest.fixture(scope="module")
@@ -34,67 +30,14 @@ def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
 
 
-@pytest.fixture(scope="module", params=[ONE_POOL, TWO_LANES], ids=["pool", "lanes"])
-def engine(tiny_gguf: Path, request: pytest.FixtureRequest):
-    with Engine(tiny_gguf, layout=request.param, max_new_tokens=SHORT) as engine:
-        yield engine
-
-
 @pytest.fixture(scope="module")
-def lanes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Two lanes over q8_0 weights, whose kernels give a token the same sums alone and among others."""
-    path = write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-q8_0.gguf", "q8_0", name="tiny")
-    with Engine(path, layout=TWO_LANES, max_new_tokens=SHORT) as engine:
+def engine(tiny_gguf: Path):
+    with Engine(tiny_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=SHORT) as engine:
         yield engine
-
-
-def test_what_rows_of_a_small_q8_0_model_get_side_by_side_equals_what_each_gets_alone_to_the_last_bit(
-    lanes: Engine,
-) -> None:
-    odd = ["\n\n  hello", "", "USER: a", render_exchange("and then " * 60 + "I moved to Oslo", "")]
-    exchanges = [*EXCHANGES, *odd]
-    assert lanes.grade(exchanges) == [grade for text in exchanges for grade in lanes.grade([text])]
-    together = lanes.extract(exchanges, logprobs=True)
-    assert together == [answer for text in exchanges for answer in lanes.extract([text], logprobs=True)]
-
-
-def test_two_runs_give_the_same_whatever_the_pace_of_the_lanes(tiny_gguf: Path) -> None:
-    """With kernels that sum up otherwise for one token than for several, the company of a row shows in its answer."""
-    pause, is_over = threading.Event(), threading.Event()
-
-    def disturb() -> None:
-        pace = random.Random(1)
-        while not is_over.is_set():
-            pause.wait(pace.random() / 100)
-            sum(range(pace.randrange(200_000)))
-
-    with Engine(tiny_gguf, layout=TWO_LANES, max_new_tokens=SHORT) as engine:
-        first = engine.extract(EXCHANGES, logprobs=True)
-        thread = threading.Thread(target=disturb)
-        thread.start()
-        try:
-            assert [engine.extract(EXCHANGES, logprobs=True) == first for _ in range(6)] == [True] * 6
-        finally:
-            is_over.set()
-            thread.join()
-
-
-def test_lanes_tell_progress_row_by_row_in_the_callers_thread(lanes: Engine) -> None:
-    for ask in (lanes.grade, lanes.extract):
-        seen: list[tuple[int, int, int]] = []
-        ask(EXCHANGES, progress=lambda *counts: seen.append((*counts, threading.get_ident())))  # noqa: B023
-        assert seen == [(n, len(EXCHANGES), threading.get_ident()) for n in range(1, len(EXCHANGES) + 1)]
-
-
-def test_a_small_model_gets_a_lane_on_every_core_and_a_large_one_all_cores_for_one() -> None:
-    small, large = 4 << 20, 400 << 20
-    assert choose_layout(small, n_threads=4, n_seq=16) == Layout(4, 1, 4, has_own_cells=True)
-    assert choose_layout(small, n_threads=1, n_seq=16) == Layout(1, 1, 8, has_own_cells=True)
-    assert choose_layout(large, n_threads=4, n_seq=16) == Layout(1, 4, 16, has_own_cells=False)
 
 
 def test_batched_answers_equal_those_given_one_by_one(engine: Engine, tiny_gguf: Path) -> None:
-    with Engine(tiny_gguf, layout=Layout(1, 1, 1, engine.layout.has_own_cells), max_new_tokens=SHORT) as alone:
+    with Engine(tiny_gguf, n_seq=1, n_threads=1, max_new_tokens=SHORT) as alone:
         assert engine.generate(Task.GRADE, EXCHANGES) == alone.generate(Task.GRADE, EXCHANGES)
         assert engine.extract(EXCHANGES) == alone.extract(EXCHANGES)
         for batched, single in zip(engine.grade(EXCHANGES), alone.grade(EXCHANGES), strict=True):
@@ -208,11 +151,11 @@ def test_an_interrupted_call_leaves_nothing_behind(engine: Engine) -> None:
 def test_rows_that_outgrow_the_cache_wait_and_are_answered_all_the_same(tiny_gguf: Path) -> None:
     """Eight answers of 300 tokens do not fit at once into what rows are expected to need; one alone does."""
     exchanges, n_new = EXCHANGES[:8], 300
-    with Engine(tiny_gguf, layout=ONE_POOL, max_new_tokens=n_new) as together:
+    with Engine(tiny_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=n_new) as together:
         answers = together.generate(Task.EXTRACT, exchanges)
-        n_cells = together._lanes[0]._writing.n_cells
+        n_cells = together._worker.context.n_cells
         n_together = together.model.n_decoded
-    with Engine(tiny_gguf, layout=Layout(1, 1, 1, has_own_cells=False), max_new_tokens=n_new) as alone:
+    with Engine(tiny_gguf, n_seq=1, n_threads=1, max_new_tokens=n_new) as alone:
         assert answers == alone.generate(Task.EXTRACT, exchanges)
         n_alone = alone.model.n_decoded
     assert all(answer.n_tokens == n_new and answer.truncated for answer in answers)
@@ -228,7 +171,7 @@ def test_log_probabilities_are_those_of_the_model_before_the_grammar(engine: Eng
     assert (scored.text, scored.tokens) == (plain.text, plain.tokens)
     prompt = render_prompt(Task.EXTRACT, EXCHANGES[0])
     expected = _log_probabilities(engine, engine.model.tokenize(prompt), scored.tokens)
-    assert list(scored.logprobs) == pytest.approx(expected, abs=1e-3)
+    assert list(scored.logprobs) == pytest.approx(expected, abs=5e-3)  # flash attention adds up in float16
 
 
 def test_examples_are_part_of_the_instruction_that_rows_share(tiny_gguf: Path, engine: Engine) -> None:
@@ -295,12 +238,11 @@ def test_an_architecture_that_llama_cpp_does_not_know_is_one_clear_line(tiny_ggu
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("layout", [ONE_POOL, TWO_LANES], ids=["pool", "lanes"])
-def test_damaged_weights_are_one_clear_line_and_not_an_answer(tiny_gguf: Path, tmp_path: Path, layout: Layout) -> None:
+def test_damaged_weights_are_one_clear_line_and_not_an_answer(tiny_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.gguf"
     content = tiny_gguf.read_bytes()
     path.write_bytes(content[:-4096] + b"\xff" * 4096)  # NaN in float16
-    with Engine(path, layout=layout) as engine:
+    with Engine(path, n_threads=1) as engine:
         for ask in (engine.grade, engine.extract):
             with pytest.raises(ObserverError, match=r"damaged\.gguf: its logits are not finite"):
                 ask(EXCHANGES[:5])
