@@ -18,28 +18,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from observer.backends.base import AsyncBackend
+from observer.backends.base import Answers, AsyncBackend, ReadingBackend, ask
 from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
 from observer.observation import Asked, Completion, Exchange, Grade, GradeResult, Observation, Progress, no_progress
-from observer.prompts import Task
 from observer.schema import Label
 from observer.turns.accept import ContextLike, TurnLike, to_exchange
 from observer.turns.after_model import observation
 from observer.turns.before_model import Prepared, prepare
 
-_Answers = list[Grade] | list[Completion] | RowsError
+_Answers = Answers | RowsError
 _Result = TypeVar("_Result")
-_ALL, _GRADE, _EXTRACT = (Task.GRADE, Task.EXTRACT), (Task.GRADE,), (Task.EXTRACT,)
-_ASKED: dict[tuple[Task, ...], Asked] = {_ALL: "observe", _GRADE: "grade", _EXTRACT: "extract"}
 
 
 @dataclass(frozen=True)
 class _Question:
     """What the model is to be asked next."""
 
-    task: Task
+    asked: Asked
     prompts: list[str]
     progress: Progress
 
@@ -64,6 +61,7 @@ class Observer:
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self._backend = open_backend(model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens)
+        self._reads_once = isinstance(self._backend, ReadingBackend)
         self._lock = threading.Lock()
         is_concurrent = isinstance(self._backend, AsyncBackend)
         self._shared = None if is_concurrent else SharedBackend(self._backend, self._lock, self._check_open)
@@ -92,57 +90,57 @@ class Observer:
 
     def grade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
         """How much the turn is worth remembering."""
-        return _grade_of(_single(self._run(_GRADE, [to_exchange(turn, context, at)])))
+        return _grade_of(_single(self._run("grade", [to_exchange(turn, context, at)])))
 
     def extract(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
         """Entities and relationships, whatever the turn is worth."""
-        return _single(self._run(_EXTRACT, [to_exchange(turn, context, at)]))
+        return _single(self._run("extract", [to_exchange(turn, context, at)]))
 
     def observe(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
         """Grade, then extract unless DISCARD."""
-        return _single(self._run(_ALL, [to_exchange(turn, context, at)]))
+        return _single(self._run("observe", [to_exchange(turn, context, at)]))
 
     def grade_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """Observations with a grade alone, in the turns' order. A turn that can have no answer has a `fault`."""
-        return self._run(_GRADE, turns, progress)[0]
+        return self._run("grade", turns, progress)[0]
 
     def extract_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """`extract` for many at once, on all cores; order and faults as in `grade_many`."""
-        return self._run(_EXTRACT, turns, progress)[0]
+        return self._run("extract", turns, progress)[0]
 
     def observe_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """`observe` for many at once, on all cores; order and faults as in `grade_many`."""
-        return self._run(_ALL, turns, progress)[0]
+        return self._run("observe", turns, progress)[0]
 
     async def agrade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
         """`grade`, awaited: a server is asked natively, a model in this process is asked in a thread."""
-        return _grade_of(_single(await self._arun(_GRADE, [to_exchange(turn, context, at)])))
+        return _grade_of(_single(await self._arun("grade", [to_exchange(turn, context, at)])))
 
     async def aextract(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
         """`extract`, awaited."""
-        return _single(await self._arun(_EXTRACT, [to_exchange(turn, context, at)]))
+        return _single(await self._arun("extract", [to_exchange(turn, context, at)]))
 
     async def aobserve(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
         """`observe`, awaited."""
-        return _single(await self._arun(_ALL, [to_exchange(turn, context, at)]))
+        return _single(await self._arun("observe", [to_exchange(turn, context, at)]))
 
     async def agrade_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """`grade_many`, awaited. `progress` is called in another thread, here and below."""
-        return (await self._arun(_GRADE, turns, progress))[0]
+        return (await self._arun("grade", turns, progress))[0]
 
     async def aextract_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """`extract_many`, awaited."""
-        return (await self._arun(_EXTRACT, turns, progress))[0]
+        return (await self._arun("extract", turns, progress))[0]
 
     async def aobserve_many(self, turns: Iterable[TurnLike], progress: Progress = no_progress) -> list[Observation]:
         """`observe_many`, awaited."""
-        return (await self._arun(_ALL, turns, progress))[0]
+        return (await self._arun("observe", turns, progress))[0]
 
     def _run(
-        self, tasks: Sequence[Task], turns: Iterable[TurnLike], progress: Progress = no_progress
+        self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
     ) -> tuple[list[Observation], dict[int, str]]:
         """Drive `_observations` with answers of the backend."""
-        asking = _observations(self.name, tasks, list(turns), progress)
+        asking = _observations(self.name, asked, list(turns), progress, reads_once=self._reads_once)
         answers: _Answers | None = None
         while True:
             try:
@@ -155,12 +153,12 @@ class Observer:
                 answers = error
 
     async def _arun(
-        self, tasks: Sequence[Task], turns: Iterable[TurnLike], progress: Progress = no_progress
+        self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
     ) -> tuple[list[Observation], dict[int, str]]:
         if self._shared:
             self._check_open()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, tasks, turns, progress)
-        asking = _observations(self.name, tasks, list(turns), progress)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, asked, turns, progress)
+        asking = _observations(self.name, asked, list(turns), progress, reads_once=self._reads_once)
         answers: _Answers | None = None
         while True:
             try:
@@ -172,18 +170,16 @@ class Observer:
             except RowsError as error:
                 answers = error
 
-    def _answer(self, question: _Question) -> list[Grade] | list[Completion]:
+    def _answer(self, question: _Question) -> Answers:
         if self._shared:
-            return self._shared.ask(question.task, question.prompts, question.progress)
+            return self._shared.ask(question.asked, question.prompts, question.progress)
         self._check_open()
-        if question.task is Task.GRADE:
-            return self._backend.grade(question.prompts, question.progress)
-        return self._backend.extract(question.prompts, progress=question.progress, logprobs=True)
+        return ask(self._backend, question.asked, question.prompts, question.progress)
 
-    async def _aanswer(self, question: _Question) -> list[Grade] | list[Completion]:
+    async def _aanswer(self, question: _Question) -> Answers:
         self._check_open()
         assert isinstance(self._backend, AsyncBackend)
-        if question.task is Task.GRADE:
+        if question.asked == "grade":
             return await self._backend.agrade(question.prompts, question.progress)
         return await self._backend.aextract(question.prompts, progress=question.progress, logprobs=True)
 
@@ -193,30 +189,36 @@ class Observer:
 
 
 def _observations(
-    model: str, tasks: Sequence[Task], turns: Sequence[TurnLike], progress: Progress
+    model: str, asked: Asked, turns: Sequence[TurnLike], progress: Progress, *, reads_once: bool
 ) -> _Asking[tuple[list[Observation], dict[int, str]]]:
     """Ask what is needed and put it together; the faults of turns without an answer are told beside. Does no I/O.
 
-    `progress` counts turns that are done with: their last answer is in.
+    `reads_once`: one question has both answers. `progress` counts turns that are done with: their last answer is in.
     """
     prepared, faults = _prepared(turns)
     waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
     grades: dict[int, Grade] = {}
     completions: dict[int, Completion] = {}
-    if Task.GRADE in tasks:
-        is_last = Task.EXTRACT not in tasks
-        grades = yield from _ask(
-            Task.GRADE, waiting, faults, _offset(progress, turns, waiting) if is_last else no_progress
-        )
-        waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
-    if Task.EXTRACT in tasks:
+    if asked == "observe" and reads_once:
         progress(len(turns) - len(waiting), len(turns))
-        completions = yield from _ask(Task.EXTRACT, waiting, faults, _offset(progress, turns, waiting))
+        readings = yield from _ask("observe", waiting, faults, _offset(progress, turns, waiting))
+        grades = {index: reading.grade for index, reading in readings.items()}
+        completions = {index: reading.completion for index, reading in readings.items() if reading.completion}
+    else:
+        if asked != "extract":
+            is_last = asked == "grade"
+            grades = yield from _ask(
+                "grade", waiting, faults, _offset(progress, turns, waiting) if is_last else no_progress
+            )
+            waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
+        if asked != "grade":
+            progress(len(turns) - len(waiting), len(turns))
+            completions = yield from _ask("extract", waiting, faults, _offset(progress, turns, waiting))
     found = [
         observation(
             ready,
             model,
-            _ASKED[tuple(tasks)],
+            asked,
             grade=grades.get(index),
             completion=completions.get(index),
             fault=faults.get(index),
@@ -226,11 +228,11 @@ def _observations(
     return found, faults
 
 
-def _ask(task: Task, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> _Asking[dict[int, Any]]:
+def _ask(asked: Asked, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> _Asking[dict[int, Any]]:
     """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again."""
     left = dict(prompts)
     while left:
-        answers = yield _Question(task, list(left.values()), progress)
+        answers = yield _Question(asked, list(left.values()), progress)
         if not isinstance(answers, RowsError):
             return dict(zip(left, answers, strict=True))
         indices = list(left)

@@ -139,5 +139,13 @@ class Completion:
         return len(self.tokens)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Both answers about one exchange; no completion where the grade is DISCARD."""
+
+    grade: Grade
+    completion: Completion | None
+
+
 def no_progress(_done: int, _total: int) -> None:
     """For callers that show none."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, Self, runtime_checkable
 
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import Asked, Completion, Grade, Progress, Reading, no_progress
+
+Answers = list[Grade] | list[Completion] | list[Reading]
 
 
 class Backend(Protocol):
@@ -39,6 +41,17 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class ReadingBackend(Backend, Protocol):
+    """A backend that reads an exchange once for both tasks."""
+
+    def observe(
+        self, exchanges: Sequence[str], progress: Progress = no_progress, *, logprobs: bool = False
+    ) -> list[Reading]:
+        """A grade of every exchange, an extraction of those that are not DISCARD."""
+        ...
+
+
+@runtime_checkable
 class AsyncBackend(Protocol):
     """A backend that can be awaited from any event loop, and that many callers may use at once."""
 
@@ -52,3 +65,13 @@ class AsyncBackend(Protocol):
         *,
         logprobs: bool = False,
     ) -> list[Completion]: ...
+
+
+def ask(backend: Backend, asked: Asked, exchanges: Sequence[str], progress: Progress = no_progress) -> Answers:
+    """What the client wants to know; `observe` is for a ReadingBackend alone."""
+    if asked == "grade":
+        return backend.grade(exchanges, progress)
+    if asked == "extract":
+        return backend.extract(exchanges, progress=progress, logprobs=True)
+    assert isinstance(backend, ReadingBackend)
+    return backend.observe(exchanges, progress, logprobs=True)

@@ -11,18 +11,16 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from observer.backends.base import Backend
-from observer.observation import Completion, Grade, Progress, no_progress
-from observer.prompts import Task
+from observer.backends.base import Answers, Backend, ask
+from observer.observation import Asked, Progress, no_progress
 
-Answers = list[Grade] | list[Completion]
 TOGETHER = 32
 """Questions answered in one batch at most: a larger one would keep those that come later waiting for longer."""
 
 
 @dataclass(eq=False)
 class _Question:
-    task: Task
+    asked: Asked
     prompts: Sequence[str]
     progress: Progress
     answers: Answers = field(default_factory=list)
@@ -38,12 +36,12 @@ class SharedBackend:
         self._waiting: list[_Question] = []
         self._list_lock = threading.Lock()
 
-    def ask(self, task: Task, prompts: Sequence[str], progress: Progress = no_progress) -> Answers:
+    def ask(self, asked: Asked, prompts: Sequence[str], progress: Progress = no_progress) -> Answers:
         """The answers in the prompts' order; raises what the backend raises for this question.
 
         `progress` is called by whichever thread is at work.
         """
-        question = _Question(task, prompts, progress)
+        question = _Question(asked, prompts, progress)
         with self._list_lock:
             self._waiting.append(question)
         try:
@@ -64,18 +62,18 @@ class SharedBackend:
                 self._answer_alone(question)
 
     def _next(self) -> list[_Question]:
-        """Single prompts of one task go together; many prompts fill the batches by themselves."""
+        """Single prompts of one kind go together; many prompts fill the batches by themselves."""
         with self._list_lock:
             first = self._waiting[0]
             if len(first.prompts) != 1:
                 return [first]
-            alike = [other for other in self._waiting if other.task is first.task and len(other.prompts) == 1]
+            alike = [other for other in self._waiting if other.asked == first.asked and len(other.prompts) == 1]
         return alike[:TOGETHER]
 
     def _answer_together(self, questions: Sequence[_Question]) -> bool:
         """False when there is a fault: it may be of one of them, and is nothing to the others."""
         try:
-            answers = self._ask(questions[0].task, [question.prompts[0] for question in questions], no_progress)
+            answers = self._ask(questions[0].asked, [question.prompts[0] for question in questions], no_progress)
         except Exception:
             return False
         for question, answer in zip(questions, answers, strict=True):
@@ -84,16 +82,14 @@ class SharedBackend:
 
     def _answer_alone(self, question: _Question) -> None:
         try:
-            self._finish(question, self._ask(question.task, question.prompts, question.progress))
+            self._finish(question, self._ask(question.asked, question.prompts, question.progress))
         except Exception as error:
             question.error = error
             self._finish(question, [])
 
-    def _ask(self, task: Task, prompts: Sequence[str], progress: Progress) -> Answers:
+    def _ask(self, asked: Asked, prompts: Sequence[str], progress: Progress) -> Answers:
         self._check()
-        if task is Task.GRADE:
-            return self._backend.grade(prompts, progress)
-        return self._backend.extract(prompts, progress=progress, logprobs=True)
+        return ask(self._backend, asked, prompts, progress)
 
     def _finish(self, question: _Question, answers: Answers) -> None:
         question.answers, question.is_done = answers, True

@@ -1,21 +1,23 @@
 """Batched inference on one GGUF: grade exchanges by the labels' probabilities, extract under the grammar.
 
 Many rows are answered at once in one cache, which is as large as what is in it and holds the instruction once. All is
-greedy; the same rows in the same order on the same machine give the same answers.
+greedy; the same calls in the same order on the same machine give the same answers.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from observer.engine.decode_worker import DecodeWorker
-from observer.engine.generation import Prompt, Row, completion_of
+from observer.engine.generation import Generation
 from observer.engine.grammar import Grammar
+from observer.engine.instructed_context import InstructedContext
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
+from observer.engine.rows import Prompt, Row, completion_of
 from observer.errors import ObserverError, RowsError
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import Completion, Grade, Progress, Reading, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
@@ -49,13 +51,9 @@ class Engine:
         self._examples = examples
         self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
         self._instructions = {task: self._instruction_tokens(task) for task in Task}
-        self._worker = DecodeWorker(
-            self.model,
-            self._instructions,
-            self._label_tokens,
-            n_seq=max(1, min(n_seq, MAX_SEQUENCES // len(Label) - 1)),
-            n_threads=self.n_threads,
-        )
+        self._distinct = list(dict.fromkeys(self._instructions.values()))
+        self._n_seq = max(1, min(n_seq, (MAX_SEQUENCES - len(self._distinct)) // len(Label)))
+        self._context = InstructedContext(self.model, self._distinct, self._n_seq * len(Label), self.n_threads)
         self._grammar: Grammar | None = None
 
     def __enter__(self) -> Self:
@@ -66,7 +64,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
-        for part in (self._grammar, self._worker, self.model):
+        for part in (self._grammar, self._context, self.model):
             if part is not None:
                 part.close()
         self._grammar = None
@@ -76,13 +74,9 @@ class Engine:
 
         `exchanges` are rendered by `prompts.render_exchange`. Raises ObserverError naming each row too long.
         """
-        longest = max(len(tokens) for tokens in self._label_tokens.values())
-        prompts = self._prompts(Task.GRADE, exchanges, longest)
-        grades: dict[int, Grade] = {}
-        for found in self._worker.grade(sorted(prompts, key=_longest_first)):
-            grades.update(found)
-            progress(len(grades), len(prompts))
-        return [grades[index] for index in range(len(prompts))]
+        rows = self._rows(exchanges, Task.GRADE, None, 0)
+        self._run(rows, None, progress, logprobs=False)
+        return [_grade_of(row) for row in rows]
 
     def extract(
         self,
@@ -93,10 +87,20 @@ class Engine:
         logprobs: bool = False,
     ) -> list[Completion]:
         """Answer the extraction task; `constrained` keeps every answer within the schema's grammar."""
-        if constrained and self._grammar is None:
-            self._grammar = Grammar(self.model, extraction_grammar())
-        grammar = self._grammar if constrained else None
+        grammar = self._extraction_grammar() if constrained else None
         return self.generate(Task.EXTRACT, exchanges, grammar=grammar, progress=progress, logprobs=logprobs)
+
+    def observe(
+        self, exchanges: Sequence[str], progress: Progress = no_progress, *, logprobs: bool = False
+    ) -> list[Reading]:
+        """`grade`, then `extract` unless DISCARD, each exchange being read once for both."""
+        rows = self._rows(exchanges, Task.GRADE, Task.EXTRACT, self.max_new_tokens)
+        self._run(rows, self._extraction_grammar(), progress, logprobs=logprobs)
+        kept = [row.grade is not None and row.grade.label is not Label.DISCARD for row in rows]
+        return [
+            Reading(_grade_of(row), completion_of(row, self.model, logprobs) if is_kept else None)
+            for row, is_kept in zip(rows, kept, strict=True)
+        ]
 
     def generate(
         self,
@@ -109,44 +113,77 @@ class Engine:
         logprobs: bool = False,
     ) -> list[Completion]:
         """Greedy answers. A prompt that nearly fills the row's context gets what room is left."""
-        budget = max_new_tokens or self.max_new_tokens
-        prompts = self._prompts(task, exchanges, 1)
-        rows = [Row(prompt, min(budget, self.n_ctx_per_row - len(prompt.tokens))) for prompt in prompts]
-        order = sorted(rows, key=lambda row: _longest_first(row.prompt))
+        rows = self._rows(exchanges, None, task, max_new_tokens or self.max_new_tokens)
+        self._run(rows, grammar, progress, logprobs=logprobs)
+        return [completion_of(row, self.model, logprobs) for row in rows]
+
+    def _run(self, rows: Sequence[Row], grammar: Grammar | None, progress: Progress, *, logprobs: bool) -> None:
+        """Answer the rows. Long ones go first: the last ones to end are short."""
+        n_label_tokens = sum(map(len, self._label_tokens.values()))
+        usual = sorted((row.n_own + row.n_expected + n_label_tokens for row in rows), reverse=True)[: self._n_seq]
+        longest = max((row.n_own + max(row.room, n_label_tokens) for row in rows), default=0)
+        sequences = self._context.sequences
+        generation = Generation(
+            self.model,
+            self._context.ready(sum(usual), longest),
+            deque(sorted(rows, key=lambda row: (-len(row.prompt.tokens), row.index))),
+            slots=[sequences[start : start + len(Label)] for start in range(0, len(sequences), len(Label))],
+            n_cells=self._context.n_cells,
+            label_tokens=self._label_tokens,
+            grammar=grammar,
+            wants_logprobs=logprobs,
+        )
         n_done = 0
         try:
-            for ended in self._worker.write(task, order, grammar=grammar, logprobs=logprobs):
+            for ended in generation.run():
                 for _ in ended:
                     n_done += 1
                     progress(n_done, len(rows))
         finally:
             for row in rows:
                 row.close()
-        return [completion_of(row, self.model, logprobs) for row in rows]
 
-    def _prompts(self, task: Task, exchanges: Sequence[str], n_new: int) -> list[Prompt]:
-        prompts = [self._tokenize_prompt(task, exchange) for exchange in exchanges]
-        room = self.n_ctx_per_row - n_new
-        faults = {
-            index: f"its prompt has {len(prompt):,} tokens, room for {room:,} (context of a row: "
-            f"{self.n_ctx_per_row:,}, answer: {n_new}); shorten the exchange or raise n_ctx_per_row"
-            for index, prompt in enumerate(prompts)
-            if len(prompt) > room
-        }
+    def _rows(self, exchanges: Sequence[str], graded: Task | None, written: Task | None, budget: int) -> list[Row]:
+        """Raises RowsError naming each exchange that is too long."""
+        rows: list[Row] = []
+        faults: dict[int, str] = {}
+        n_label = max(map(len, self._label_tokens.values()))
+        for index, exchange in enumerate(exchanges):
+            to_grade = self._prompt(graded, exchange) if graded else None
+            to_write = self._prompt(written, exchange) if written else None
+            n_prompts = [(len(prompt.tokens), n) for prompt, n in ((to_grade, n_label), (to_write, 1)) if prompt]
+            n_prompt, n_new = max(n_prompts, key=sum)
+            if n_prompt + n_new > self.n_ctx_per_row:
+                faults[index] = self._too_long(n_prompt, n_new)
+            room = min(budget, self.n_ctx_per_row - len(to_write.tokens)) if to_write else 0
+            rows.append(Row(index, to_grade, to_write, room))
         if faults:
             raise RowsError(faults)
-        return [Prompt(index, prompt, self._n_shared(task, prompt)) for index, prompt in enumerate(prompts)]
+        return rows
 
-    def _n_shared(self, task: Task, prompt: list[int]) -> int:
-        return min(n_common(self._instructions[task], prompt), len(prompt) - 1)
+    def _too_long(self, n_prompt: int, n_new: int) -> str:
+        return (
+            f"its prompt has {n_prompt:,} tokens, room for {self.n_ctx_per_row - n_new:,} (context of a row: "
+            f"{self.n_ctx_per_row:,}, answer: {n_new}); shorten the exchange or raise n_ctx_per_row"
+        )
+
+    def _prompt(self, task: Task, exchange: str) -> Prompt:
+        instruction, tokens = self._instructions[task], self._tokenize_prompt(task, exchange)
+        n_shared = min(n_common(instruction, tokens), len(tokens) - 1)
+        return Prompt(tokens, self._distinct.index(instruction), n_shared)
+
+    def _extraction_grammar(self) -> Grammar:
+        if self._grammar is None:
+            self._grammar = Grammar(self.model, extraction_grammar())
+        return self._grammar
 
     def _tokenize_prompt(self, task: Task, exchange: str) -> list[int]:
         return self.model.tokenize(render_prompt(task, exchange, self._examples.get(task, ())))
 
-    def _instruction_tokens(self, task: Task) -> list[int]:
+    def _instruction_tokens(self, task: Task) -> tuple[int, ...]:
         """What the prompts of a task begin with: tokens, since a string prefix may end within one."""
         one, other = (self._tokenize_prompt(task, render_exchange(text, "")) for text in ("a", "b"))
-        return one[: n_common(one, other)]
+        return tuple(one[: n_common(one, other)])
 
 
 def _check_can_answer(model: LlamaModel) -> None:
@@ -164,6 +201,6 @@ def _check_can_answer(model: LlamaModel) -> None:
         )
 
 
-def _longest_first(prompt: Prompt) -> tuple[int, int]:
-    """Long prompts go first: the last ones to end are short."""
-    return -len(prompt.tokens), prompt.index
+def _grade_of(row: Row) -> Grade:
+    assert row.grade is not None, "a row that is to be graded ends with a grade"
+    return row.grade

@@ -1,12 +1,14 @@
 """Greedy answers of many rows at once: sequences are decoded together, refilled as they end, and kept within the cache.
 
-Which prompts, and in which context, is `engine`'s.
+A row that is to be graded and to write is read once: its labels are scored as branches of its text, then its cells are
+cut back to what both prompts begin with. Which prompts, and in which context, is `engine`'s.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,61 +16,28 @@ import numpy.typing as npt
 
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
-from observer.engine.llama_model import LlamaModel
+from observer.engine.llama_model import LlamaModel, n_common
+from observer.engine.rows import Row
 from observer.errors import ObserverError
-from observer.observation import Completion
-
-EXPECTED_ANSWER = 128
-"""Tokens of an answer that a row finds room for when it starts; a longer one may have to wait for others to end."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The tokens of the row `index`, the first `n_shared` of which are the cached instruction's."""
-
-    index: int
-    tokens: Sequence[int]
-    n_shared: int
-
-    @property
-    def n_own(self) -> int:
-        return len(self.tokens) - self.n_shared
-
-    def own_tokens(self, sequences: tuple[int, ...], answer: Sequence[int] = ()) -> list[BatchToken]:
-        """What is to be decoded of the prompt and the answer so far, for logits after the last token."""
-        text = [*self.tokens, *answer]
-        last = len(text) - 1
-        return [BatchToken(text[n], n, sequences, n == last) for n in range(self.n_shared, len(text))]
+from observer.observation import Grade
+from observer.schema import Label
 
 
 @dataclass
-class Row:
-    """An answer in the making, of at most `room` tokens."""
+class _Batch:
+    """The tokens of one call, and what the logits at a place are for: tokens of labels to score, a row's next token."""
 
-    prompt: Prompt
-    room: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    grammar: Grammar | None = None
-    sequence: int | None = None
-    has_ended: bool = False
-
-    @property
-    def n_own(self) -> int:
-        """Cells of the cache that are this row's alone, once its last token is decoded."""
-        return self.prompt.n_own + len(self.tokens)
-
-    def close(self) -> None:
-        if self.grammar:
-            self.grammar.close()
-
-
-_Batch = tuple[dict[int, Row], list[BatchToken]]
-"""Whose next token follows from the logits at which place of a batch, and its tokens."""
+    tokens: list[BatchToken] = field(default_factory=list)
+    to_score: dict[int, list[tuple[Row, int, int]]] = field(default_factory=dict)  # row, number of the label, token
+    to_write: dict[int, Row] = field(default_factory=dict)
+    scores: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)  # by the row's index
 
 
 class Generation:
-    """The rows of one call, taken from `waiting` as sequences and the `n_cells` that they share are free."""
+    """The rows of one call, taken from `waiting` as `slots` of sequences and the `n_cells` that they share are free.
+
+    A row that is graded needs a slot with a sequence for every label of `label_tokens`.
+    """
 
     def __init__(
         self,
@@ -76,63 +45,66 @@ class Generation:
         context: LlamaContext,
         waiting: deque[Row],
         *,
-        instruction: int,
-        sequences: Iterable[int],
+        slots: Sequence[Sequence[int]],
         n_cells: int,
+        label_tokens: Mapping[Label, Sequence[int]],
+        grammar: Grammar | None,
         wants_logprobs: bool,
     ) -> None:
         self._model, self._context = model, context
         self._waiting = waiting
-        self._instruction = instruction
-        self._free = deque(sequences)
+        self._free = deque(slots)
         self._n_cells = n_cells
+        self._label_tokens = label_tokens
+        self._n_label_tokens = sum(map(len, label_tokens.values()))
+        self._grammar = grammar
         self._wants_logprobs = wants_logprobs
         self._active: list[Row] = []
 
-    def run(self, grammar: Grammar | None) -> Generator[list[Row]]:
-        """Yield, step by step, the rows whose answers ended with it."""
-        while batch := self._next_batch(grammar):
-            rows, tokens = batch
-            ended: list[Row] = []
-            for places, logits in self._context.decode_together(tokens):
-                ended += self._advance([rows[place] for place in places], logits)
+    def run(self) -> Generator[list[Row]]:
+        """Yield, step by step, the rows that ended with it."""
+        while self._active or self._waiting:
+            batch = self._next_batch()
+            for places, logits in self._context.decode_together(batch.tokens):
+                self._score(batch, places, logits)
+                self._write(batch, places, logits)
+            ended = [row for row in self._active if self._settle(row, batch)]
             for row in ended:
                 self._release(row)
                 row.close()
             yield ended
 
-    def _next_batch(self, grammar: Grammar | None) -> _Batch | None:
-        """The next token of every active row, and the prompts of those that start; None when all rows have ended."""
+    def _next_batch(self) -> _Batch:
+        """What is left to decode of every active row's text, and of those that start."""
         while len(self._active) > 1 and self._n_used + len(self._active) > self._n_cells:
             self._suspend(self._active[-1])
-        parts = [(row, [self._last_token(row)]) for row in sorted(self._active, key=lambda row: row.sequence or 0)]
-        n_taken = self._n_used + len(parts)
-        while self._free and self._waiting and self._fits(self._waiting[0], n_taken):
-            row = self._waiting.popleft()
-            n_taken += row.n_own
-            if grammar and row.grammar is None:
-                row.grammar = grammar.start()
-            parts.append((row, self._start(row)))
-        return _joined(parts) if parts else None
+        while self._free and self._waiting and self._fits(self._waiting[0]):
+            self._start(self._waiting.popleft())
+        batch = _Batch()
+        for row in self._active:
+            if row.is_to_be_graded:
+                self._add_graded(row, batch)
+            else:
+                self._add_written(row, batch)
+        return batch
 
     @property
     def _n_used(self) -> int:
-        return sum(row.n_own - 1 for row in self._active)
+        """Cells of the active rows once the texts that they have now are decoded."""
+        return sum(row.n_own + (self._n_label_tokens if row.is_to_be_graded else 0) for row in self._active)
 
-    def _fits(self, row: Row, n_taken: int) -> bool:
-        left = min(row.room - len(row.tokens), EXPECTED_ANSWER)
-        return not self._active or n_taken + row.n_own + left <= self._n_cells
+    def _fits(self, row: Row) -> bool:
+        return not self._active or self._n_used + row.n_own + row.n_expected + self._n_label_tokens <= self._n_cells
 
-    def _start(self, row: Row) -> list[BatchToken]:
-        """Give the row a sequence with the cached instruction; return what is left to decode of its text."""
-        sequence = row.sequence = self._free.popleft()
+    def _start(self, row: Row) -> None:
+        """Give the row sequences with its cached instruction."""
+        row.sequences = self._free.popleft()
+        for sequence in row.sequences if row.is_to_be_graded else row.sequences[:1]:
+            self._context.share(row.prompt.instruction, sequence, row.prompt.n_shared)
+        row.n_held = row.prompt.n_shared
+        if self._grammar and row.grammar is None:
+            row.grammar = self._grammar.start()
         self._active.append(row)
-        self._context.share(self._instruction, sequence, row.prompt.n_shared)
-        return row.prompt.own_tokens((sequence,), row.tokens)
-
-    def _last_token(self, row: Row) -> BatchToken:
-        assert row.sequence is not None
-        return BatchToken(row.tokens[-1], len(row.prompt.tokens) + len(row.tokens) - 1, (row.sequence,), True)
 
     def _suspend(self, row: Row) -> None:
         """Take the row's cells; it waits in front, and its text is decoded anew when there is room."""
@@ -140,60 +112,100 @@ class Generation:
         self._waiting.appendleft(row)
 
     def _release(self, row: Row) -> None:
-        assert row.sequence is not None
-        self._context.release(row.sequence)
-        self._free.append(row.sequence)
+        for sequence in row.sequences:
+            self._context.release(sequence)
+        self._free.append(row.sequences)
         self._active.remove(row)
-        row.sequence = None
+        row.sequences = ()
 
-    def _advance(self, rows: Sequence[Row], logits: Logits) -> list[Row]:
-        """Choose each row's next token from its logits; return the rows that end with it."""
+    def _add_graded(self, row: Row, batch: _Batch) -> None:
+        """The prompt once, in all sequences, then each label as a branch of it in one."""
+        text, sequences = row.text, tuple(row.sequences)
+        batch.tokens += _tokens(text, row.n_held, sequences)
+        end_of_prompt = batch.to_score.setdefault(len(batch.tokens) - 1, [])
+        for number, label in enumerate(self._label_tokens.values()):
+            end_of_prompt.append((row, number, label[0]))
+            for offset, (token, following) in enumerate(itertools.pairwise(label)):
+                batch.to_score[len(batch.tokens)] = [(row, number, following)]
+                batch.tokens.append(BatchToken(token, len(text) + offset, (sequences[number],), True))
+        batch.scores[row.index] = np.zeros(len(self._label_tokens))
+
+    def _add_written(self, row: Row, batch: _Batch) -> None:
+        batch.tokens += _tokens(row.text, row.n_held, (row.sequences[0],))
+        batch.to_write[len(batch.tokens) - 1] = row
+
+    def _score(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
+        """Add up the labels' log-probabilities."""
+        wanted = [(number, found) for number, place in enumerate(places) if (found := batch.to_score.get(place))]
+        for number, found in wanted:
+            total = log_sum_exp(logits[number])
+            for row, label, token in found:
+                batch.scores[row.index][label] += float(logits[number, token]) - total
+
+    def _write(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
         best = logits.argmax(axis=1)
-        if not np.isfinite(logits[np.arange(len(rows)), best]).all():  # a NaN is the largest to argmax
+        for number, place in enumerate(places):
+            if row := batch.to_write.get(place):
+                self._append(row, int(best[number]), logits[number])
+
+    def _append(self, row: Row, token: int, logits: npt.NDArray[np.float32]) -> None:
+        """Choose the row's next token: the likeliest, or the likeliest that its grammar allows."""
+        if not np.isfinite(logits[token]):  # a NaN is the largest to argmax
             raise ObserverError(damaged(self._model))
-        totals = log_sum_exp(logits) if self._wants_logprobs else None
-        ended: list[Row] = []
-        for number, (row, token) in enumerate(zip(rows, best.tolist(), strict=True)):
-            if row.grammar and not row.grammar.allows(token):
-                token = row.grammar.best(logits[number])
-            row.has_ended = self._model.is_end(token)
-            if not row.has_ended:
-                row.tokens.append(token)
-                if totals is not None:
-                    row.logprobs.append(float(logits[number, token]) - float(totals[number]))
-            if row.has_ended or len(row.tokens) == row.room:
-                ended.append(row)
-            elif row.grammar:
-                row.grammar.accept(token)
-        return ended
+        if row.grammar and not row.grammar.allows(token):
+            token = row.grammar.best(logits)
+        row.has_ended = self._model.is_end(token)
+        if row.has_ended:
+            return
+        row.tokens.append(token)
+        if self._wants_logprobs:
+            row.logprobs.append(float(logits[token]) - log_sum_exp(logits))
+        if row.grammar and len(row.tokens) < row.room:
+            row.grammar.accept(token)
+
+    def _settle(self, row: Row, batch: _Batch) -> bool:
+        """Take note of what the cache holds of the row now; True when the row needs nothing more."""
+        if row.is_to_be_graded:
+            self._take_grade(row, batch.scores[row.index])
+            return row.to_write is None or row.grade is None or row.grade.label is Label.DISCARD
+        row.n_held = len(row.text) - 1
+        return row.has_ended or len(row.tokens) == row.room
+
+    def _take_grade(self, row: Row, scores: npt.NDArray[np.float64]) -> None:
+        if not np.isfinite(scores).all():
+            raise ObserverError(damaged(self._model))
+        graded = row.prompt
+        row.grade = _to_grade(scores)
+        for sequence in row.sequences[1:]:
+            self._context.release(sequence)
+        if row.to_write is None:
+            return
+        row.n_held = n_common(graded.tokens, row.to_write.tokens)
+        if row.to_write.instruction == graded.instruction:
+            self._context.cut(row.sequences[0], row.n_held)
+        else:  # other examples before the exchange
+            row.n_held = row.to_write.n_shared
+            self._context.share(row.to_write.instruction, row.sequences[0], row.n_held)
 
 
-def _joined(parts: Sequence[tuple[Row, list[BatchToken]]]) -> _Batch:
-    rows: dict[int, Row] = {}
-    batch: list[BatchToken] = []
-    for row, tokens in parts:
-        batch += tokens
-        rows[len(batch) - 1] = row
-    return rows, batch
+def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...]) -> list[BatchToken]:
+    """Those of the text from `start` on, for logits after the last."""
+    return [BatchToken(text[n], n, sequences, n == len(text) - 1) for n in range(start, len(text))]
 
 
-def completion_of(row: Row, model: LlamaModel, has_logprobs: bool) -> Completion:
-    """The row's answer as its caller gets it."""
-    return Completion(
-        model.detokenize(row.tokens),
-        tuple(row.tokens),
-        truncated=not row.has_ended,
-        logprobs=tuple(row.logprobs) if has_logprobs else None,
-    )
-
-
-def log_sum_exp(logits: Logits) -> npt.NDArray[np.float64]:
-    """log Σ exp of each row, added up in float64."""
-    highest = logits.max(axis=-1, keepdims=True)
-    total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
-    return highest[..., 0].astype(np.float64) + np.log(total)
+def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+    """log Σ exp, added up in float64."""
+    highest = logits.max()
+    return float(highest) + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
 
 
 def damaged(model: LlamaModel) -> str:
     """What to say of a model whose logits are not finite."""
     return f"{model.path}: its logits are not finite, so its weights are damaged; export or download it again"
+
+
+def _to_grade(scores: npt.NDArray[np.float64]) -> Grade:
+    shares = np.exp(scores - scores.max())
+    shares /= shares.sum()
+    labels = list(Label)
+    return Grade(labels[int(shares.argmax())], dict(zip(labels, map(float, shares), strict=True)))

@@ -91,6 +91,10 @@ class LlamaContext:
             if wanting:
                 yield wanting, self._logits(len(wanting))
 
+    def hold(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Decode what `sequence` is to share with others."""
+        assert not list(self.decode([BatchToken(token, n, (sequence,)) for n, token in enumerate(tokens)]))
+
     def share(self, source: int, target: int, n_tokens: int) -> None:
         """Let `target` hold the first `n_tokens` of `source` and nothing else."""
         held, n_held = self._shared.get(target, (source, 0))
@@ -103,6 +107,10 @@ class LlamaContext:
     def release(self, sequence: int) -> None:
         """Forget all but what the sequence shares; the next `share` of as much finds it there."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, self._shared.get(sequence, (0, 0))[1], -1)
+
+    def cut(self, sequence: int, n_tokens: int) -> None:
+        """Forget what the sequence holds after its first `n_tokens`, at least as many as it shares."""
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1)
 
     def clear(self, sequence: int) -> None:
         self._shared.pop(sequence, None)

@@ -14,7 +14,7 @@ import pytest
 from observer import Observer
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import Asked, Completion, Grade, Progress, no_progress
 from observer.prompts import Task
 from observer.schema import Label
 
@@ -69,8 +69,8 @@ class Callers:
         self.shared = SharedBackend(gate, threading.Lock(), lambda: None)
         self.futures: list[Future[Any]] = []
 
-    def ask(self, task: Task, *prompts: str) -> None:
-        self.futures.append(self.pool.submit(self.shared.ask, task, prompts))
+    def ask(self, asked: Asked, *prompts: str) -> None:
+        self.futures.append(self.pool.submit(self.shared.ask, asked, prompts))
         if len(self.futures) == 1:
             assert self.gate.is_entered.wait(30)
         while len(self.shared._waiting) < len(self.futures):
@@ -88,12 +88,12 @@ def callers() -> Callers:
 
 
 def test_what_waits_is_answered_in_its_order_single_prompts_of_a_task_together(callers: Callers) -> None:
-    callers.ask(Task.EXTRACT, "first")
+    callers.ask("extract", "first")
     for number in range(3):
-        callers.ask(Task.EXTRACT, f"extract {number}")
-        callers.ask(Task.GRADE, "g" * (number + 1))
-    callers.ask(Task.GRADE, "many", "of them")
-    callers.ask(Task.GRADE, "last")
+        callers.ask("extract", f"extract {number}")
+        callers.ask("grade", "g" * (number + 1))
+    callers.ask("grade", "many", "of them")
+    callers.ask("grade", "last")
     answers = callers.answers()
     assert callers.gate.batches == [
         (Task.EXTRACT, ["first"]),
@@ -107,25 +107,25 @@ def test_what_waits_is_answered_in_its_order_single_prompts_of_a_task_together(c
 
 
 def test_a_batch_has_a_bound(callers: Callers) -> None:
-    callers.ask(Task.EXTRACT, "first")
+    callers.ask("extract", "first")
     for number in range(TOGETHER + 5):
-        callers.ask(Task.GRADE, str(number))
+        callers.ask("grade", str(number))
     callers.answers()
     assert [len(prompts) for _, prompts in callers.gate.batches] == [1, TOGETHER, 5]
 
 
 def test_a_fault_of_one_is_nothing_to_the_others(callers: Callers) -> None:
-    callers.ask(Task.EXTRACT, "first")
+    callers.ask("extract", "first")
     for text in ("one", "too long", "three"):
-        callers.ask(Task.EXTRACT, text)
+        callers.ask("extract", text)
     first, one, fault, three = callers.answers()
     assert (first[0].text, one[0].text, three[0].text) == ("first", "one", "three")
     assert isinstance(fault, RowsError) and fault.faults == {0: "too long"}
 
 
 def test_an_interrupt_is_the_callers_own_and_what_waits_is_still_answered(callers: Callers) -> None:
-    callers.ask(Task.GRADE, "stop")
-    callers.ask(Task.EXTRACT, "after")
+    callers.ask("grade", "stop")
+    callers.ask("extract", "after")
     interrupted, after = callers.answers()
     assert isinstance(interrupted, KeyboardInterrupt) and after[0].text == "after"
     assert callers.shared._waiting == []

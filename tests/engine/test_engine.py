@@ -21,6 +21,8 @@ EXCHANGES = [
     render_exchange(f"I live in {place} and I am {'very ' * (n % 4)}happy", "nice to meet you" if n % 2 else "")
     for n, place in enumerate(PLACES * 4)
 ]
+KEPT = [("my sister Ana lives in Zandrovia", ""), ("my wife Ines works at Quillmere", "How nice")]
+PASSED_OVER = [("thanks!", ""), ("what is 2 + 2?", "4")]
 SHORT = 24
 N_SEQ = 8
 
@@ -43,6 +45,34 @@ def test_batched_answers_equal_those_given_one_by_one(engine: Engine, tiny_gguf:
         for batched, single in zip(engine.grade(EXCHANGES), alone.grade(EXCHANGES), strict=True):
             assert batched.label == single.label
             assert list(batched.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
+
+
+def test_an_exchange_read_once_gets_the_answers_that_each_task_alone_gives(nano_gguf: Path) -> None:
+    exchanges = [render_exchange(text, reply) for text, reply in [*KEPT, *PASSED_OVER] * 5]
+    with Engine(nano_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=64) as engine:
+        grades, extractions = engine.grade(exchanges), engine.extract(exchanges)
+        n_apart = engine.model.n_decoded
+        readings = engine.observe(exchanges)
+        n_exchanges = sum(len(engine.model.tokenize(text)) for text in exchanges)
+        assert engine.model.n_decoded - n_apart < n_apart - n_exchanges
+    assert {grade.label is Label.DISCARD for grade in grades} == {True, False}  # or half of this is not compared
+    for reading, grade, extraction in zip(readings, grades, extractions, strict=True):
+        assert reading.grade.label == grade.label
+        assert list(reading.grade.probabilities.values()) == pytest.approx(list(grade.probabilities.values()), abs=2e-3)
+        assert reading.completion == (None if grade.label is Label.DISCARD else extraction)
+
+
+def test_examples_of_one_task_do_not_reach_the_other_in_one_reading(nano_gguf: Path) -> None:
+    examples = {
+        Task.GRADE: [Example("USER: thank you", "DISCARD")],
+        Task.EXTRACT: [Example("USER: hello", Extraction().to_compact_json())],
+    }
+    exchanges = [render_exchange(text, reply) for text, reply in [*KEPT, *PASSED_OVER]]
+    with Engine(nano_gguf, n_threads=1, max_new_tokens=SHORT, examples=examples) as engine:
+        grades, extractions = engine.grade(exchanges), engine.extract(exchanges)
+        for reading, grade, extraction in zip(engine.observe(exchanges), grades, extractions, strict=True):
+            assert reading.grade.label == grade.label
+            assert reading.completion == (None if grade.label is Label.DISCARD else extraction)
 
 
 def test_more_sequences_than_llama_cpp_has_are_as_many_as_it_has(engine: Engine, tiny_gguf: Path) -> None:
@@ -153,7 +183,7 @@ def test_rows_that_outgrow_the_cache_wait_and_are_answered_all_the_same(tiny_ggu
     exchanges, n_new = EXCHANGES[:8], 300
     with Engine(tiny_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=n_new) as together:
         answers = together.generate(Task.EXTRACT, exchanges)
-        n_cells = together._worker.context.n_cells
+        n_cells = together._context.n_cells
         n_together = together.model.n_decoded
     with Engine(tiny_gguf, n_seq=1, n_threads=1, max_new_tokens=n_new) as alone:
         assert answers == alone.generate(Task.EXTRACT, exchanges)
