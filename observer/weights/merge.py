@@ -22,10 +22,19 @@ from observer.weights.base import load_tokenizer
 from observer.weights.checkpoint import Tensor, list_tensors, read_json_object, read_shape
 
 _LORA_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-_PLAIN_SETTINGS = {
-    "peft_type": "LORA", "bias": "none", "use_dora": False, "fan_in_fan_out": False,
-    "modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}, "lora_bias": False,
-}  # fmt: skip
+HARMLESS = frozenset(
+    "auto_mapping base_model_name_or_path corda_config eva_config exclude_modules inference_mode layers_pattern "
+    "layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core peft_version "
+    "qalora_group_size r revision target_modules task_type use_rslora".split()
+)
+"""Settings of adapter_config.json that say how it was trained, or are read here; all others are to be off."""
+_OFF: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal", "mica"),
+}
+"""Values with which a setting changes nothing, beside null, false and empty ones. An init that is not here has changed
+the base's own weights (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA): B A is no difference to the base on disk."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,11 @@ def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None 
 def read_lora(adapter: Path) -> Lora:
     """Read an adapter as PEFT saves it. Raises ObserverError for anything but plain LoRA, whole."""
     config = read_json_object(adapter / "adapter_config.json")
-    unusual = {name: config[name] for name, plain in _PLAIN_SETTINGS.items() if config.get(name) not in (plain, None)}
-    if unusual:
+    if unusual := {name: value for name, value in config.items() if not _is_plain(name, value)}:
+        convert = ", or save it with save_pretrained(path_initial_model_for_weight_conversion=…)"
         raise ObserverError(
-            f"{adapter}: {json.dumps(unusual)} cannot be merged here, nor written as GGUF; train plain LoRA"
+            f"{adapter}: {json.dumps(unusual)[:300]} cannot be merged here, nor written as GGUF; train plain LoRA"
+            + convert * ("init_lora_weights" in unusual)
         )
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
@@ -95,8 +105,19 @@ def read_lora(adapter: Path) -> Lora:
         raise ObserverError(f"{weights}: not a whole safetensors file ({error}); train again") from error
     raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in sides.items() if len(pair) != 2])
     rank, alpha = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
+    for module, pair in sides.items():
+        a, b = pair["A"], pair["B"]
+        if a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == rank:
+            raise ObserverError(
+                f"{weights}: {module}: lora_A is {tuple(a.shape)}, lora_B {tuple(b.shape)}, r is {rank}; train again"
+            )
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return Lora(scale, {module: (pair["A"], pair["B"]) for module, pair in sides.items()})
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    value = value.lower() if name == "init_lora_weights" and isinstance(value, str) else value
+    return name in HARMLESS or value in (None, False, [], {}, *_OFF.get(name, ()))
 
 
 def _positive(adapter: Path, config: dict[str, Any], name: str) -> float:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from observer.errors import ObserverError
 from observer.prompts import CHAT_TEMPLATE, IM_END
-from observer.weights.merge import merge_adapter
+from observer.weights.merge import HARMLESS, merge_adapter, read_lora
 from tests.conftest import make_tiny_model
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -121,11 +121,98 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_model: Path)
         merge_adapter(adapter, base, tmp_path / "merged")
 
 
-@pytest.mark.parametrize("settings", [{"use_dora": True}, {"modules_to_save": ["embed_tokens"]}])
-def test_an_adapter_that_is_not_plain_lora_is_refused(tmp_path: Path, tiny_model: Path, settings: dict) -> None:
-    adapter = save_adapter(tiny_model, tmp_path / "adapter", **settings)
-    with pytest.raises(ObserverError, match="cannot be merged here"):
-        merge_adapter(adapter, tiny_model, tmp_path / "merged")
+NOT_PLAIN: dict[str, list[Any]] = {
+    "peft_type": ["ADALORA", "LOHA", "IA3", "OFT"],
+    "bias": ["all", "lora_only"],
+    "init_lora_weights": ["pissa", "pissa_niter_16", "PISSA", "olora", "corda", "loftq", "lora_ga", "of-tomorrow", 3],
+    "use_dora": [True, 1, "true"],
+    "lora_bias": [True],
+    "fan_in_fan_out": [True],
+    "rank_pattern": [{"q_proj": 2}],
+    "alpha_pattern": [{"q_proj": 2}],
+    "modules_to_save": [["embed_tokens"], "lm_head"],
+    "trainable_token_indices": [[1, 2], {"embed_tokens": [1]}],
+    "target_parameters": [["mlp.experts.gate_up_proj"]],
+    "layer_replication": [[[0, 1], [0, 2]]],
+    "alora_invocation_tokens": [[1, 5]],
+    "use_qalora": [True],
+    "use_bdlora": [{"nblocks": 2}],
+    "arrow_config": [{"top_k": 3}],
+    "kasa_config": [{"beta": 1e-4}],
+    "velora_config": [{"scale": 1.0}],
+    "monteclora_config": [{"num_samples": 2}],
+    "megatron_config": [{"hidden_size": 8}],
+    "ensure_weight_tying": [True],
+    "a_setting_of_tomorrow": [True, 4, "on", [0]],
+}
+"""Every setting of an adapter's config with which its function is more, or other, than W + scale * B A."""
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NOT_PLAIN.items() for value in values])
+def test_a_setting_that_is_not_known_to_be_plain_is_refused_in_one_line(
+    tmp_path: Path, plain_adapter: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(ObserverError, match="cannot be merged here, nor written as GGUF") as raised:
+        read_lora(with_settings(plain_adapter, tmp_path, {name: value}))
+    assert json.dumps({name: value}) in str(raised.value) and "\n" not in str(raised.value)
+    assert ("path_initial_model_for_weight_conversion" in str(raised.value)) == (name == "init_lora_weights")
+
+
+def test_every_setting_that_peft_saves_is_refused_or_known_to_leave_the_weights_alone(
+    tmp_path: Path, plain_adapter: Path
+) -> None:
+    saved = json.loads((plain_adapter / "adapter_config.json").read_text())
+    refused = NOT_PLAIN.keys() - {"a_setting_of_tomorrow"}
+    for name in saved.keys() - refused:
+        assert name in HARMLESS, f"PEFT saves {name}: is an adapter that sets it still plain LoRA?"
+    assert not refused & HARMLESS
+    defaults = {name: value for name, value in saved.items() if name not in ("r", "lora_alpha")}
+    off = {name: ([], {}, False, None)[n % 4] for n, name in enumerate(sorted(refused - {"peft_type", "bias"}))}
+    read_lora(with_settings(plain_adapter, tmp_path, defaults | off))
+
+
+@pytest.mark.parametrize("init", [True, False, "gaussian", "Gaussian", "eva", "orthogonal", "mica"])
+def test_a_start_that_leaves_the_base_as_it_is_is_plain(tmp_path: Path, plain_adapter: Path, init: Any) -> None:
+    read_lora(with_settings(plain_adapter, tmp_path, {"init_lora_weights": init}))
+
+
+def test_a_pissa_adapter_that_peft_has_converted_merges_to_what_was_trained(tmp_path: Path, tiny_model: Path) -> None:
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]}
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        LoraConfig(**options, init_lora_weights="pissa", task_type="CAUSAL_LM"),
+    )
+    config: Any = model.peft_config["default"]
+    config.init_lora_weights = True
+    model.save_pretrained(str(tmp_path / "start"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    config.init_lora_weights = "pissa"
+    trained = logits_of(model)
+    model.save_pretrained(str(tmp_path / "plain"), path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    merge_adapter(tmp_path / "plain", tiny_model, tmp_path / "merged", dtype="float32")
+    merged = logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    torch.testing.assert_close(merged, trained, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [3, 8])
+def test_a_rank_that_is_not_the_stored_one_is_refused(tmp_path: Path, plain_adapter: Path, rank: int) -> None:
+    with pytest.raises(ObserverError, match=rf"lora_A is \(4, 256\).* r is {rank}"):
+        read_lora(with_settings(plain_adapter, tmp_path, {"r": rank}))
+
+
+@pytest.fixture(scope="module")
+def plain_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(tiny_model, tmp_path_factory.mktemp("plain") / "adapter", target_modules=["v_proj"])
+
+
+def with_settings(adapter: Path, folder: Path, settings: dict[str, Any]) -> Path:
+    changed = Path(shutil.copytree(adapter, folder / "changed"))
+    path = changed / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return changed
 
 
 def test_an_adapter_with_half_a_module_is_refused(tmp_path: Path, tiny_model: Path) -> None:
