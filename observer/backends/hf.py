@@ -13,6 +13,8 @@ from observer.errors import ObserverError, RowsError
 from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
+from observer.weights.checkpoint import faults_of_transformers
+from observer.weights.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +164,7 @@ class HfBackend:
 def _load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Raises ObserverError for a folder that is none, is incomplete, or has another vocabulary."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # two seconds of loading need none
@@ -170,13 +172,11 @@ def _load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
         raise ObserverError(f"{folder}: no model (it has no config.json); name a folder such as outputs/RUN/merged")
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     dtype: Any = "auto" if device == "cuda" else torch.float32
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    tokenizer = read_tokenizer(folder)
+    with faults_of_transformers(folder):
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map=device, use_safetensors=True, **options
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ObserverError(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from error
     if missing := [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]:
         raise ObserverError(f"{folder}: its vocabulary lacks {', '.join(missing)}; a ChatML model is expected")
     return model.eval(), tokenizer

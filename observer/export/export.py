@@ -31,7 +31,8 @@ from observer.files import check_writable, remove_leftovers, sha256_file
 from observer.runs.stages import Stages
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types
-from observer.weights.merge import merge_adapter
+from observer.weights.merge import merge_adapter, read_lora
+from observer.weights.tokenizer import check_tokenizer
 
 UNVERIFIED = ".unverified"
 """Behind the name of a file that has not passed its checks."""
@@ -124,14 +125,17 @@ def check_plan(plan: ExportPlan) -> None:
     check_quantizations([file.file_type for file in plan.files], has_imatrix=has_imatrix)
     check_tensor_types(plan.overrides, has_imatrix=has_imatrix)
     list_tensors(plan.source.shape_folder, read_shape(plan.source.shape_folder))
+    check_tokenizer(plan.source.tokenizer_folder)
+    if plan.source.adapter and not plan.source.model:
+        read_lora(plan.source.adapter)
     if plan.imatrix and not plan.calibration:
         read_imatrix(plan.imatrix)
 
 
 def planned_bytes(plan: ExportPlan) -> dict[str, int]:
     """What is to be written -> its size at most; what llama.cpp quantizes is bounded by q8_0 and the overrides."""
-    folder = plan.source.shape_folder
-    bounds = {name: gguf_bytes(folder, name) for name in FILE_TYPES}
+    folder, tokenizer = plan.source.shape_folder, plan.source.tokenizer_folder
+    bounds = {name: gguf_bytes(folder, name, tokenizer) for name in FILE_TYPES}
     quantized = max(bounds[name] for name in {"q8_0", *plan.overrides.values()} & bounds.keys())
     files = [file for file in plan.files if not plan.path(file).exists()]
     sizes = {file.name: quantized if _is_quantized(file) else bounds[file.file_type] for file in files}

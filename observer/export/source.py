@@ -12,6 +12,7 @@ from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.runs.finished_run import read_run
 from observer.weights.base import base_folder
 from observer.weights.checkpoint import read_json_object
+from observer.weights.tokenizer import tokenizer_folder
 
 _MODEL, _ADAPTER = "config.json", "adapter_config.json"
 _ROLES = ("adapter", "merged", "checkpoints")
@@ -36,6 +37,12 @@ class Source:
         folder = self.model or self.base
         assert folder is not None, "an adapter is never without its base"
         return folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        if self.model or not self.adapter:
+            return self.shape_folder
+        return tokenizer_folder(self.adapter, self.shape_folder)
 
     @property
     def inputs(self) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from observer.prompts import IM_END, IM_START
 from observer.weights.architectures import ARCHITECTURES
 from observer.weights.dequantize import dequantized_base
 from observer.weights.gguf_places import find_gguf, names_gguf
-from observer.weights.tokenizer import prepare_tokenizer
+from observer.weights.tokenizer import prepare_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,9 +97,7 @@ def check_base(folder: Path) -> None:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The base's tokenizer with our chat template. Raises ObserverError without ChatML tokens."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
     if missing:
         raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a ChatML base")

@@ -6,6 +6,7 @@ https://huggingface.co/docs/safetensors
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from observer.errors import ObserverError, raise_all
 from observer.files import parse_json, read_text
 from observer.weights.architectures import ARCHITECTURES, Architecture, architecture_of
 
+_LFS_POINTER = b"version https://git-lfs"
 CHUNK_ELEMENTS = 1 << 20
 """Elements decoded at a time: 4 MB in float32."""
 
@@ -205,12 +207,45 @@ def list_tensors(folder: Path, shape: ModelShape) -> list[Tensor]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Raises ObserverError when missing or not a JSON object."""
     try:
+        _check_fetched(path)
         value = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise ObserverError(f"{path}:{error.lineno}: not JSON ({error.msg}); save the model again") from error
     if not isinstance(value, dict):
         raise ObserverError(f"{path}: found a {type(value).__name__}; a JSON object is expected")
     return value
+
+
+@contextlib.contextmanager
+def open_safetensors(path: Path, framework: str, mend: str) -> Iterator[Any]:
+    """`safe_open`. Raises ObserverError for a file that is not whole, ending in `mend`."""
+    _check_fetched(path)
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise ObserverError(f"{path}: not a whole safetensors file ({error}); {mend}") from error
+
+
+@contextlib.contextmanager
+def faults_of_transformers(folder: Path) -> Iterator[None]:
+    """What transformers raises while it reads `folder`, and it raises anything, as one line."""
+    try:
+        yield
+    except (ObserverError, MemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ObserverError(f"{folder}: transformers cannot read it ({what}); save the model again") from error
+
+
+def _check_fetched(path: Path) -> None:
+    """Raise ObserverError for what Git LFS leaves in a large file's place until it is fetched."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ObserverError(f"{path}: a Git LFS pointer, not the file; fetch it with `git lfs pull`")
 
 
 def _rope_parameters(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -320,11 +355,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _tensors_of(path: Path) -> list[Tensor]:
-    try:
-        with safe_open(path, framework="np"):  # checks that the file is whole and its offsets meet
-            pass
-    except SafetensorError as error:
-        raise ObserverError(f"{path}: not a whole safetensors file ({error}); save the model again") from error
+    with open_safetensors(path, "np", "save the model again"):  # checks that the file is whole and its offsets meet
+        pass
     with path.open("rb") as file:
         (header_bytes,) = struct.unpack("<Q", file.read(8))
         entries = json.loads(file.read(header_bytes))

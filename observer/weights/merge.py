@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path
 from observer.weights.base import load_tokenizer
-from observer.weights.checkpoint import Tensor, list_tensors, read_json_object, read_shape
+from observer.weights.checkpoint import (
+    Tensor,
+    faults_of_transformers,
+    list_tensors,
+    open_safetensors,
+    read_json_object,
+    read_shape,
+)
+from observer.weights.tokenizer import tokenizer_folder
 
 _LORA_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 HARMLESS = frozenset(
@@ -92,17 +100,14 @@ def read_lora(adapter: Path) -> Lora:
         )
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
-        raise ObserverError(f"{weights}: no such file; train again, only safetensors are read")
+        raise ObserverError(f"{weights}: no such file; save it again, only safetensors are read")
     sides: dict[str, dict[str, torch.Tensor]] = {}
-    try:
-        with safe_open(weights, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                match = _LORA_NAME.fullmatch(name)
-                if match is None:
-                    raise ObserverError(f"{weights}: tensor {name[:100]!r} is not plain LoRA")
-                sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
-    except SafetensorError as error:
-        raise ObserverError(f"{weights}: not a whole safetensors file ({error}); train again") from error
+    with open_safetensors(weights, "pt", "train again") as file:
+        for name in file.keys():  # noqa: SIM118
+            match = _LORA_NAME.fullmatch(name)
+            if match is None:
+                raise ObserverError(f"{weights}: tensor {name[:100]!r} is not plain LoRA")
+            sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
     raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in sides.items() if len(pair) != 2])
     rank, alpha = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
     for module, pair in sides.items():
@@ -149,9 +154,10 @@ def _read(tensor: Tensor) -> torch.Tensor:
 def _save(weights: dict[str, torch.Tensor], adapter: Path, base: Path, merged: Path) -> None:
     from transformers import AutoConfig, GenerationConfig
 
-    tokenizer = load_tokenizer(adapter if (adapter / "tokenizer.json").exists() else base)
+    tokenizer = load_tokenizer(tokenizer_folder(adapter, base))
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
+    with faults_of_transformers(base):
+        config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     config.update({"eos_token_id": eos, "pad_token_id": pad, "bos_token_id": None, "use_cache": True})
     config.dtype = _common_dtype(weights)
     generation = GenerationConfig(eos_token_id=list(dict.fromkeys([eos, pad])), pad_token_id=pad, do_sample=False)

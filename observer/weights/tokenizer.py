@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from observer.errors import ObserverError
 from observer.prompts import CHAT_TEMPLATE, END_OF_TEXT, IM_END, IM_START
+from observer.weights.checkpoint import faults_of_transformers, read_json_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -112,3 +115,35 @@ def _digest(pre_tokenizer: Any) -> Any:
         return None
     keys = ("type", "pattern", "behavior", "invert", "individual_digits", "add_prefix_space", "use_regex")
     return [[part.get(key) for key in keys] for part in parts]
+
+
+def tokenizer_json(folder: Path) -> Path:
+    """The only file a tokenizer is read from. Raises ObserverError when it is not in `folder`."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ObserverError(
+            f"{path}: no such file; copy it from the model's base, or save one there with transformers: "
+            f"AutoTokenizer.from_pretrained(BASE).save_pretrained({str(folder)!r})"
+        )
+    return path
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ObserverError unless the files are there and hold JSON."""
+    for path in (tokenizer_json(folder), folder / "tokenizer_config.json"):
+        if path.exists():
+            read_json_object(path)
+
+
+def tokenizer_folder(adapter: Path, base: Path) -> Path:
+    """Where the tokenizer of an adapter's model is: its own goes before that of its base."""
+    return adapter if (adapter / "tokenizer.json").exists() else base
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as transformers reads it. Raises ObserverError for files that are missing or broken."""
+    from transformers import AutoTokenizer
+
+    check_tokenizer(folder)
+    with faults_of_transformers(folder):
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

@@ -348,7 +348,8 @@ def test_a_model_that_is_not_there_is_one_line(spec: str, message: str) -> None:
 
 def test_a_folder_that_transformers_cannot_load_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ObserverError, match="transformers cannot load it"):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ObserverError, match="transformers cannot read it"):
         HfBackend(tmp_path)
 
 

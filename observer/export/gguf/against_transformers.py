@@ -20,8 +20,9 @@ from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, usable_cores
 from observer.observation import Completion
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
-from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.checkpoint import faults_of_transformers, list_tensors, read_shape
 from observer.weights.hostile_texts import HOSTILE_TEXTS
+from observer.weights.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,9 +75,7 @@ class Reference:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True, trust_remote_code=False)
+        return read_tokenizer(self.folder)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -85,9 +84,9 @@ class Reference:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # a line of our own is enough
-        return AutoModelForCausalLM.from_pretrained(
-            str(self.folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
+        options = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+        with faults_of_transformers(self.folder):
+            return AutoModelForCausalLM.from_pretrained(str(self.folder), dtype=torch.float32, **options)
 
     @cached_property
     def too_large(self) -> str | None:

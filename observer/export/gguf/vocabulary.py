@@ -14,7 +14,12 @@ import gguf
 from observer.errors import ObserverError, raise_all
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START
 from observer.weights.checkpoint import read_json_object
-from observer.weights.tokenizer import PRE_TOKENIZERS, pre_tokenizer_name
+from observer.weights.tokenizer import (
+    PRE_TOKENIZERS,
+    check_tokenizer,
+    pre_tokenizer_name,
+    tokenizer_json,
+)
 
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>")
 
@@ -25,7 +30,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     The chat template is ours and generation ends at `<|im_end|>`, whatever the folder says: with Qwen's own
     template Ollama would switch thinking on. Raises ObserverError for a tokenizer whose kind is not known.
     """
-    path = folder / "tokenizer.json"
+    path = tokenizer_json(folder)
+    check_tokenizer(folder)
     tokenizer = read_json_object(path)
     kind = _kind_of(path, tokenizer)
     with _faults_explained(path):

@@ -21,6 +21,7 @@ from observer.errors import ObserverError
 from observer.export.gguf.vocabulary import add_vocabulary
 from observer.files import atomic_path
 from observer.weights.checkpoint import ModelShape, Tensor, gguf_names, list_tensors, pair_rows, read_shape
+from observer.weights.tokenizer import tokenizer_json
 
 FILE_TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -98,11 +99,14 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
     return out
 
 
-def gguf_bytes(merged: Path, file_type: str) -> int:
-    """The size that `write_gguf` will write, but for the head with the vocabulary, bounded by the tokenizer's file."""
+def gguf_bytes(merged: Path, file_type: str, tokenizer: Path | None = None) -> int:
+    """The size that `write_gguf` will write, but for the head with the vocabulary, bounded by the tokenizer's file.
+
+    `tokenizer` is the folder that it is in when that is another.
+    """
     shape = read_shape(merged)
     entries = plan_tensors(list_tensors(merged, shape), shape, FILE_TYPES[file_type][0])
-    head_bytes = (merged / "tokenizer.json").stat().st_size + 40 * shape.vocab_size
+    head_bytes = tokenizer_json(tokenizer or merged).stat().st_size + 40 * shape.vocab_size
     return head_bytes + sum(padded_bytes(entry.size_bytes) for entry in entries)
 
 

@@ -23,6 +23,7 @@ from observer.export.quantize.imatrix_file import Imatrix, write_imatrix
 from observer.runs.finished_run import Run
 from observer.training.rows import encode_with, tokenize_rows
 from observer.weights.checkpoint import read_shape
+from observer.weights.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +66,7 @@ def sample_rows(rows: Sequence[Sequence[int]], n_rows: int, seed: int) -> list[S
 
 def measure_imatrix(calibration: Calibration, merged: Path, out: Path) -> int:
     """Write the imatrix of the folder `merged` on these rows to `out`; return how many they are."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(merged), local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(merged)
     rows = [row.input_ids for row in tokenize_rows(calibration.read(), encode_with(tokenizer))]
     sample = sample_rows(rows, calibration.n_rows, calibration.seed)
     imatrix = compute_imatrix(merged, sample, device=calibration.device)
