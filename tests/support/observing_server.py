@@ -68,7 +68,7 @@ class ObservingServer:
             self._lock.wait_for(lambda: self._n_free > 0)
             self._n_free -= 1
             self.n_waiting -= 1
-        home = HOME.search(messages[-1]["content"])
+        home = HOME.search(messages[-1]["content"].removesuffix(f"\n{CUES[task]}"))
         if task is Task.GRADE:
             return str(Label.IMPORTANT if home else Label.DISCARD)
         return extraction_of(home).to_compact_json()
