@@ -80,7 +80,8 @@ def test_a_command_sees_nothing_but_its_checkout_and_what_pip_kept_and_leaves_no
     assert found["here"] == str(checkout) and seen[found["home"]] == []
     assert seen.pop(str(cache)) == ["wheel"]
     if has_namespace:
-        kept = {path.parts[2] for path in (checkout, cache) if path.is_relative_to("/tmp")}
+        stays = (checkout, cache, Path(sys.prefix))
+        kept = {path.parts[2] for path in stays if path.is_relative_to("/tmp")}
         assert found["temporary"] == "/tmp" and set(seen["/tmp"]) == kept and seen["/dev/shm"] == []
         assert not done.stderr
     else:
