@@ -1,23 +1,20 @@
 """From a time expression and the turn's time to when a relationship began to hold and when it ceased.
 
-dateparser reads the moment and does the arithmetic; which of the two it is, and what is too vague for either, is
-decided here.
+Which of the two a moment is, is decided here; what moment the words name, by `moments`.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
-from functools import lru_cache
-from typing import Literal
+from datetime import datetime
 
 import regex
 
 from observer.schema import Temporal
-
-Direction = Literal["past", "future"]
-LANGUAGES = ("en",), tuple("de fr es pt it nl pl sv da uk ru tr ja zh ko".split())
-"""Read as English, else as whichever of these it is."""
+from observer.turns.durations import find_duration
+from observer.turns.moments import Side, find_moment
+from observer.turns.translation import translations
 
 
 @dataclass(frozen=True)
@@ -30,43 +27,38 @@ class Validity:
 
 UNKNOWN = Validity()
 LONGEST = 100
-"""Characters of a time expression; what is longer is none, and would be read for minutes."""
+"""Characters of a time expression; what is longer is none."""
 
 
 def _compiled(pattern: str) -> regex.Pattern[str]:
-    """Blanks in the pattern mean nothing, capitals neither."""
-    return regex.compile(pattern, regex.IGNORECASE | regex.VERBOSE)
+    """Blanks in the pattern mean nothing."""
+    return regex.compile(pattern, regex.VERBOSE)
 
 
-_MONTH_OR_DAY = (
-    r"(?: jan\w* | feb\w* | mar(?:ch)? | apr\w* | may | june? | july? | aug\w* | sep\w* | oct\w* | nov\w* | dec\w*"
+_BEGINS = _compiled(
+    r"(?: since | ever\ since | from | as\ (?:of|from) | starting(?:\ (?:from|in|on))? | seit(?:\ dem)? | ab(?:\ dem)?"
+    r" | desde | depuis | dès | à\ partir\ de | dal? | sinds | vanaf | od | sedan | från | siden | fra | со? | з | від"
+    r" )\ (?P<moment>.+?) (?:\ on(?:wards?)?)? | (?P<moment>.+?) (?: から | 以来 | 부터 | \ onwards? )"
 )
-_MONTH_OR_DAY += r"| (?:mon|tues?|wed(?:nes)?|thurs?|fri|sat(?:ur)?|sun)(?:day|s)? )"
-_BEGINS = _compiled(r"^(?: since | from | as\ of | starting | seit | desde | depuis ) \s+ (?P<moment>.+)")
-_ENDS = _compiled(r"^(?: until | till? | through | bis | hasta | jusqu'[àe]n? ) \s+ (?P<moment>.+)")
-_RANGE = _compiled(
-    r"^(?: (?:from|between)\s+(?P<begin>.+?)\s+(?:to|and|until|till?|through)\s+(?P<end>.+)"
-    r"| (?P<begin>\d{4})\s?[-–—]\s?(?P<end>\d{4}) )$"
+_ENDS = _compiled(
+    r"(?: (?: until | till? | up\ (?:to|until) | through | thru | bis | hasta | até | fino(?:\ a)? | tot | (?:aż\ )?do"
+    r" | tills | indtil | до )\ | jusqu'(?:(?:à|en)\ )? )(?P<moment>.+) | (?P<moment>.+?) (?: まで | 까지 )"
 )
-_LASTS = _compiled(r"^(?: for | seit | desde\ hace | depuis ) \s+ (?P<length> \S+ \s+ \w+ )$")
-_COUNTED = _compiled(
-    r"\b(?:ago|from\ now)$ | ^in\s+\w+\s+(?:minute|hour|day|week|month|year|decade)s?$"
-    r"| ^(?:vor|hace|il\ y\ a|dans|há|daqui\ a|fa)\s"
+_FROM_TO = {
+    "from|between": "to|and|until|till?|through|thru", "von|vom": "bis(?: zum)?", "desde|del?": "hasta|al?",
+    "de|du|depuis": "à|au|jusqu'(?:à|en|au)", "dal?": "al?", "van": "tot", "od": "do", "с|від": "по|до",
+}  # fmt: skip
+_RANGES = [regex.compile(rf"(?:{begin}) (?P<begin>.+?) (?:{end}) (?P<end>.+)") for begin, end in _FROM_TO.items()]
+_RANGES.append(regex.compile(r"(?P<begin>\d{4})-(?P<end>\d{4})|(?=.*\d)(?P<begin>.+?) (?:to|until|-) (?P<end>.+)"))
+_LASTS = _compiled(
+    r"(?: (?:(?:for|over)\ )? (?:the|these)\ (?:last|past) | for | since | seit | desde(?:\ hace)? | depuis | da"
+    r" | sinds | od )\ (?P<length>.+?) (?:\ now)? | (?P<length>.+?)\ now"
 )
-_FILLER = _compiled(
-    r"\b(?: way\ back | back | just | only | already | about | around | roughly | almost | like | early | late )\s+"
+_ABOUT = regex.compile(
+    r"\b(?:about|almost|already|approximately|around|circa|exactly|just|like|nearly|only|roughly|some ?time) "
 )
-_NEAREST = _compiled(
-    rf"^(?: on\s+ )? (?P<side> last | this\ past | next | this\ coming ) \s+ (?P<moment>{_MONTH_OR_DAY})$"
-)
-_VAGUE = _compiled(
-    r"\b(?: every | each | usually | always | often | sometimes | daily | weekly | monthly | yearly | now | currently"
-    r"| nowadays | (?:mon|tues|wednes|thurs|fri|satur|sun)days | weds | weekends | mornings | evenings | nights )\b"
-    r"| ^\w+\s(?:minute|hour|day|week|month|year)s$ | \d+s\b"
-    r"| ^\D*\d{1,3}$ (?<!\b(?:the|on)\s\d+) | \b\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\b"
-)
-"""Habits, bare spans and numbers, decades, and dates whose day and month may be either."""
-_MEANS = {"last night": "yesterday", "tonight": "today", "this morning": "today"}
+"""Words that leave the moment where it is."""
+_A_UNIT = regex.compile(r"(?=(?:year|month|week|decade|fortnight)$)")
 
 
 def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Validity:
@@ -77,68 +69,56 @@ def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Valid
     - future: a moment, `from X` → valid_at; `until X` → invalid_at; `from X to Y` → both.
 
     `N years ago` and `in N weeks` are counted from the day of `at`; a year, a month or a week (`last year`, `in March`,
-    `next week`) is its first day. A day is its midnight, in the zone of `at`; a time of day is kept. Without a year the
-    nearest one on the state's side of `at` is meant. Nothing is known without `at`; of seasons, feasts, habits (`on
-    Fridays`), `recently` and `soon`; nor of a moment on the wrong side of `at`.
+    `next week`) is its first day. A day is its midnight, in the zone of `at`; a time of day is kept. What is left open,
+    such as the year of `March 3` or the month of `the 3rd`, is the nearest on the state's side of `at`. Nothing is
+    known without `at`; of quarters, seasons, feasts, decades, habits (`on Fridays`), `recently` and `soon`; of dates
+    that no calendar has (31 April) or that may be two (05/06/2024); nor of a moment on the wrong side of `at`.
     """
-    if at is None or not when or len(when) > LONGEST or _VAGUE.search(when):
+    if at is None or not when or len(when) > LONGEST:
         return UNKNOWN
-    text = _FILLER.sub("", " ".join(when.split()))
-    side: Direction = "future" if temporal is Temporal.FUTURE else "past"
-    if (span := _RANGE.match(text)) and temporal is not Temporal.ONGOING:
-        return Validity(_moment(span["begin"], at, side), _moment(span["end"], at, side))
-    if lasting := _LASTS.match(text):
-        return Validity(_moment(lasting["length"], at, "past", True)) if temporal is Temporal.ONGOING else UNKNOWN
-    if ends := _ENDS.match(text):
+    held = _validity(_plain(when), temporal, at.replace(tzinfo=None))
+    zoned = [moment and moment.replace(tzinfo=at.tzinfo) for moment in (held.valid_at, held.invalid_at)]
+    return Validity(*zoned)
+
+
+def _plain(when: str) -> str:
+    """Lower case, plain digits and dashes, single blanks, no commas between words."""
+    text = unicodedata.normalize("NFKC", regex.sub(r"(?<=\d) ?(?:½|1/2\b)", ".5", when)).lower()
+    text = regex.sub(r"(?<=\d)t(?=\d)", " ", regex.sub(r"[‐‑‒–—−]", "-", text.replace("’", "'")))
+    text = regex.sub(r"\b([ap])\.m\.?", r"\1m", regex.sub(r",(?= )", " ", " ".join(text.split())))
+    return _ABOUT.sub("", " ".join(text.split()).strip(" .,;:!?'\"()[]"))
+
+
+def _validity(text: str, temporal: Temporal, at: datetime) -> Validity:
+    side: Side = "future" if temporal is Temporal.FUTURE else "past"
+    if lasting := _LASTS.fullmatch(text):
+        for length in _in_english(_A_UNIT.sub("a ", lasting["length"])):
+            if duration := find_duration(length):
+                return Validity(duration.before(at)) if temporal is Temporal.ONGOING else UNKNOWN
+    if ends := _ENDS.fullmatch(text):
         return Validity(None, _moment(ends["moment"], at, "past" if temporal is Temporal.COMPLETED else "future"))
-    begins = _BEGINS.match(text)
-    moment = _moment(begins["moment"] if begins else text, at, side)
+    for span in (pattern.fullmatch(text) for pattern in _RANGES if temporal is not Temporal.ONGOING):
+        if span and (held := _between(span["begin"], span["end"], at, side)):
+            return held
+    begins = _BEGINS.fullmatch(text)
+    moment = (_moment(begins["moment"], at, side) if begins else None) or _moment(text, at, side)
     return Validity(None, moment) if temporal is Temporal.COMPLETED else Validity(moment)
 
 
-def _moment(text: str, at: datetime, side: Direction, is_counted: bool = False) -> datetime | None:
-    """The moment that the text names on this side of `at`; None when it names none, or one on the other side."""
-    text = _MEANS.get(text.casefold(), text)
-    if nearest := _NEAREST.match(text):
-        if (nearest["side"].casefold() in ("last", "this past")) != (side == "past"):
-            return None
-        text = nearest["moment"]
-    found = _parsed(text, at.replace(tzinfo=None), side, is_counted or _COUNTED.search(text) is not None)
-    if found is None:
-        return None
-    moment = found.replace(tzinfo=at.tzinfo)
-    if nearest and _first_moment(moment, "month") == _first_moment(at, "month") and moment.day == 1:
-        return None  # `last March`, told in March
-    is_right = moment <= at if side == "past" else moment >= at or moment == _first_moment(at, "day")
-    return moment if is_right else None
+def _between(begin: str, end: str, at: datetime, side: Side) -> Validity | None:
+    """Both ends, the one that is nearer to the turn first: what the other leaves open is near to that."""
+    if side == "past":
+        invalid_at = _moment(end, at, side)
+        valid_at = _moment(begin, at, side, invalid_at)
+    else:
+        valid_at = _moment(begin, at, side)
+        invalid_at = _moment(end, at, side, valid_at)
+    return Validity(valid_at, invalid_at) if valid_at and invalid_at and valid_at <= invalid_at else None
 
 
-@lru_cache(maxsize=1024)
-def _parsed(text: str, base: datetime, side: Direction, is_counted: bool) -> datetime | None:
-    try:
-        return _read(text, base, side, is_counted)
-    except (OverflowError, ValueError):  # a moment before the year 1, or after 9999
-        return None
+def _moment(text: str, at: datetime, side: Side, near: datetime | None = None) -> datetime | None:
+    return next(filter(None, (find_moment(english, at, side, near) for english in _in_english(text))), None)
 
 
-def _read(text: str, base: datetime, side: Direction, is_counted: bool) -> datetime | None:
-    from dateparser.date import DateDataParser
-
-    settings = {"RELATIVE_BASE": base, "PREFER_DATES_FROM": side, "RETURN_TIME_AS_PERIOD": True}
-    for languages in LANGUAGES:
-        found = DateDataParser(languages=list(languages), settings=settings).get_date_data(text)
-        if found.date_obj is not None:
-            moment = found.date_obj.replace(tzinfo=None)
-            if found.period == "time":
-                return moment if moment != base else None  # `now`, in any language
-            return _first_moment(moment, "day" if is_counted else found.period or "day")
-    return None
-
-
-def _first_moment(moment: datetime, period: str) -> datetime:
-    day = datetime.combine(moment, time(), moment.tzinfo)
-    if period == "year":
-        return day.replace(month=1, day=1)
-    if period == "month":
-        return day.replace(day=1)
-    return day - timedelta(days=day.weekday()) if period == "week" else day
+def _in_english(text: str) -> tuple[str, ...]:
+    return text, *translations(text)

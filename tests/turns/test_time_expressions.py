@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import calendar
 import json
+import re
 import warnings
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -98,6 +102,186 @@ def test_what_is_future_will_begin_then(when: str, begin: str | None, end: str |
 
 def test_what_is_ongoing_until_a_day_to_come_ends_then() -> None:
     assert validity("till Friday", ONGOING, AT) == Validity(invalid_at=day("2026-11-27"))
+
+
+def ordinal(day: int) -> str:
+    return f"{day}{'th' if 11 <= day <= 13 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
+
+
+def dates(at: date, temporal: Temporal) -> Iterator[date]:
+    """Day by day from the turn to the state's side."""
+    return (at + timedelta(days=n if temporal is FUTURE else -n) for n in count())
+
+
+@given(st.dates(date(1950, 1, 1), date(2080, 1, 1)), st.sampled_from([COMPLETED, FUTURE]), st.integers(1, 31),
+       st.sampled_from(["on the {}", "the {}", "{}", "until the {}", "from the {}"]))  # fmt: skip
+def test_a_day_of_the_month_is_the_nearest_of_its_number(at: date, temporal: Temporal, day: int, form: str) -> None:
+    held = validity(form.format(ordinal(day)), temporal, datetime.combine(at, datetime.min.time()))
+    found = held.valid_at or held.invalid_at
+    assert found
+    assert found.date() == next(there for there in dates(at, temporal) if there.day == day)
+
+
+@given(st.dates(date(1950, 1, 1), date(2080, 1, 1)), st.sampled_from([COMPLETED, FUTURE]), st.integers(1, 12),
+       st.integers(1, 31), st.booleans(), st.sampled_from(
+           ["{month} {day}", "{day} {month}", "{month} {nth}", "the {nth} of {month}", "on {month} {day}",
+            "on the {nth} of {month}", "{nth} {month}", "{month} the {nth}", "since {month} {day}"]))  # fmt: skip
+def test_a_day_of_a_month_is_the_nearest_one_or_none(
+    at: date, temporal: Temporal, month: int, day: int, is_short: bool, form: str
+) -> None:
+    name = calendar.month_abbr[month] if is_short else calendar.month_name[month]
+    when = form.format(month=name, day=day, nth=ordinal(day))
+    held = validity(when, temporal, datetime.combine(at, datetime.min.time()))
+    found = held.valid_at or held.invalid_at
+    if day > calendar.monthrange(2024, month)[1]:
+        assert found is None
+    else:
+        assert found
+        assert found.date() == next(there for there in dates(at, temporal) if (there.month, there.day) == (month, day))
+
+
+WORDS = (
+    "the on in of at since until from to and or last next this week month year years day days ago quarter Q3 KW W12 "
+    "spring summer March may Dec Friday monday am pm 9am 10:30 3rd 12th 2024 2019 31 3 5 12 30 05-06-2024 5.6. 5/6 90s "
+    "2024-05-06 first third half am. le el den op de mai maggio марта 3月 日 seit bis hasta depuis now early end mid"
+).split()
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join), st.sampled_from(Temporal))
+def test_every_number_of_the_text_is_in_the_moment(when: str, temporal: Temporal) -> None:
+    """A number that is taken for something else makes a wrong date."""
+    held = validity(when, temporal, AT)
+    found = [moment for moment in (held.valid_at, held.invalid_at) if moment]
+    if not found or {"ago", "year", "years", "day", "days", "month", "week"} & set(when.split()):
+        return
+    told = {part for m in found for part in (m.year, m.month, m.day, m.hour, m.hour % 12, m.minute)}
+    assert set(map(int, re.findall(r"\d+", when))) <= told
+
+
+@pytest.mark.parametrize(
+    ("when", "begin"),
+    [
+        ("on the 5th", "2026-11-05"),
+        ("since the twenty-first", "2026-11-21"),
+        ("first of May", "2026-05-01"),
+        ("Friday the 13th", "2026-11-13"),
+        ("the 3rd of last month", "2026-10-03"),
+        ("in March last year", "2025-03-01"),
+        ("tuesday last week", "2026-11-10"),
+        ("March 3", "2026-03-03"),
+        ("since March 3", "2026-03-03"),
+        ("March 3rd, 2024", "2024-03-03"),
+        ("9am on March 3", "2026-03-03T09:00"),
+        ("Sept. 9th", "2026-09-09"),
+        ("Feb 29", "2024-02-29"),
+        ("03/2024", "2024-03-01"),
+        ("25/11/2024", "2024-11-25"),
+        ("11.25.2024", "2024-11-25"),
+        ("2024-05-06T10:00", "2024-05-06T10:00"),
+        ("20240506", "2024-05-06"),
+        ("friday at 4:30 in the afternoon", "2026-11-20T16:30"),
+        ("the week before last", "2026-11-02"),
+        ("the day before yesterday", "2026-11-20"),
+        ("for five years now", "2021-11-22"),
+        ("for 2.5 years", "2024-05-22"),
+        ("for 1½ years", "2025-05-22"),
+        ("for a year and two months", "2025-09-22"),
+        ("two and a half years ago", "2024-05-22"),
+        ("a fortnight ago", "2026-11-08"),
+        ("twenty-one days ago", "2026-11-01"),
+        ("for the past three years", "2023-11-22"),
+        ("the last five years", "2021-11-22"),
+        ("2019 onwards", "2019-01-01"),
+        ("seit dem 3. Mai", "2026-05-03"),
+        ("am 3.", "2026-11-03"),
+        ("am Freitag", "2026-11-20"),
+        ("vor einem Jahr", "2025-11-22"),
+        ("letztes Jahr", "2025-01-01"),
+        ("le 1er mai", "2026-05-01"),
+        ("depuis 5 ans", "2021-11-22"),
+        ("el 3 de mayo", "2026-05-03"),
+        ("no dia 3 de maio", "2026-05-03"),
+        ("op de 3e", "2026-11-03"),
+        ("3-го мая", "2026-05-03"),
+        ("с 2019 года", "2019-01-01"),
+        ("5月3日", "2026-05-03"),
+        ("3号", "2026-11-03"),
+        ("2024년 5월 3일", "2024-05-03"),
+    ],
+)
+def test_every_way_to_write_a_moment_of_the_past(when: str, begin: str) -> None:
+    assert validity(when, ONGOING, AT) == Validity(valid_at=day(begin))
+
+
+@pytest.mark.parametrize(
+    ("when", "begin"),
+    [
+        ("on the 3rd", "2026-12-03"),
+        ("on the 12th at 9am", "2026-12-12T09:00"),
+        ("July 4", "2027-07-04"),
+        ("3 months from now", "2027-02-22"),
+        ("a year from now", "2027-11-22"),
+        ("2 weeks from today", "2026-12-06"),
+        ("in two weeks' time", "2026-12-06"),
+        ("in a fortnight", "2026-12-06"),
+        ("the day after tomorrow", "2026-11-24"),
+        ("the week after next", "2026-11-30"),
+        ("monday next week", "2026-11-23"),
+        ("on the 5th of next month", "2026-12-05"),
+        ("in May next year", "2027-05-01"),
+        ("le 12 à 9h", "2026-12-12T09:00"),
+        ("in drei Wochen", "2026-12-13"),
+        ("через три недели", "2026-12-13"),
+    ],
+)
+def test_every_way_to_write_a_moment_to_come(when: str, begin: str) -> None:
+    assert validity(when, FUTURE, AT) == Validity(valid_at=day(begin))
+
+
+@pytest.mark.parametrize(
+    ("when", "begin", "end"),
+    [
+        ("from March to May 2020", "2020-03-01", "2020-05-01"),
+        ("from May 2019 to June", "2019-05-01", "2026-06-01"),
+        ("from November to February", "2025-11-01", "2026-02-01"),
+        ("from the 3rd to the 5th", "2026-11-03", "2026-11-05"),
+        ("2019 - 2021", "2019-01-01", "2021-01-01"),
+        ("vom 3. Mai bis zum 5. Mai", "2026-05-03", "2026-05-05"),
+        ("de 2015 à 2019", "2015-01-01", "2019-01-01"),
+    ],
+)
+def test_the_ends_of_a_range_belong_together(when: str, begin: str, end: str) -> None:
+    assert validity(when, COMPLETED, AT) == Validity(day(begin), day(end))
+
+
+IMPOSSIBLE = (
+    "31 September|April 31st|31 April|30 Feb|Feb 29, 2023|the 45th|2024-13-01|2024-02-30|32.1.2024|"
+    "4月31日|March 0|2024-00-10|2024-01-00|0/2024"
+)
+AMBIGUOUS = "05-06-2024|05/06/2024|5.6.2024|05/06/24|25/12/24|24-05-06|5/6|am 3.5.|2011-12|3 March 24|Monday 3 March"
+SPANS = (
+    "Q3 2024|in Q3|third quarter of 2024|the 3rd quarter|H1 2024|week 12|KW 12|2024-W12|spring 2020|"
+    "summer of 2020|last fall|winter 2020/21|the 90s|since the 1990s|2020s|the nineties|the early 2000s|"
+    "mid 2020|mid-March|end of March|late 2020|the 20th century|this weekend|the week of March 3|"
+    "3-5 March|March 3-5|3 and 4 March|2019 or 2020|2019/20"
+)
+FEASTS = (
+    "christmas 2020|at christmas|since easter|new year 2020|on new year's day|thanksgiving|halloween|on my birthday"
+)
+OTHERS = (
+    "at first|the first time|the first monday of march|the third friday in May|last friday of May|"
+    "friday week|fridays|monday to friday|every March 3|twice a week|24/7|by the 10th|before the 5th|"
+    "after the 3rd|on 3|in 3|at 5|98|back in '98|in my 20s|since I was 12|a couple of years ago|"
+    "years ago|for weeks|over a year ago|less than a year ago|in the last two years|for the next two weeks|"
+    "for another 2 years|1.5 months ago|2 years old|at 25:00|at 13pm|since forever|the other day|"
+    "these days|one day|this time last year|the next day|between 2 and 3 years ago|from 2019 to 2015|3日"
+)
+
+
+@pytest.mark.parametrize("temporal", Temporal)
+@pytest.mark.parametrize("when", "|".join([IMPOSSIBLE, AMBIGUOUS, SPANS, FEASTS, OTHERS]).split("|"))
+def test_what_is_no_moment_or_may_be_two_stays_unknown(when: str, temporal: Temporal) -> None:
+    assert validity(when, temporal, AT) == UNKNOWN
 
 
 @pytest.mark.parametrize("temporal", Temporal)
