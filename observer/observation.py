@@ -5,18 +5,55 @@ Plain frozen data that dumps to JSON and reads back; who makes it is `client`'s,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal, Self
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from observer.schema import EntityType, Label, Predicate, Temporal, Turn
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Asked = Literal["grade", "extract", "observe"]
 """What was asked of the model; `observe` grades, and extracts unless the grade is DISCARD."""
+
+
+_EPOCH = re.compile(r"\d{10}(\d{3}|\d{6}|\d{9})?(\.\d+)?")
+_ORDINAL_DATE = re.compile(r"(\d{4})-(\d{3})(?!\d)(.*)")
+_NO_TIME = PydanticCustomError(
+    "time", "a time such as 2026-11-22T18:30Z, or seconds since 1970 in ten digits (milliseconds: 13), is expected"
+)
+
+
+def read_time(value: Any) -> datetime | None:
+    """When a message was written: ISO 8601 with a whole date, extended or basic, or seconds, milli-, micro- or
+    nanoseconds since 1970; None and empty text are no time. Raises ValueError for all else: `2026`, `5/6/2026`."""
+    if value is None or isinstance(value, datetime):
+        return value
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _NO_TIME
+    text = str(value).strip().upper()
+    try:
+        if epoch := _EPOCH.fullmatch(text):
+            return datetime.fromtimestamp(float(text) / 10 ** len(epoch[1] or ""), UTC)
+        if isinstance(value, str):
+            return _read_iso(text) if text else None
+    except (ValueError, OverflowError):
+        pass
+    raise _NO_TIME
+
+
+def _read_iso(text: str) -> datetime:
+    text = re.sub(r" ?(?:Z|UTC|GMT)$", "+00:00", re.sub(r" (?=[+-]\d\d:?\d\d$)", "", text))
+    if date := _ORDINAL_DATE.fullmatch(text):
+        day = datetime(int(date[1]), 1, 1) + timedelta(days=int(date[2]) - 1)
+        if day.year != int(date[1]):
+            raise ValueError(text)
+        text = day.date().isoformat() + date[3]
+    return datetime.strptime(text, "%Y%m%d%H%M%S") if re.fullmatch(r"\d{14}", text) else datetime.fromisoformat(text)
 
 
 class _Frozen(BaseModel):
@@ -29,7 +66,7 @@ class Exchange(_Frozen):
     user_message: str
     assistant_message: str = ""
     context: list[Turn] = []
-    at: datetime | None = None
+    at: Annotated[datetime | None, BeforeValidator(read_time)] = None
     id: str | None = None
 
 

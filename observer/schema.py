@@ -234,7 +234,8 @@ def describe_fault(fault: Any) -> str:
         return f"{where}: unknown field"
     if fault["type"] == "model_type":
         return f"{where}: keys and their values are expected, found {str(fault['input'])[:60]!r}"
-    return f"{where}: {fault['msg'].lower()}, found {str(fault['input'])[:60]!r}"
+    what = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{where}: {what}, found {str(fault['input'])[:60]!r}"
 
 
 def highest_label(predicates: list[str]) -> Label:

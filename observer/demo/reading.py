@@ -85,11 +85,14 @@ def _exchange(item: Item, said_at: datetime) -> Exchange:
     fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
     fields["context"] = fields.get("context", [])[-CONTEXT_TURNS:]
     try:
-        exchange = Exchange.model_validate(fields | {"at": item.at or said_at})
+        exchange = Exchange.model_validate(fields | {"at": item.at})
     except ValidationError as error:
         raise ObserverError("; ".join(describe_fault(fault) for fault in error.errors())) from None
     n_characters = len(exchange.user_message) + len(exchange.assistant_message)
     n_characters += sum(len(turn.content) for turn in exchange.context)
     if n_characters > MAX_EXCHANGE_CHARACTERS:
         raise ObserverError(f"{n_characters:,} characters; this page takes {MAX_EXCHANGE_CHARACTERS:,}, shorten it")
-    return exchange.model_copy(update={"id": f"demo@{hashlib.sha256(item.exchange.encode()).hexdigest()[:16]}"})
+    at = exchange.at or said_at
+    return exchange.model_copy(
+        update={"at": at, "id": f"demo@{hashlib.sha256(item.exchange.encode()).hexdigest()[:16]}"}
+    )

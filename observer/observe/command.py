@@ -172,10 +172,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _time(text: str) -> datetime:
-    from datetime import datetime
+def _time(text: str) -> datetime | None:
+    from observer.observation import read_time
 
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: a time such as 2026-11-22T18:30 is expected") from None
+        return read_time(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from None

@@ -104,9 +104,10 @@ class Reader:
     def _row(self, item: Item) -> Row | BadRow:
         fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
         try:
-            return Row(item.place, Exchange.model_validate(fields | {"at": item.at or self.at, "id": _id_of(item)}))
+            exchange = Exchange.model_validate(fields | {"at": item.at, "id": _id_of(item)})
         except ValidationError as error:
             return BadRow(item.place, "; ".join(describe_fault(fault) for fault in error.errors()))
+        return Row(item.place, exchange if exchange.at else exchange.model_copy(update={"at": self.at}))
 
     def _lines(self, name: str) -> Iterable[bytes]:
         if name == STDIN:

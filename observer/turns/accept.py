@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from observer.errors import ObserverError
-from observer.observation import Exchange
+from observer.observation import Exchange, read_time
 from observer.schema import Turn
 from observer.turns.conversation import Unusable, exchanges, turns_of_messages
 
@@ -25,7 +25,10 @@ def to_exchange(turn: TurnLike, context: ContextLike = (), at: datetime | None =
     Raises ObserverError for what is no turn, and for one in which the user says nothing.
     """
     found = _exchange(turn)
-    update = {"context": [*_turns(context), *found.context], "at": found.at or at}
+    try:
+        update = {"context": [*_turns(context), *found.context], "at": found.at or read_time(at)}
+    except ValueError as error:
+        raise ObserverError(f"at: {error}, found {at!r:.60}") from None
     if not found.user_message.strip():
         raise ObserverError("turn: the user message is empty; nothing is there to observe")
     return found.model_copy(update=update)
