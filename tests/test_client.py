@@ -20,6 +20,7 @@ import pytest
 from observer import Exchange, Observation, Observer
 from observer.errors import ObserverError
 from observer.files import sha256_file
+from observer.memory.diff import diff
 from observer.observation import Completion, Grade
 from observer.ollama.client import Endpoint, OllamaClient, ollama_url
 from observer.paths import NANO_BASE, PROJECT_ROOT
@@ -246,6 +247,24 @@ def test_a_secret_in_an_answer_is_left_out_of_the_observation() -> None:
     assert [entity.name for entity in found.entities] == ["User", "Acme"]
     assert found.entities[0].attributes == {"role": "cook"}
     assert [(relation.object, relation.when) for relation in found.relationships] == [("Acme", None)]
+
+
+def test_a_pronoun_is_no_grounded_name_and_the_first_person_is_the_user() -> None:
+    ready = prepare(Exchange(user_message="I met Karl. He lives in Rome, my wife likes him.", at=datetime(2026, 1, 1)))
+    names = ("I", "user", "Karl", "He", "him", "my wife", "Rome")
+    answer = {
+        "entities": [{"name": name, "type": "Person"} for name in names],
+        "relationships": [
+            {"subject": subject, "predicate": "RELATED_TO", "object": "Rome", "temporal": "ongoing"}
+            for subject in (*names[:-1], "they")
+        ],
+    }
+    found = observation(ready, "x", completion=Completion(json.dumps(answer), (), truncated=False))
+    assert {entity.name: entity.is_grounded for entity in found.entities} == {
+        "User": True, "Karl": True, "He": False, "him": False, "my wife": False, "Rome": True
+    }  # fmt: skip
+    remembered = {operation.fact.subject for operation in diff(found, []) if operation.is_stored}
+    assert remembered == {"User", "Karl"}
 
 
 ENTITY = {"name": "Acme", "type": "Organization", "attributes": {}}

@@ -86,9 +86,6 @@ TEMPORAL_ALIASES: dict[str, State] = {
     "future": "future", "planned": "future",
 }  # fmt: skip
 
-USER_ALIASES = frozenset({"user", "i"})
-"""How older data spells `User`, case-folded."""
-
 
 def normalize(name: str) -> str:
     """`Learning about`, `learning-about` -> `LEARNING_ABOUT`."""

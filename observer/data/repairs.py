@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from observer.data.aliases import TEMPORAL_ALIASES, TYPE_ALIASES, USER_ALIASES, normalize, resolve_predicate
+from observer.data.aliases import TEMPORAL_ALIASES, TYPE_ALIASES, normalize, resolve_predicate
 from observer.schema import ATTRIBUTE_KEYS, USER, EntityType, Predicate, RawRow, parse_row
+from observer.turns.pronouns import is_user
 
 FALLBACK = str(Predicate("RELATED_TO"))
 PREDICATES = frozenset(map(str, Predicate))
@@ -69,7 +70,7 @@ class _Mender:
         return entity
 
     def _name(self, name: Any) -> Any:
-        if isinstance(name, str) and name != USER and name.strip().casefold() in USER_ALIASES:
+        if isinstance(name, str) and name != USER and is_user(name, row_text(self.row)):
             self.repairs[f"names made {USER}"] += 1
             return USER
         return name

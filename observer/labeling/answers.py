@@ -13,6 +13,7 @@ from observer.labeling.prompts import GradingAnswer
 from observer.prompts import Task, clean
 from observer.schema import USER, Extraction, describe_fault
 from observer.turns.inputs import load_json
+from observer.turns.pronouns import is_nobodys_name, is_user
 
 _THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
@@ -60,7 +61,13 @@ def extraction_faults(extraction: Extraction, exchange: str, value: Any) -> list
     faults = [f"{key}: missing" for key in ("entities", "relationships") if key not in value] + extraction.faults()
     text = _comparable(_MARKERS.sub("", exchange))
     for entity in extraction.entities:
-        if entity.name != USER and not _is_in(entity.name, text):
+        if entity.name == USER:
+            continue
+        if is_user(entity.name, text):
+            faults.append(f"entity name {entity.name!r} is the speaker; write {USER}")
+        elif is_nobodys_name(entity.name, text):
+            faults.append(f"entity name {entity.name!r} is a pronoun; write who is meant, or leave out what it states")
+        elif not _is_in(entity.name, text):
             faults.append(f"entity name {entity.name!r} is not in the conversation; copy names letter by letter")
     for when in sorted({relation.when for relation in extraction.relationships if relation.when}):
         if not _is_in(when, text):

@@ -13,6 +13,7 @@ from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, f
 from observer.memory.rules import RECURRING, TIMELESS, why_not_both
 from observer.observation import Observation
 from observer.schema import Temporal
+from observer.turns.pronouns import is_nobodys_name
 
 _ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
 
@@ -42,7 +43,7 @@ def apply_operations(known: Iterable[Fact], operations: Iterable[Operation]) -> 
 
 
 def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], list[Fact]]:
-    """What it states, and what it states of names that stand nowhere in the text."""
+    """What it states, and what it states of names that are none, or stand nowhere in the text."""
     types = {entity.name: entity.type for entity in observation.entities}
     invented = {entity.name for entity in observation.entities if not entity.is_grounded}
     grounded, ungrounded = [], []
@@ -52,7 +53,9 @@ def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], 
             fact = fact.model_copy(update={"invalid_at": None})
         if fact.predicate in TIMELESS:
             fact = fact.model_copy(update={"temporal": Temporal.ONGOING, "invalid_at": None})
-        (ungrounded if invented & {fact.subject, fact.object} else grounded).append(fact)
+        ends = {fact.subject, fact.object}
+        is_invented = bool(invented & ends) or any(map(is_nobodys_name, ends - types.keys()))
+        (ungrounded if is_invented else grounded).append(fact)
     return _past_told_once(grounded), ungrounded
 
 

@@ -42,7 +42,7 @@ class Reason(StrEnum):
     """A plan that is now so, or done."""
     KNOWN = "known"
     UNGROUNDED = "ungrounded"
-    """A name of it stands nowhere in the text: not remembered."""
+    """A name of it stands nowhere in the text, or is a pronoun: not remembered."""
 
 
 class _Frozen(BaseModel):

@@ -24,6 +24,7 @@ from observer.observation import (
 from observer.schema import USER, Entity, Extraction, Relationship
 from observer.turns.before_model import Prepared
 from observer.turns.grounding import find_name, stated_by
+from observer.turns.pronouns import is_nobodys_name, is_user
 from observer.turns.redaction import MARK
 from observer.turns.time_expressions import validity
 
@@ -87,20 +88,24 @@ def _whole(kind: type[T], items: Any) -> list[T]:
 
 
 def _entities(found: Extraction, prepared: Prepared) -> list[ObservedEntity]:
-    """Each name once, with the places where it stands; what gives away a secret is left out."""
+    """Each name once, with the places where it stands; what gives away a secret is left out.
+
+    A pronoun is nobody's name, wherever it stands; `I` and its like are `User`.
+    """
     entities: dict[str, ObservedEntity] = {}
     for entity in found.entities:
-        if entity.name in entities or prepared.is_secret(entity.name):
+        name = _name(entity.name, prepared)
+        if name in entities or prepared.is_secret(name):
             continue
-        spans = find_name(entity.name, prepared.messages)
-        entities[entity.name] = ObservedEntity(
-            name=entity.name,
+        spans = find_name(name, prepared.messages)
+        entities[name] = ObservedEntity(
+            name=name,
             type=entity.type,
             attributes={
                 key: text for key, text in entity.attributes.items() if not prepared.is_secret(key + "\n" + text)
             },
             spans=spans,
-            is_grounded=bool(spans) or entity.name == USER,
+            is_grounded=name == USER or (bool(spans) and not is_nobodys_name(name, prepared.text)),
         )
     return list(entities.values())
 
@@ -108,7 +113,7 @@ def _entities(found: Extraction, prepared: Prepared) -> list[ObservedEntity]:
 def _relationships(found: Extraction, prepared: Prepared, confidence: float | None) -> list[ObservedRelationship]:
     seen: dict[ObservedRelationship, None] = {}
     for relation in found.relationships:
-        ends = (relation.subject, relation.object)
+        subject, obj = ends = (_name(relation.subject, prepared), _name(relation.object, prepared))
         if any(prepared.is_secret(end) for end in ends):
             continue
         when = _time_in_the_text(relation.when, prepared)
@@ -116,9 +121,9 @@ def _relationships(found: Extraction, prepared: Prepared, confidence: float | No
         evidence = [*(end for end in ends if end != USER), *([when] if when else [])]
         seen[
             ObservedRelationship(
-                subject=relation.subject,
+                subject=subject,
                 predicate=relation.predicate,
-                object=relation.object,
+                object=obj,
                 temporal=relation.temporal,
                 when=when,
                 valid_at=holds.valid_at,
@@ -128,6 +133,10 @@ def _relationships(found: Extraction, prepared: Prepared, confidence: float | No
             )
         ] = None
     return list(seen)
+
+
+def _name(name: str, prepared: Prepared) -> str:
+    return USER if is_user(name, prepared.text) else name
 
 
 def _time_in_the_text(when: str | None, prepared: Prepared) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from observer.observation import Exchange, Redaction, Span
@@ -21,6 +22,11 @@ class Prepared:
     messages: list[Message]
     redactions: list[Redaction]
     secrets: frozenset[str]
+
+    @cached_property
+    def text(self) -> str:
+        """All messages, as they were written."""
+        return "\n".join(message.text for message in self.messages)
 
     def is_secret(self, text: str) -> bool:
         """Whether an answer's text gives away a secret of the exchange, or looks like one."""

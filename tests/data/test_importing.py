@@ -117,6 +117,7 @@ def test_an_older_predicate_becomes_predicate_and_state(
         (relation(temporal="planned"), "temporal states mapped", '"temporal":"future"'),
         (relation(subject="I"), "names made User", '"subject":"User"'),
         (relation(subject="USER"), "names made User", '"subject":"User"'),
+        (relation(subject="me"), "names made User", '"subject":"User"'),
         (relation(object="Ana"), "endpoints added to the entities", '{"name":"Ana","type":"Concept"'),
         (relation(object="lisbon"), "endpoints spelled as their entity", '"object":"Lisbon"'),
         (EXTRACTION | {"entities": [EXTRACTION["entities"][1]]}, "User added to the entities", '"name":"User"'),

@@ -573,6 +573,10 @@ def test_names_are_grounded_in_what_was_said_not_in_the_markers() -> None:
     assert verdict("Zoe\u0301") == verdict("from Rome") == ""
     assert "copy names letter by letter" in verdict("Assistant") and "copy names" in verdict(" ")
     assert "when 'in May' is not in the conversation" in verdict("Rome", "in May")
+    exchange = render_exchange("He lives in Rome, my wife likes him", "")
+    assert "entity name 'my' is the speaker; write User" in verdict("my")
+    for pronoun in ("He", "him", "my wife"):
+        assert f"entity name {pronoun!r} is a pronoun; write who is meant" in verdict(pronoun)
 
 
 @given(st.text(max_size=80))
