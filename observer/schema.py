@@ -206,23 +206,6 @@ def parse_row(value: dict[str, Any]) -> tuple[RawRow | None, list[str]]:
     return (None, faults) if faults else (row, [])
 
 
-def parse_rows(value: dict[str, Any]) -> tuple[list[RawRow], list[str]]:
-    """The rows of one object, which are two where it holds a label and an extraction, and the faults of all."""
-    kinds = [GradingRow] * ("label" in value) + [ExtractionRow] * ("entities" in value or "relationships" in value)
-    if len(kinds) < 2:
-        row, faults = parse_row(value)
-        return ([row] if row else []), faults
-    parsed = [
-        parse_row({key: part for key, part in value.items() if key not in _fields_of_others(kind)}) for kind in kinds
-    ]
-    faults = [fault for _, found in parsed for fault in found]
-    return ([] if faults else [row for row, _ in parsed if row]), list(dict.fromkeys(faults))
-
-
-def _fields_of_others(kind: type[GradingRow] | type[ExtractionRow]) -> set[str]:
-    return (GradingRow.model_fields.keys() | ExtractionRow.model_fields.keys()) - kind.model_fields.keys()
-
-
 def describe_fault(fault: Any) -> str:
     """One pydantic error as `field: what was found; what is allowed`."""
     where = ".".join(str(part) for part in fault["loc"])

@@ -142,6 +142,11 @@ def test_ollama_host_forms(host: str, url: str) -> None:
 
 
 def test_an_error_moves_no_cursor(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", GRADING | {"label": "\x1b[2J\u202elabel"})
+    done = observer("data", "check", str(path))
+    assert done.returncode == 1 and done.stderr.startswith(
+        f"error: {path}:1: label: unknown value '\\x1b[2J\\u202elabel'"
+    )
     path = write_rows(tmp_path / "rows.jsonl", GRADING | {"\x1b[2J\u202efield": 1})
     done = observer("data", "check", str(path))
-    assert done.returncode == 1 and done.stderr.startswith(f"error: {path}:1: \\x1b[2J\\u202efield: unknown field")
+    assert done.returncode == 0 and done.stdout.endswith("; fields not used: \\x1b[2J\\u202efield (1)\n")

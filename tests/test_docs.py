@@ -32,7 +32,7 @@ from observer.memory.rules import EARLIER_STAGES, ONE_AT_A_TIME, OPPOSITES
 from observer.ollama.modelfile import VARIANTS, plan_modelfiles, write_all
 from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import NANO_BASE, PROJECT_ROOT, RunPaths
-from observer.turns.inputs import Item, iter_inputs
+from observer.turns.inputs import Item, Reading, iter_inputs
 from tests.observe.test_observe_command import write_chats
 from tests.support.docs_blocks import Block, anchors_of, blocks_of, commands_of, links_of, pages
 from tests.support.docs_shell import Shell
@@ -187,7 +187,7 @@ def _check_row(block: Block, value: dict[str, Any]) -> None:
         bad = sort_out([(block.place, line)], to_related=False).quarantined
         assert not bad, f"{block.place}: {bad[0].reasons}"
     else:
-        (item,) = iter_inputs([line], block.place, Counter(), every_turn=False, max_characters=20_000)
+        (item,) = iter_inputs(io.BytesIO(line), block.place, Counter(), Reading())
         assert isinstance(item, Item), f"{block.place}: {item}"
 
 

@@ -6,19 +6,22 @@ Tokens are counted where a tokenizer is (`observer.training.rows`); splitting ra
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from observer.data.importing import read_raw_rows
+from observer.data.raw_rows import is_split_row, values_of_file
 from observer.errors import ObserverError, raise_all
-from observer.files import parse_json, scan_jsonl
+from observer.files import parse_json
 from observer.prompts import CUES, SYSTEM_PROMPT, Task, clean, training_row
-from observer.schema import Extraction, Label, RawRow, describe_fault, parse_rows
+from observer.schema import Extraction, Label, describe_fault
 
 REQUIRED_KEYS = frozenset({"prompt", "completion", "task"})
 PROVENANCE_KEYS = frozenset({"id", "family", "slices", "unseen", "origin"})
+PlacedLines = list[tuple[str, dict[str, Any]]]
+"""Rows of a split file, each with the `file:line` where it stands, or of the raw row that it was made of."""
 
 
 def read_split(path: Path) -> list[dict[str, Any]]:
@@ -29,11 +32,13 @@ def read_split(path: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a split file, or raw rows turned into them. Raises ObserverError naming every faulty line."""
-    numbered, faults = scan_jsonl(path)
-    if any("prompt" in row or "completion" in row for _, row in numbered) or not numbered:
+    """The rows of a split file, or raw rows, repaired as for training and turned into them.
+
+    Raises ObserverError naming every faulty line.
+    """
+    if any(is_split_row(value.value) for value in values_of_file(path)):
         return read_split(path)
-    return [training_row(row) for _, row in _parse_all(path, numbered, faults)]
+    return [training_row(placed.row) for placed in read_raw_rows([path]).rows]
 
 
 def read_part(path: Path, part: Literal["train", "val"]) -> list[dict[str, Any]]:
@@ -41,39 +46,33 @@ def read_part(path: Path, part: Literal["train", "val"]) -> list[dict[str, Any]]
     return [row for _, row in place_part(path, part)]
 
 
-def place_part(path: Path, part: Literal["train", "val"]) -> list[tuple[str, dict[str, Any]]]:
+def place_part(path: Path, part: Literal["train", "val"]) -> PlacedLines:
     """The same with `file:line` of each. Rows that name no part are train's."""
-    rows = _parse_all(path, *scan_jsonl(path))
-    return [(place, training_row(row)) for place, row in rows if (part == "val") == (row.source or "").endswith("/val")]
+    placed = [one for one in read_raw_rows([path]).rows if (part == "val") == (one.row.source or "").endswith("/val")]
+    return [(one.place, training_row(one.row)) for one in placed]
 
 
-def _parse_all(
-    path: Path, numbered: Sequence[tuple[int, dict[str, Any]]], faults: Sequence[str]
-) -> list[tuple[str, RawRow]]:
-    """Raw rows with `file:line` of each. Raises ObserverError naming every faulty line."""
-    parsed = [(number, *parse_rows(value)) for number, value in numbered]
-    raise_all([*faults, *(f"{path}:{number}: {fault}" for number, _, found in parsed for fault in found)])
-    return [(f"{path}:{number}", row) for number, rows, _ in parsed for row in rows]
-
-
-def scan_split(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """The sound rows with their line numbers, and every fault as `file:line: what`."""
+def scan_split(path: Path) -> tuple[PlacedLines, list[str]]:
+    """The sound rows with their places, and every fault as `file:line: what`."""
     if not path.exists():
         raise ObserverError(f"{path}: no such file; `observer data generate` writes the shipped ones, or name another")
-    rows, faults = scan_jsonl(path)
-    sound: list[tuple[int, dict[str, Any]]] = []
-    for number, row in rows:
-        found = row_faults(row)
-        faults += [f"{path}:{number}: {fault}" for fault in found]
+    sound: PlacedLines = []
+    faults: list[str] = []
+    values = [*values_of_file(path)]
+    for value in values:
+        found = [value.fault] if value.fault else row_faults(value.value)
+        faults += [f"{value.place}: {fault}" for fault in found]
         if not found:
-            sound.append((number, row))
-    if not rows and not faults:
+            sound.append((value.place, value.value))
+    if not values:
         faults.append(f"{path}: no rows; one JSON object a line is expected")
     return sound, faults
 
 
-def row_faults(row: dict[str, Any]) -> list[str]:
+def row_faults(row: Any) -> list[str]:
     """What keeps a row from being trained on, in words a person can act on."""
+    if not isinstance(row, dict):
+        return [f"found a {type(row).__name__}; one JSON object a line is expected"]
     faults = [f"{key}: missing" for key in sorted(REQUIRED_KEYS - row.keys())]
     faults += [f"{key}: unknown field" for key in sorted(row.keys() - REQUIRED_KEYS - PROVENANCE_KEYS)]
     if faults:

@@ -1,22 +1,25 @@
 """Reads raw rows of this and of the first version, mixed, repairing what can be repaired.
 
-Every line with something on it ends in `rows` or in `quarantined`, or all its faults are raised.
+Every line with something on it ends in `rows`, in both tasks where it has both, or in `quarantined`, or all its faults
+are raised.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from observer.config import UnknownPredicates
+from observer.data.raw_rows import RawRows, parse_line, raw_rows
 from observer.data.repairs import repair_row
 from observer.errors import ObserverError, raise_all
-from observer.files import explain_os_error, parse_json
 from observer.schema import RawRow
+from observer.turns.conversation import Unusable
+from observer.turns.file_formats import Line, lines_of_file
+from observer.turns.row_fields import unused_fields
 
 MAX_FAULTS_SHOWN = 1_000
 
@@ -43,19 +46,22 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Imported:
-    """What the files held; `repairs` counts changes by kind, in `n_repaired` of the rows."""
+    """What the files held; `repairs` counts changes by kind, in `n_repaired` of the rows, `unused` fields that we know
+    nothing about."""
 
-    rows: list[PlacedRow]
-    quarantined: list[Quarantined]
-    repairs: Counter[str]
-    n_repaired: int
+    rows: list[PlacedRow] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    repairs: Counter[str] = field(default_factory=Counter)
+    n_repaired: int = 0
+    unused: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> str:
         """One line: rows, what was repaired in them, what was set aside."""
         counts = ", ".join(f"{count:,} {kind}" for kind, count in self.repairs.most_common())
         repaired = f"; {self.n_repaired:,} repaired ({counts})" if counts else ""
         quarantined = f"; {len(self.quarantined):,} quarantined" if self.quarantined else ""
-        return f"{len(self.rows):,} rows{repaired}{quarantined}"
+        unused = f"; {unused_fields(self.unused)}" if self.unused else ""
+        return f"{len(self.rows):,} rows{repaired}{quarantined}{unused}"
 
 
 def read_raw_rows(paths: Sequence[Path], unknown_predicates: UnknownPredicates = "strict") -> Imported:
@@ -71,44 +77,36 @@ def read_raw_rows(paths: Sequence[Path], unknown_predicates: UnknownPredicates =
 
 def sort_out(lines: Iterable[tuple[str, bytes]], *, to_related: bool) -> Imported:
     """Lines with their places -> rows and quarantine."""
-    imported = Imported([], [], Counter(), 0)
-    n_repaired = 0
+    imported, n_repaired = Imported(), 0
     for place, line in lines:
-        row, repairs, reasons = read_line(line, to_related=to_related)
-        if row is None:
-            imported.quarantined.append(Quarantined(place, reasons, line.decode("utf-8", "replace")))
+        try:
+            found = raw_rows(parse_line(line))
+            repaired = [repair_row(row, unknown_to_related=to_related) for row in found.rows]
+            faults = list(dict.fromkeys(fault for one in repaired for fault in one.faults))
+        except Unusable as error:
+            found, repaired, faults = RawRows(), [], [str(error)]
+        if faults:
+            imported.quarantined.append(Quarantined(place, faults, line.decode("utf-8", "replace")))
             continue
-        imported.rows.append(PlacedRow(place, row))
-        imported.repairs.update(repairs)
-        n_repaired += bool(repairs)
-    return Imported(imported.rows, imported.quarantined, imported.repairs, n_repaired)
-
-
-def read_line(line: bytes, *, to_related: bool) -> tuple[RawRow | None, Counter[str], list[str]]:
-    """One line as a row, its repairs, its faults."""
-    try:
-        value = parse_json(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, Counter(), ["not UTF-8 text; save the file as UTF-8"]
-    except json.JSONDecodeError as error:
-        return None, Counter(), [f"not JSON ({error.msg}); one object a line is expected"]
-    if not isinstance(value, dict):
-        return None, Counter(), [f"found a {type(value).__name__}; one JSON object a line is expected"]
-    repaired = repair_row(value, unknown_to_related=to_related)
-    return repaired.row, repaired.repairs, repaired.faults
+        imported.rows.extend(PlacedRow(place, one.row) for one in repaired if one.row)
+        imported.unused.update(found.unused)
+        for one in repaired:
+            imported.repairs.update(one.repairs)
+            n_repaired += bool(one.repairs)
+    return replace(imported, n_repaired=n_repaired)
 
 
 def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
     """`file:line` and the bytes of every line that is not blank. Raises ObserverError naming all unreadable files."""
-    contents: list[tuple[Path, bytes]] = []
+    contents: list[tuple[Path, list[Line]]] = []
     faults: list[str] = []
     for path in paths:
         try:
-            contents.append((path, path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
-        except OSError as error:
-            faults.append(explain_os_error(error, path))
+            contents.append((path, lines_of_file(path)))
+        except ObserverError as error:
+            faults.append(str(error))
     raise_all(faults)
-    for path, content in contents:
-        for number, line in enumerate(content.split(b"\n"), 1):
-            if line.strip():
-                yield f"{path}:{number}", line.rstrip(b"\r")
+    for path, lines in contents:
+        for number, text in lines:
+            if text.strip():
+                yield f"{path}:{number}", text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from observer.config import Config, DataConfig
-from observer.data.dataset import row_faults
+from observer.data.dataset import PlacedLines, row_faults
 from observer.data.importing import Imported, read_raw_rows
 from observer.data.splits import SplitRows, row_key, split_rows
 from observer.errors import ObserverError, raise_all
@@ -17,9 +17,6 @@ from observer.files import write_jsonl
 from observer.paths import TRAIN_JSONL, VAL_JSONL, DataPaths
 from observer.prompts import training_row
 from observer.schema import RawRow
-
-PlacedLines = list[tuple[str, dict[str, Any]]]
-"""Rows of a split file, each with the `file:line` of the raw row it was made of."""
 
 
 @dataclass(frozen=True)

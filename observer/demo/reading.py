@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from observer.errors import ObserverError, raise_all
 from observer.observation import Exchange
 from observer.schema import describe_fault
-from observer.turns.conversation import MARKER, Unusable, turns_of_text
-from observer.turns.inputs import Item, load_json, read_inputs
+from observer.turns.conversation import MARKER, Unusable, said_in_text
+from observer.turns.inputs import Item, Reading, load_json, read_inputs
 
 MAX_TEXT_CHARACTERS = 200_000
 MAX_EXCHANGES = 50
@@ -44,7 +44,7 @@ def read_conversation(text: str, now: datetime) -> list[Read]:
         raise ObserverError("nothing to observe; type a message, or paste a conversation")
     if len(text) > MAX_TEXT_CHARACTERS:
         raise ObserverError(f"{len(text):,} characters; this page takes {MAX_TEXT_CHARACTERS:,}, paste a part of them")
-    inputs = read_inputs(_as_json_lines(text).encode(), "conversation", every_turn=True, max_characters=10**9)
+    inputs = read_inputs(_as_json_lines(text).encode(), "conversation", Reading(True, 10**9))
     faults = [f"{bad.place}: {bad.reason}" for bad in inputs.unreadable]
     if len(inputs.items) > MAX_EXCHANGES:
         faults.append(
@@ -70,14 +70,14 @@ def _as_json_lines(text: str) -> str:
             if _OBJECT.match(text):
                 return text  # several lines of JSON, whose faults are told by line
         else:
-            return json.dumps(value if isinstance(value, dict) else {"messages": value})
+            return json.dumps(value)
     if MARKER.match(text):
         try:
             lines = text.replace("\r\n", "\n").split("\n")
-            turns = [{"role": turn.role, "content": turn.content.strip()} for turn in turns_of_text(lines)]
+            turns = [said.turn for said in said_in_text(lines)]
         except Unusable as error:
             raise ObserverError(f"conversation: {error}") from None
-        return json.dumps({"messages": turns})
+        return json.dumps({"messages": [{"role": turn.role, "content": turn.content.strip()} for turn in turns]})
     return json.dumps({"user_message": text})
 
 

@@ -63,6 +63,7 @@ def _label(args: argparse.Namespace) -> int:
     from observer.labeling.label import Files, Request, estimate, label
     from observer.labeling.run import Terms
     from observer.prompts import Task
+    from observer.turns.inputs import Reading
 
     temperature = args.temperature
     if temperature is None:
@@ -74,8 +75,7 @@ def _label(args: argparse.Namespace) -> int:
         votes=args.votes,
         is_audit=args.audit,
         limit=args.limit,
-        every_turn=args.every_turn,
-        max_characters=args.max_characters,
+        reading=Reading(args.every_turn, args.max_characters),
     )
     endpoint = _endpoint(args)
     terms = Terms(args.concurrency, _price(args, endpoint.is_loopback), args.budget_usd)

@@ -16,7 +16,8 @@ from observer.labeling.prompts import PROMPT_VERSION
 from observer.labeling.run import Run, Terms
 from observer.labeling.server import Endpoint
 from observer.prompts import Task
-from observer.turns.inputs import STDIN, Inputs, Item, read_bytes, read_inputs
+from observer.turns.inputs import STDIN, Inputs, Item, Reading, read_bytes, read_inputs
+from observer.turns.row_fields import unused_fields
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class Request:
     votes: int = 1
     is_audit: bool = False
     limit: int | None = None
-    every_turn: bool = False
-    max_characters: int = 20_000
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass
@@ -75,12 +75,7 @@ class Plan:
 
 def plan(files: Files, request: Request) -> Plan:
     """Read the input and choose what to ask about. Raises ObserverError when there is nothing."""
-    inputs = read_inputs(
-        read_bytes(files.source),
-        files.source,
-        every_turn=request.every_turn,
-        max_characters=request.max_characters,
-    )
+    inputs = read_inputs(read_bytes(files.source), files.source, request.reading)
     if not inputs.items and not inputs.unreadable:
         raise ObserverError(f"{files.source}: no rows; raw rows, OpenAI messages or USER:/ASSISTANT: text are expected")
     chosen = inputs.items if request.limit is None else inputs.items[: request.limit]
@@ -90,8 +85,7 @@ def plan(files: Files, request: Request) -> Plan:
     counts = f"input: {total:,} rows = {len(chosen):,} readable + {bad:,} unreadable (quarantined)"
     made.notes.append(counts + (f" + {beyond:,} beyond --limit" if beyond else ""))
     if inputs.unused_fields:
-        fields = ", ".join(f"{name} ({count:,})" for name, count in sorted(inputs.unused_fields.items()))
-        made.notes.append(f"fields that are not used: {fields[:300]}")
+        made.notes.append(unused_fields(inputs.unused_fields))
     if request.is_audit:
         _keep_gold(made)
     return made

@@ -66,6 +66,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("reading").add_argument
     add("--every-turn", action="store_true", help="every user turn of a conversation, not only the last")
     add("--at", type=_time, metavar="TIME", help="when rows without a time of their own were said (ISO 8601)")
+    add("--at-field", default="", metavar="NAME", help="where rows keep their time, if not in `at`; messages too")
     add("--max-characters", type=_count, default=20_000, metavar="N", help="refuse longer rows (default: 20000)")
 
 
@@ -98,6 +99,7 @@ def _run_bulk(args: argparse.Namespace) -> int:
     from observer.errors import raise_all
     from observer.observe.bulk.run import ROWS_PER_PART, BulkOptions, run_bulk
     from observer.observe.run import default_model
+    from observer.turns.inputs import Reading
 
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
     if getattr(args, "memory", None):
@@ -109,8 +111,7 @@ def _run_bulk(args: argparse.Namespace) -> int:
             inputs=tuple(args.input),
             out=args.out,
             spec=args.model or default_model(),
-            every_turn=args.every_turn,
-            max_characters=args.max_characters,
+            reading=Reading(args.every_turn, args.max_characters, args.at_field),
             at=args.at,
             rows_per_part=args.rows_per_part or ROWS_PER_PART,
             n_workers=args.workers,
@@ -131,10 +132,11 @@ def _run_here(args: argparse.Namespace) -> int:
     from observer.observe.observations_file import open_ledger
     from observer.observe.reading import Reader
     from observer.observe.run import Session, default_model, explain_stop
+    from observer.turns.inputs import Reading
 
     given = [name for name in ("workers", "rows_per_part", "ray_address") if getattr(args, name) is not None]
     raise_all([f"--{name.replace('_', '-')}: goes with --ray" for name in given])
-    reader = Reader(args.input, args.every_turn, args.max_characters, args.at)
+    reader = Reader(args.input, Reading(args.every_turn, args.max_characters, args.at_field), args.at)
     spec = args.model or default_model()
 
     def open_observer() -> Observer:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -18,9 +19,11 @@ from observer.errors import ObserverError, raise_all
 from observer.files import explain_os_error
 from observer.observation import Exchange
 from observer.schema import describe_fault
-from observer.turns.inputs import STDIN, Item, iter_inputs
+from observer.turns.inputs import STDIN, Item, Reading, iter_inputs
 
-FILE_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson", ".txt", ".log", ".md", ".csv"})
+FILE_SUFFIXES = frozenset(
+    {".jsonl", ".json", ".ndjson", ".txt", ".log", ".md", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst", ".parquet"}
+)
 """An argument without blanks that ends so is meant as a file, there or not."""
 
 
@@ -48,11 +51,12 @@ class Reader:
     """Reads `inputs` once. `at` is the time of rows that have none of their own."""
 
     inputs: Sequence[str]
-    every_turn: bool = False
-    max_characters: int = 20_000
+    reading: Reading = field(default_factory=Reading)
     at: datetime | None = None
     unused_fields: Counter[str] = field(default_factory=Counter)
     n_bytes: int = 0
+    _untimed: dict[str, str] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.inputs = self.inputs or [STDIN]
@@ -70,6 +74,16 @@ class Reader:
     def total_bytes(self) -> int | None:
         """Bytes of all files; None when standard input is among the inputs."""
         return None if self.is_live else sum(os.path.getsize(name) for name in self.inputs if os.path.exists(name))
+
+    def untimed_fields(self) -> list[str]:
+        """A warning for each field that seems to hold the times of rows without an `at`; each is told once."""
+        told = [
+            f"{place}: no `at`, so that it counts as said now, and so do all like it; --at-field {name} reads `{name}`"
+            for name, place in self._untimed.items()
+            if name not in self._told
+        ]
+        self._told.update(self._untimed)
+        return told
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Every row. Of rows with one id, the second and later get `~2`, `~3` and so on after it."""
@@ -90,16 +104,11 @@ class Reader:
                 text, now = os.fsencode(name).decode("utf-8", "replace"), datetime.now(UTC).isoformat()
                 yield Row("text", Exchange(user_message=text, at=self.at, id=f"text@{now}"))
                 continue
-            found = iter_inputs(
-                self._lines(name),
-                name,
-                self.unused_fields,
-                every_turn=self.every_turn,
-                max_characters=self.max_characters,
-            )
-            for item in found:
-                yield self._row(item) if isinstance(item, Item) else BadRow(item.place, item.reason)
-        self.unused_fields.pop("at", None)
+            with self._stream(name) as stream:
+                before = self.n_bytes
+                for item in iter_inputs(stream, name, self.unused_fields, self.reading):
+                    self.n_bytes = before + (stream.tell() if stream.seekable() else 0)
+                    yield self._row(item) if isinstance(item, Item) else BadRow(item.place, item.reason)
 
     def _row(self, item: Item) -> Row | BadRow:
         fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
@@ -107,17 +116,20 @@ class Reader:
             exchange = Exchange.model_validate(fields | {"at": item.at, "id": _id_of(item)})
         except ValidationError as error:
             return BadRow(item.place, "; ".join(describe_fault(fault) for fault in error.errors()))
-        return Row(item.place, exchange if exchange.at else exchange.model_copy(update={"at": self.at}))
+        if exchange.at or self.at:
+            return Row(item.place, exchange if exchange.at else exchange.model_copy(update={"at": self.at}))
+        if item.time_field:
+            self._untimed.setdefault(item.time_field, item.place)
+        return Row(item.place, exchange)
 
-    def _lines(self, name: str) -> Iterable[bytes]:
+    @contextlib.contextmanager
+    def _stream(self, name: str) -> Iterator[BinaryIO]:
         if name == STDIN:
-            yield from sys.stdin.buffer
+            yield sys.stdin.buffer
             return
         try:
             with open(name, "rb") as stream:
-                for line in stream:
-                    self.n_bytes += len(line)
-                    yield line
+                yield stream
         except OSError as error:
             raise ObserverError(explain_os_error(error, Path(name))) from error
 

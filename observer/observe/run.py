@@ -17,6 +17,7 @@ from observer.observation import Asked, Observation
 from observer.observe.observations_file import Ledger, to_line
 from observer.observe.reading import BadRow, Reader, Row
 from observer.observe.streaming import Meter, arriving, batches
+from observer.turns.row_fields import unused_fields
 
 if TYPE_CHECKING:
     from observer.client import Observer
@@ -52,6 +53,8 @@ class Session:
             observer: Observer | None = None
             in_batches = arriving if self.reader.is_live else batches
             for found in in_batches(self.reader.rows(), self.batch_rows):
+                for warning in self.reader.untimed_fields():
+                    meter.say(warning)
                 rows = self._to_do(found, meter)
                 if not rows:
                     continue
@@ -76,9 +79,7 @@ class Session:
         if self.memory:
             n_added, n_ended = self.changes[OperationKind.ADD], self.changes[OperationKind.INVALIDATE]
             parts.append(f"{self.memory.path}: {n_added:,} added, {n_ended:,} ended")
-        if self.reader.unused_fields:
-            parts.append("fields not used: " + ", ".join(sorted(self.reader.unused_fields)))
-        return "; ".join(parts)
+        return "; ".join(filter(None, [*parts, unused_fields(self.reader.unused_fields)]))
 
     def _catch_up(self) -> None:
         """Remember what earlier calls wrote: they may have had no --memory, or were killed before the last of it."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.data.dataset import place_part, scan_split
-from observer.data.own_data import OwnData, PlacedLines
+from observer.data.dataset import PlacedLines, place_part, scan_split
+from observer.data.own_data import OwnData
 from observer.errors import ObserverError, raise_all
 from observer.prompts import IM_END, exchange_of, render_chatml
 from observer.training.token_cache import look_up
@@ -73,10 +73,7 @@ def load_splits(
 
 def read_split_files(config: Config) -> list[tuple[PlacedLines, list[str]]]:
     """The sound rows of train and val with their places, and the faults of the others."""
-    files = []
-    for path in (config.data.train, config.data.val):
-        numbered, faults = scan_split(path)
-        files.append(([(f"{path}:{number}", row) for number, row in numbered], faults))
+    files = [scan_split(path) for path in (config.data.train, config.data.val)]
     for path in config.data.more:
         files[0][0].extend(place_part(path, "train"))
     return files

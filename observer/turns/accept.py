@@ -9,7 +9,7 @@ from typing import Any
 from observer.errors import ObserverError
 from observer.observation import Exchange, read_time
 from observer.schema import Turn
-from observer.turns.conversation import Unusable, exchanges, turns_of_messages
+from observer.turns.conversation import Unusable, exchanges, said_in, turns_of_messages
 
 TurnLike = str | tuple[str, str] | Exchange | Sequence[Mapping[str, Any]]
 """A user message; user and assistant message; an exchange; or OpenAI `messages`, whose last exchange is meant.
@@ -45,11 +45,14 @@ def _exchange(turn: TurnLike) -> Exchange:
     if not isinstance(turn, list | tuple):
         raise ObserverError(f"turn: text, (user, assistant), an Exchange or messages are expected, found {turn!r:.60}")
     try:
-        last = next(exchanges(turns_of_messages(list(turn)), every_turn=False))
+        last = next(exchanges(said_in(list(turn)), every_turn=False))
     except Unusable as error:
         raise ObserverError(f"turn: {error}") from None
     return Exchange(
-        user_message=last.user_message, assistant_message=last.assistant_message, context=list(last.context)
+        user_message=last.user_message,
+        assistant_message=last.assistant_message,
+        context=list(last.context),
+        at=last.at,
     )
 
 

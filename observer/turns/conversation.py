@@ -1,22 +1,52 @@
-"""Conversations as turns: from OpenAI `messages` and from `USER:` / `ASSISTANT:` text, and the exchanges in them."""
+"""Conversations as turns, from the messages of chat logs and from `USER:` / `ASSISTANT:` text, and their exchanges.
+
+Read are OpenAI `messages`, ShareGPT's `conversations` and their kin: who speaks stands in `role` or `from`, under any
+of the usual names, and what is said in `content`, `value` or `text`, as text or in parts.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal
 
+from observer.observation import read_time
 from observer.schema import Turn
 
 MARKER = re.compile(r"(USER|ASSISTANT|SYSTEM)[ \t]*:[ \t]*", re.IGNORECASE)
 """What opens a turn of a text file, at the very start of a line."""
 
-LEFT_OUT = frozenset({"system", "developer", "tool", "function"})
+USERS = frozenset({"user", "human", "prompter", "customer"})
+ASSISTANTS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "llm"})
+LEFT_OUT = frozenset(
+    "system developer tool tools tool_call tool_calls tool_response tool_result function function_call"
+    " function_response observation ipython environment".split()
+)
+_SPEAKER_KEYS, _SAID_KEYS = ("role", "from", "speaker", "sender"), ("content", "value", "text", "parts")
+TIME_KEYS = (
+    "at", "timestamp", "created_at", "createdAt", "create_time", "created", "time", "datetime", "date", "ts", "sent_at",
+)  # fmt: skip
+"""Where logs keep when something was said."""
+_PART_KEYS = ("text", "refusal", "content", "value", "parts")
+_TEXT_PARTS = frozenset({None, "text", "input_text", "output_text", "refusal"})
+_OTHER_PARTS = frozenset(
+    "image image_url input_image audio input_audio audio_url video video_url file input_file tool_use tool_call"
+    " tool_result function_call thinking redacted_thinking reasoning".split()
+)
 
 
 class Unusable(ValueError):
-    """Why one input row cannot be labelled; the row is set aside, the others go on."""
+    """Why one input row cannot be used; the row is set aside, the others go on."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A turn, and when it was said where that is told."""
+
+    turn: Turn
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -27,40 +57,54 @@ class Exchange:
     user_message: str
     assistant_message: str
     context: list[Turn]
+    at: datetime | None = None
 
 
-def exchanges(turns: Sequence[Turn], every_turn: bool) -> Iterator[Exchange]:
+def exchanges(said: Sequence[Said], every_turn: bool) -> Iterator[Exchange]:
     """The last exchange, or one for every user turn as it is asked for."""
-    starts = [position for position, turn in enumerate(turns) if turn.role == "user"]
+    starts = [position for position, one in enumerate(said) if one.turn.role == "user"]
     if not starts:
         raise Unusable("no user turn")
-    said, position = list[Turn](), 0
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(turns)], strict=True), 1):
-        said += [turn for turn in turns[position:start] if turn.content.strip()]
+    earlier, position = list[Turn](), 0
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(said)], strict=True), 1):
+        earlier += [one.turn for one in said[position:start] if one.turn.content.strip()]
         position = start
         if every_turn or number == len(starts):
-            reply = "\n".join(turn.content for turn in turns[start + 1 : end])
-            yield Exchange(number, turns[start].content, reply, list(said))
+            reply = "\n".join(one.turn.content for one in said[start + 1 : end])
+            yield Exchange(number, said[start].turn.content, reply, list(earlier), said[start].at)
 
 
-def turns_of_messages(messages: Any) -> list[Turn]:
-    """User and assistant turns of an OpenAI `messages` list; of a content in parts, the text parts."""
+def is_conversation(value: Any) -> bool:
+    """Whether it is a list of messages, and no list of rows."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, dict) and not one.keys().isdisjoint(_SPEAKER_KEYS) for one in value)
+    )
+
+
+def said_in(messages: Any, key: str = "messages", time_key: str = "") -> list[Said]:
+    """User and assistant turns of a list of messages, which `key` names, each with its time (first in `time_key`).
+
+    System and tool turns are left out, and of a content in parts all but the text. Raises Unusable.
+    """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Unusable(f"messages: a list of objects is expected, found {str(messages)[:60]!r}")
-    turns = []
+        raise Unusable(f"{key}: a list of objects is expected, found {str(messages)[:60]!r}")
+    said = []
     for number, message in enumerate(messages):
-        role = message.get("role")
-        if isinstance(role, str) and role in LEFT_OUT:
-            continue
-        if role not in ("user", "assistant"):
-            raise Unusable(f"messages.{number}.role: unknown value {role!r}; allowed: user, assistant, system, tool")
-        content = _text(message.get("content"), f"messages.{number}.content")
-        if content is not None:  # an assistant that only calls a tool says nothing
-            turns.append(Turn(role=role, content=content))
-    return turns
+        role = _role(message, f"{key}.{number}")
+        content = role and _content(message, f"{key}.{number}")
+        if role and content is not None:  # an assistant that only calls a tool says nothing
+            said.append(Said(Turn(role=role, content=content), _time(message, time_key)))
+    return said
 
 
-def turns_of_text(lines: Sequence[str]) -> list[Turn]:
+def turns_of_messages(messages: Any, key: str = "messages") -> list[Turn]:
+    """The turns of `said_in`."""
+    return [said.turn for said in said_in(messages, key)]
+
+
+def said_in_text(lines: Sequence[str]) -> list[Said]:
     """Turns of marked text; lines without a marker go on with the turn before (as `render_exchange` indents them)."""
     parts: list[tuple[str, list[str]]] = []
     for line in lines:
@@ -68,13 +112,63 @@ def turns_of_text(lines: Sequence[str]) -> list[Turn]:
             parts.append((marker.group(1).lower(), [line[marker.end() :]]))
         else:
             parts[-1][1].append(line.removeprefix("  "))
-    return turns_of_messages([{"role": role, "content": "\n".join(texts)} for role, texts in parts])
+    return said_in([{"role": role, "content": "\n".join(texts)} for role, texts in parts])
 
 
-def _text(content: Any, place: str) -> str | None:
+def text_of(content: Any, place: str) -> str | None:
+    """The text of a message's content: text, a part or parts of it; None where there is none. Raises Unusable."""
     if content is None or isinstance(content, str):
         return content
-    if not isinstance(content, list):
+    parts = content if isinstance(content, list) else [content]
+    if not all(isinstance(part, str | dict) for part in parts):
         raise Unusable(f"{place}: text is expected, found {str(content)[:60]!r}")
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
+    texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
+    return "\n".join(text for text in texts if text is not None)
+
+
+def _text_of_part(part: str | dict[str, Any], place: str) -> str | None:
+    """The text of one part, None of an image or a call; text that we do not know how to read is no text to drop."""
+    if isinstance(part, str):
+        return part
+    kind = None if part.get("type") is None else str(part["type"])
+    text = next((part[key] for key in _PART_KEYS if part.get(key) is not None), None)
+    if isinstance(text, dict):
+        text = text.get("value", text.get("text"))
+    if isinstance(text, list) and all(isinstance(piece, str) for piece in text):
+        text = "\n".join(text)
+    if kind in _TEXT_PARTS and isinstance(text, str):
+        return text
+    if text is None or kind in _OTHER_PARTS:
+        return None
+    raise Unusable(f'{place}: found a part of type {kind!r}; text is read from {{"type": "text", "text": "…"}}')
+
+
+def _role(message: Mapping[str, Any], place: str) -> Literal["user", "assistant"] | None:
+    """None for what is left out."""
+    key = next((key for key in _SPEAKER_KEYS if message.get(key) is not None), "role")
+    name = message.get(key)
+    role = name.strip().casefold() if isinstance(name, str) else None
+    if role in USERS:
+        return "user"
+    if role in ASSISTANTS:
+        return "assistant"
+    if role not in LEFT_OUT:
+        allowed = ", ".join(sorted(USERS | ASSISTANTS | {"system", "tool"}))
+        raise Unusable(f"{place}.{key}: unknown value {name!r:.60}; allowed: {allowed}")
+    return None
+
+
+def _content(message: Mapping[str, Any], place: str) -> str | None:
+    key = next((key for key in _SAID_KEYS if message.get(key) is not None), "content")
+    return text_of(message.get(key), f"{place}.{key}")
+
+
+def _time(message: Mapping[str, Any], time_key: str) -> datetime | None:
+    """When it was said, from the first key that holds a time."""
+    for key in (time_key, *TIME_KEYS):
+        try:
+            if at := read_time(message.get(key)):
+                return at
+        except ValueError:
+            continue
+    return None

@@ -1,42 +1,55 @@
-"""Reads what is to be labelled: raw rows, OpenAI `messages` rows and marked text, mixed freely in one file.
+"""Reads what is to be labelled or observed: raw rows, conversations and marked text, mixed freely in one file.
 
 Every row becomes an `Item`, or an `Unreadable` that says why not; nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from observer.errors import ObserverError
 from observer.files import explain_os_error, parse_json
 from observer.prompts import render_exchange, render_turn
 from observer.schema import GradingRow, Turn, parse_row
-from observer.turns.conversation import MARKER, Unusable, exchanges, turns_of_messages, turns_of_text
+from observer.turns.conversation import MARKER, TIME_KEYS, Said, Unusable, exchanges, said_in, said_in_text
+from observer.turns.file_formats import Line, lines_of
+from observer.turns.row_fields import GOLD_FIELDS, as_id, conversation_in, explain_unknown, row_fields
 
 STDIN = "-"
-GOLD_FIELDS = frozenset({"label", "reasoning", "confidence", "entities", "relationships"})
 KEPT_FIELDS = frozenset(GradingRow.model_fields) - GOLD_FIELDS - {"source"}
 """The fields of a raw row that go on into the labelled row."""
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a file is read. `at_field` is where a row keeps its time, besides `at`."""
+
+    every_turn: bool = False
+    max_characters: int = 20_000
+    at_field: str = ""
+
+
+@dataclass(frozen=True)
 class Item:
     """One exchange to label. `fields` are those of a raw row without gold; `gold` and `at` are what the row had,
-    unchecked. `rendered` is the exchange where that is known: turns of a long conversation are rendered once."""
+    unchecked. `rendered` is the exchange where that is known: turns of a long conversation are rendered once.
+    `time_field` is where a row without a time of its own seems to have one."""
 
     place: str
     fields: dict[str, Any]
     gold: dict[str, Any] = field(default_factory=dict)
     at: Any = None
     rendered: str = ""
+    time_field: str = ""
 
     @cached_property
     def exchange(self) -> str:
@@ -65,11 +78,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Block:
-    """One JSON line, or the lines of one conversation in text; `fault` says why it is neither."""
+    """One JSON value, or the lines of one conversation in text; `fault` says why it is neither."""
 
-    line: int
+    number: str
     lines: list[str]
-    value: dict[str, Any] | None = None
+    value: Any = None
     fault: str = ""
 
 
@@ -83,11 +96,10 @@ def read_bytes(path: str) -> bytes:
         raise ObserverError(explain_os_error(error, Path(path))) from error
 
 
-def read_inputs(data: bytes, path: str, *, every_turn: bool = False, max_characters: int = 20_000) -> Inputs:
+def read_inputs(data: bytes, path: str, reading: Reading = Reading()) -> Inputs:
     """Read every row of `data`; `path` names it in places (`chats.jsonl:12`)."""
     inputs = Inputs()
-    lines = data.split(b"\n")
-    for row in iter_inputs(lines, path, inputs.unused_fields, every_turn=every_turn, max_characters=max_characters):
+    for row in iter_inputs(io.BytesIO(data), path, inputs.unused_fields, reading):
         if isinstance(row, Item):
             inputs.items.append(row)
         else:
@@ -96,29 +108,32 @@ def read_inputs(data: bytes, path: str, *, every_turn: bool = False, max_charact
 
 
 def iter_inputs(
-    lines: Iterable[bytes], path: str, unused_fields: Counter[str], *, every_turn: bool, max_characters: int
+    stream: BinaryIO, path: str, unused_fields: Counter[str], reading: Reading
 ) -> Iterator[Item | Unreadable]:
-    """Every row of the lines as soon as it is whole; a JSON line is, text is at its blank line."""
+    """Every row of the file as soon as it is whole; a JSON line is, text is at its blank line.
+
+    Raises ObserverError for a file that is none of lines, an array or a table.
+    """
     name = "stdin" if path == STDIN else path
-    for block in split_blocks(lines):
+    for block in split_blocks(lines_of(stream, name)):
+        place = f"{name}:{block.number}"
         try:
-            for item in _items_of(block, name, every_turn, unused_fields):
-                reason = _fault(item, max_characters)
+            for item in _items_of(block, place, f"{Path(name).name}:{block.number}", reading, unused_fields):
+                reason = _fault(item, reading.max_characters)
                 yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
         except Unusable as error:
-            yield Unreadable(f"{name}:{block.line}", str(error), "\n".join(block.lines)[:500])
+            yield Unreadable(place, str(error), "\n".join(block.lines)[:500])
 
 
-def split_blocks(lines: Iterable[bytes]) -> Iterator[Block]:
+def split_blocks(lines: Iterator[Line]) -> Iterator[Block]:
     """JSON lines and conversations, told apart line by line; a blank line or `---` ends a conversation."""
     text: list[str] = []
-    start, fault = 0, ""
-    for number, raw in enumerate(chain(lines, [b""]), 1):
-        raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-        line, bad_bytes = _decode(raw.removesuffix(b"\n"), number)
-        value = None if bad_bytes else _parse_object(line)
+    start, fault = "", ""
+    for number, raw in chain(lines, [Line("", b"")]):
+        line, bad_bytes = _decode(raw, number)
+        value = None if bad_bytes else _parse_row(line)
         is_end = not line.strip() or line.strip() == "---"
-        is_row = value is not None and bool(value.keys() & {"user_message", "messages"})
+        is_row = isinstance(value, dict) and ("user_message" in value or conversation_in(value) is not None)
         if text and not is_end and not is_row:
             text.append(line)
             fault = fault or bad_bytes
@@ -144,63 +159,83 @@ def load_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _decode(raw: bytes, number: int) -> tuple[str, str]:
-    line = raw.removesuffix(b"\r")
+def _decode(raw: bytes, number: str) -> tuple[str, str]:
     try:
-        return line.decode("utf-8"), ""
+        return raw.decode("utf-8"), ""
     except UnicodeDecodeError:
-        return line.decode("utf-8", "replace"), f"not UTF-8 text on line {number}; save the file as UTF-8"
+        return raw.decode("utf-8", "replace"), f"not UTF-8 text on line {number}; save the file as UTF-8"
 
 
-def _parse_object(line: str) -> dict[str, Any] | None:
-    if not line.lstrip().startswith("{"):
+def _parse_row(line: str) -> Any:
+    """A JSON object or list, else None."""
+    if not line.lstrip().startswith(("{", "[")):
         return None
     try:
-        value = load_json(line)
+        return load_json(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
 
 
-def _items_of(block: Block, name: str, every_turn: bool, unused: Counter[str]) -> Iterator[Item]:
-    place, base = f"{name}:{block.line}", f"{Path(name).name}:{block.line}"
+def _items_of(block: Block, place: str, base: str, reading: Reading, unused: Counter[str]) -> Iterator[Item]:
     if block.fault:
         raise Unusable(block.fault)
-    value = block.value
-    if value is not None and "user_message" in value:
-        unused.update(value.keys() - KEPT_FIELDS - GOLD_FIELDS - {"source"})
-        yield _raw_item(value, place, base)
+    value, time_key = block.value, reading.at_field
+    if value is None:
+        yield from _items_of_turns(said_in_text(block.lines), place, base, reading.every_turn, None)
         return
-    if value is not None and "messages" not in value:
-        raise Unusable(f"neither `user_message` nor `messages`, found the fields {', '.join(value)[:80]}")
-    turns = turns_of_text(block.lines) if value is None else turns_of_messages(value["messages"])
-    if value is not None:
-        unused.update(value.keys() - {"messages", "id"})
-        base = str(value.get("id") or base)
-    at = value.get("at") if value else None
-    earlier = [turn for turn in turns if turn.content.strip()]  # every context is a beginning of it
+    row = value if isinstance(value, dict) else {}
+    at = row.get(time_key) if row.get(time_key) is not None else row.get("at")
+    if row.get("user_message") is not None:
+        yield _raw_item(row, place, base, unused, at, time_key)
+    elif found := conversation_in(value):
+        messages, key = found
+        unused.update(name for name in row.keys() - {key, "id", "at", time_key} if row[name] is not None)
+        base = str(as_id(row["id"])) if row.get("id") is not None else base
+        said = said_in(messages, key, time_key)
+        yield from _items_of_turns(said, place, base, reading.every_turn, at, _time_field(row, at))
+    else:
+        raise Unusable(
+            explain_unknown(row) if row else f"found {str(value)[:60]!r}; one JSON object a line is expected"
+        )
+
+
+def _items_of_turns(
+    said: list[Said], place: str, base: str, every_turn: bool, at: Any, time_field: str = ""
+) -> Iterator[Item]:
+    earlier = [one.turn for one in said if one.turn.content.strip()]  # every context is a beginning of it
     dumped = [turn.model_dump() for turn in earlier]
     rendered = [render_turn(turn.role, turn.content) for turn in earlier]
-    for exchange in exchanges(turns, every_turn):
+    for exchange in exchanges(said, every_turn):
         last = render_exchange(exchange.user_message, exchange.assistant_message)
         n_earlier = len(exchange.context)
-        fields = {
-            "user_message": exchange.user_message,
-            "assistant_message": exchange.assistant_message,
-            "context": dumped[:n_earlier],
-            "id": f"{base}#{exchange.number}" if every_turn else base,
-        }
-        where = f"{place} turn {exchange.number}" if every_turn else place
-        yield Item(where, fields, at=at, rendered="\n".join([*rendered[:n_earlier], last]))
+        yield Item(
+            place=f"{place} turn {exchange.number}" if every_turn else place,
+            fields={
+                "user_message": exchange.user_message,
+                "assistant_message": exchange.assistant_message,
+                "context": dumped[:n_earlier],
+                "id": f"{base}#{exchange.number}" if every_turn else base,
+            },
+            at=exchange.at or at,
+            rendered="\n".join([*rendered[:n_earlier], last]),
+            time_field="" if exchange.at else time_field,
+        )
 
 
-def _raw_item(value: dict[str, Any], place: str, base: str) -> Item:
-    fields = {key: value[key] for key in value if key in KEPT_FIELDS and value[key] is not None}
-    fields = {"assistant_message": ""} | fields | {"id": str(fields.get("id", base))}
+def _raw_item(row: dict[str, Any], place: str, base: str, unused: Counter[str], at: Any, time_key: str) -> Item:
+    found = row_fields(row)
+    unused.update(name for name in found.unused if name != time_key)
+    fields = {"assistant_message": "", "id": base} | {k: v for k, v in found.fields.items() if k in KEPT_FIELDS}
     _, faults = parse_row(fields | {"label": "DISCARD"})  # checks the fields that both kinds of row share
     if faults:
         raise Unusable("; ".join(faults))
-    return Item(place, fields, {key: value[key] for key in value if key in GOLD_FIELDS}, value.get("at"))
+    gold = {key: field for key, field in found.fields.items() if key in GOLD_FIELDS}
+    return Item(place, fields, gold, at, time_field=_time_field(row, at))
+
+
+def _time_field(row: dict[str, Any], at: Any) -> str:
+    """Where a row without a time seems to have one."""
+    return next((key for key in TIME_KEYS if row.get(key) is not None), "") if at is None else ""
 
 
 def _fault(item: Item, max_characters: int) -> str:

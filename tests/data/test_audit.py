@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ def test_bad_lines_are_counted_with_file_and_line_and_the_rest_is_audited(audit:
     for place in (f"{bad}:6: not JSON", f"{bad}:7: found a list", f"{binary}:1: not UTF-8", "missing.jsonl: no such"):
         assert place in outcome.err
     found = json.loads((tmp_path / "audit.json").read_text())["hard_rules"]["closed_inventories"]
-    assert found["count"] == 7  # two lines, two files, and three faults of the last row
+    assert found["count"] == 6  # two lines, two files, and two faults of the last row
     assert "Traceback" not in outcome.err
 
 
@@ -213,11 +214,11 @@ def test_a_missing_tokenizer_is_an_error(tmp_path: Path, audit: Audit) -> None:
 
 def test_raw_rows_and_their_split_rows_are_audited_alike(tmp_path: Path) -> None:
     raw = [row | {"context": CONTEXT, "assistant_message": "I see.\nAnd then?"} for row in CLEAN]
-    rows, faults = read_rows([write(tmp_path / "raw.jsonl", *raw)])
+    rows, faults = read_rows([write(tmp_path / "raw.jsonl", *raw)], Counter())
     parsed = [parse_row(row)[0] for row in raw]
     write(tmp_path / "train.jsonl", *(training_row(row) for row in parsed[:3] if row))
     write(tmp_path / "val.jsonl", *(training_row(row) for row in parsed[3:] if row))
-    split, split_faults = read_rows([tmp_path / "train.jsonl", tmp_path / "val.jsonl"])
+    split, split_faults = read_rows([tmp_path / "train.jsonl", tmp_path / "val.jsonl"], Counter())
     assert faults == split_faults == []
     for a, b in zip(rows, split, strict=True):
         assert (a.part, a.task, a.turns, a.families, a.completion) == (
@@ -232,7 +233,7 @@ def test_raw_rows_and_their_split_rows_are_audited_alike(tmp_path: Path) -> None
 
 def test_a_row_knows_its_turns(tmp_path: Path) -> None:
     row = grading("line one\nUSER: no turn", context=CONTEXT) | {"assistant_message": "Sure."}
-    [read], _ = read_rows([write(tmp_path / "rows.jsonl", row)])
+    [read], _ = read_rows([write(tmp_path / "rows.jsonl", row)], Counter())
     assert read.user_turn == "line one\nUSER: no turn"
     assert read.reply == "Sure."
     assert read.context == "USER: hi\nASSISTANT: Hello, how can I help?"
@@ -247,7 +248,7 @@ def test_a_row_knows_its_turns(tmp_path: Path) -> None:
     ],
 )
 def test_rows_fall_into_parts_by_source_or_by_file(row: Row, file: str, part: str, tmp_path: Path) -> None:
-    [read], _ = read_rows([write(tmp_path / file, row)])
+    [read], _ = read_rows([write(tmp_path / file, row)], Counter())
     assert read.part == part
 
 

@@ -73,7 +73,7 @@ def test_all_faults_of_a_file_come_in_one_pass_with_their_lines(tmp_path: Path) 
     with pytest.raises(ObserverError) as refused:
         read_split(path)
     faults = str(refused.value).splitlines()
-    assert [fault.removeprefix(f"{path}:").partition(":")[0] for fault in faults] == ["2", "5", "3"]
+    assert [fault.removeprefix(f"{path}:").partition(":")[0] for fault in faults] == ["2", "3", "5"]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])

@@ -37,7 +37,7 @@ from observer.labeling.votes import agree_on_extraction, agree_on_label
 from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, render_exchange
 from observer.schema import Extraction, Label
-from observer.turns.inputs import read_inputs
+from observer.turns.inputs import Reading, read_inputs
 from tests.support.label_server import LabelServer, Received, Reply, sound_answer
 
 KEY = "sk-canary-0123456789abcdef"
@@ -190,7 +190,7 @@ def test_standard_input_and_a_limit(
 
 def test_every_turn_labels_each_exchange_with_what_came_before_as_context() -> None:
     messages = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
-    inputs = read_inputs(json.dumps({"messages": messages, "id": "chat"}).encode(), "x.jsonl", every_turn=True)
+    inputs = read_inputs(json.dumps({"messages": messages, "id": "chat"}).encode(), "x.jsonl", Reading(every_turn=True))
     assert [item.fields["id"] for item in inputs.items] == ["chat#1", "chat#2"]
     assert [item.exchange for item in inputs.items] == [
         "USER: a\nASSISTANT: b",

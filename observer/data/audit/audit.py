@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from observer.data.audit.rows import TRAIN, VAL, AuditRow, count_tokens, read_ro
 from observer.data.synth.clauses import NAMED_SLICES
 from observer.errors import raise_all
 from observer.prompts import Task
+from observer.turns.row_fields import unused_fields
 
 MIN_SLICE_ROWS = 20
 
@@ -51,7 +53,10 @@ class Audit:
 def run_audit(paths: Sequence[Path], tokenizer: Path, max_length: int, progress: Callable[[str], None]) -> Audit:
     """Audit the rows of all files together. Raises ObserverError when no row of any can be read."""
     progress("reading the rows")
-    rows, faults = read_rows(paths)
+    unused: Counter[str] = Counter()
+    rows, faults = read_rows(paths, unused)
+    if unused:
+        progress(unused_fields(unused))
     if not rows:
         raise_all([*faults, f"{', '.join(map(str, paths))}: no row to audit; one JSON object a line is expected"])
     progress(f"counting the tokens of {len(rows):,} rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,10 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from observer.data.dataset import row_faults
+from observer.data.raw_rows import Value, is_split_row, raw_rows, values_of_file
 from observer.errors import ObserverError
-from observer.files import scan_jsonl
 from observer.prompts import IM_END, Task, exchange_of, render_prompt, row_completion, row_exchange, row_task
 from observer.schema import Extraction, ExtractionRow, GradingRow, describe_fault
+from observer.turns.conversation import Unusable
 
 TRAIN, VAL = "train", "val"
 _ROLE_MARKER = re.compile(r"^(USER|ASSISTANT): ?", re.MULTILINE)
@@ -66,28 +68,43 @@ class AuditRow:
         return max((i for i, (role, _) in enumerate(self.turns) if role == "USER"), default=0)
 
 
-def read_rows(paths: Sequence[Path]) -> tuple[list[AuditRow], list[str]]:
-    """The readable rows of all files, and a fault for every other line. Endpoints and names are left to the audit."""
+def read_rows(paths: Sequence[Path], unused: Counter[str]) -> tuple[list[AuditRow], list[str]]:
+    """The readable rows of all files, and a fault for every other line. Endpoints and names are left to the audit.
+
+    `unused` counts the fields that are ignored.
+    """
     rows: list[AuditRow] = []
     faults: list[str] = []
     for path in paths:
         try:
-            numbered, found = scan_jsonl(path)
+            for value in values_of_file(path):
+                found, fault = _read_value(value, path, unused)
+                rows += [replace(row, place=value.place) for row in found]
+                faults += [f"{value.place}: {one}" for one in fault]
         except ObserverError as error:  # missing or not UTF-8: the other files are still audited
             faults.append(str(error))
-            continue
-        faults += found
-        for number, value in numbered:
-            read = _read_split_row if {"prompt", "completion"} & value.keys() else _read_raw_row
-            row, found = read(value, path)
-            faults += [f"{path}:{number}: {fault}" for fault in found]
-            rows += [replace(row, place=f"{path}:{number}")] if row else []
     return rows, faults
+
+
+def _read_value(given: Value, path: Path, unused: Counter[str]) -> tuple[list[AuditRow], list[str]]:
+    """Rows of either task, and what is wrong with them."""
+    if given.fault:
+        return [], [given.fault]
+    if is_split_row(given.value):
+        read = [_read_split_row(given.value, path)]
+    else:
+        try:
+            raw = raw_rows(given.value)
+        except Unusable as error:
+            return [], [str(error)]
+        unused.update(raw.unused)
+        read = [_read_raw_row(row, path) for row in raw.rows]
+    return [row for row, _ in read if row], list(dict.fromkeys(fault for _, faults in read for fault in faults))
 
 
 def _read_raw_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None, list[str]]:
     try:
-        row = (GradingRow if "label" in value else ExtractionRow).model_validate(value)
+        row = (GradingRow if "label" in value else ExtractionRow).model_validate({"assistant_message": ""} | value)
     except ValidationError as error:
         return None, [describe_fault(fault) for fault in error.errors()]
     part = (row.source or "").rpartition("/")[2]

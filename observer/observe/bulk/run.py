@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,8 @@ from observer.observe.run import VERBS
 from observer.observe.streaming import Meter
 from observer.runs.lock import held_folder
 from observer.runs.manifest import environment
+from observer.turns.inputs import Reading
+from observer.turns.row_fields import unused_fields
 
 ROWS_PER_PART = 512
 
@@ -42,8 +45,7 @@ class BulkOptions:
     inputs: tuple[str, ...]
     out: Path
     spec: str
-    every_turn: bool = False
-    max_characters: int = 20_000
+    reading: Reading = field(default_factory=Reading)
     at: datetime | None = None
     rows_per_part: int = ROWS_PER_PART
     n_workers: int | None = None
@@ -58,7 +60,7 @@ class BulkOptions:
             if (mend := _mend(name))
         ]
         raise_all(faults)
-        return Reader(list(self.inputs), self.every_turn, self.max_characters, self.at)
+        return Reader(list(self.inputs), self.reading, self.at)
 
 
 @dataclass
@@ -70,7 +72,7 @@ class BulkRun:
     n_had: int = 0
     n_bad: int = 0
     rows_per_s: float = 0.0
-    unused_fields: list[str] = field(default_factory=list)
+    unused_fields: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
         """Raises ObserverError for what fails every row alike; parts that are written until then stay."""
@@ -104,9 +106,7 @@ class BulkRun:
             parts.append(f"{self.n_had:,} were in {self.options.out} before")
         if self.n_bad:
             parts.append(f"{self.n_bad:,} with a fault")
-        if self.unused_fields:
-            parts.append("fields not used: " + ", ".join(self.unused_fields))
-        return "; ".join(parts)
+        return "; ".join(filter(None, [*parts, unused_fields(self.unused_fields)]))
 
     def _plan(self, reader: Reader) -> tuple[list[str], int]:
         """The hash of every part, and the number of rows; bad rows are told."""
@@ -118,10 +118,12 @@ class BulkRun:
                 self._tell_bad(bad, meter)
                 meter.advance(len(part.rows), reader.n_bytes)
             self._tell_bad(bad, meter)
+            for warning in reader.untimed_fields():
+                meter.say(warning)
         if len(hashes) > MAX_PARTS:
             least = -(-n_rows // MAX_PARTS)
             raise ObserverError(f"--rows-per-part: {n_rows:,} rows are more than {MAX_PARTS:,} parts; at least {least}")
-        self.unused_fields = sorted(reader.unused_fields)
+        self.unused_fields = reader.unused_fields
         return hashes, n_rows
 
     def _answer(self, folder: PartsFolder, identity: str, hashes: list[str], done: set[int], n_rows: int) -> None:
@@ -189,9 +191,10 @@ class BulkRun:
             "task": options.task,
             "model": {"spec": options.spec, "identity": identity},
             "inputs": [os.fsencode(name).decode("utf-8", "replace") for name in options.inputs],
-            "every_turn": options.every_turn,
+            "every_turn": options.reading.every_turn,
+            "at_field": options.reading.at_field,
             "at": options.at.isoformat() if options.at else None,
-            "max_characters": options.max_characters,
+            "max_characters": options.reading.max_characters,
             "rows_per_part": options.rows_per_part,
             "rows": n_rows,
             "parts": n_parts,

@@ -22,7 +22,7 @@ from observer.prompts import clean, render_exchange
 from observer.schema import Temporal, Turn
 from observer.turns.accept import to_exchange
 from observer.turns.before_model import prepare
-from observer.turns.inputs import read_inputs
+from observer.turns.inputs import Reading, read_inputs
 from observer.turns.redaction import MARK, find_everywhere, redact
 from observer.turns.time_expressions import validity
 
@@ -90,7 +90,9 @@ def prompts(data: bytes) -> None:
 def chats(data: bytes) -> None:
     """A file of conversations, as labelling and observing read it; nothing goes missing."""
     for every_turn in (False, True):
-        inputs = read_inputs(data, "chats.jsonl", every_turn=every_turn)
+        inputs = accepted(read_inputs, data, "chats.jsonl", Reading(every_turn))
+        if inputs is None:
+            continue
         for item in inputs.items[:MANY]:
             context = item.fields.get("context", [])
             said = bool(item.fields["assistant_message"].strip())
