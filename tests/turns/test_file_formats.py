@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_named_in_one_line(data: bytes, name: str, messag
     assert "\n" not in str(error.value)
 
 
-PIECES = b'{ } [ ] , "a" : 1 {"a":1} USER:x user_message,b \xef\xbb\xbf'.split() + [b"\n", b"\r", b" "]
+PIECES = [*b'{ } [ ] , "a" : 1 {"a":1} USER:x user_message,b \xef\xbb\xbf'.split(), b"\n", b"\r", b" "]
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(PIECES)).map(b"".join))
