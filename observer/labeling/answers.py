@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,6 @@ from observer.schema import USER, Extraction, describe_fault
 from observer.turns.inputs import load_json
 from observer.turns.pronouns import is_nobodys_name, is_user
 
-_THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 _MARKERS = re.compile(r"^(?:USER|ASSISTANT): ", re.MULTILINE)
 
 
@@ -41,7 +40,7 @@ def _judge(task: Task, answer: Answer, exchange: str) -> Verdict:
     if answer.finish_reason == "length":
         return Verdict(None, f"the answer was cut off after {answer.completion_tokens:,} tokens")
     try:
-        value = load_json(_bare_json(answer.text))
+        value = _load_answer(answer.text)
         found = _without_empty(value)
     except ValueError as error:
         return Verdict(None, f"not JSON ({error})", may_retry=True)
@@ -84,11 +83,17 @@ def _comparable(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _bare_json(text: str) -> str:
-    """The text without the thinking and the code fence that servers without structured output leave around it."""
-    text = _THINKING.sub("", text)
-    fenced = _FENCE.match(text)
-    return fenced.group(1) if fenced else text
+def _load_answer(text: str) -> Any:
+    """The JSON of an answer, or the one object in what servers without structured output write around it.
+
+    That is thinking, opened in the answer or in the prompt, a code fence, and words before or after. Two objects are
+    no JSON. Raises ValueError.
+    """
+    with contextlib.suppress(ValueError):
+        return load_json(text)
+    text = text.rpartition("</think>")[2]
+    start, end = text.find("{"), text.rfind("}") + 1
+    return load_json(text[start:end] if 0 <= start < end else text)
 
 
 def _without_empty(value: Any) -> Any:

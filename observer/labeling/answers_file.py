@@ -32,16 +32,21 @@ class Answer:
     completion_tokens: int = 0
     cost_usd: float = 0.0
 
+    @property
+    def is_none(self) -> bool:
+        """Whether it was paid for and says nothing: a fault of the server's, so that another run asks again."""
+        is_empty = not (self.text.strip() or self.refusal) and self.finish_reason not in ("length", "content_filter")
+        return is_empty or self.finish_reason == "error"
+
 
 _ANSWER = TypeAdapter(Answer)
 
 
 class Ledger:
-    """The answers by key; `append` returns once the line is on the disk."""
+    """The last answer of each key, and what all cost; `append` returns once the line is on the disk."""
 
-    def __init__(self, answers: dict[str, Answer], stream: BinaryIO, path: Path) -> None:
-        self.answers = answers
-        self.cost_usd = sum(answer.cost_usd for answer in answers.values())
+    def __init__(self, answers: dict[str, Answer], cost_usd: float, stream: BinaryIO, path: Path) -> None:
+        self.answers, self.cost_usd = answers, cost_usd
         self._stream, self._path = stream, path
 
     def append(self, key: str, answer: Answer) -> None:
@@ -73,34 +78,35 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
             raise ObserverError(f"{path}: another run writes to it; wait for its end, or give --ledger FILE") from None
         stream.seek(0)
         data = stream.read()
-        answers = _parse(data, path)
+        answers, cost_usd = _parse(data, path)
         stream.truncate(data.rfind(b"\n") + 1)
-        yield Ledger(answers, stream, path)
+        yield Ledger(answers, cost_usd, stream, path)
 
 
-def read_ledger(path: Path) -> dict[str, Answer]:
-    """The answers of a ledger that is only looked at; none when there is no such file."""
+def read_ledger(path: Path) -> tuple[dict[str, Answer], float]:
+    """The answers of a ledger that is only looked at, and what all cost; none when there is no such file."""
     try:
         return _parse(path.read_bytes(), path)
     except FileNotFoundError:
-        return {}
+        return {}, 0.0
     except OSError as error:
         raise ObserverError(explain_os_error(error, path)) from error
 
 
-def _parse(data: bytes, path: Path) -> dict[str, Answer]:
+def _parse(data: bytes, path: Path) -> tuple[dict[str, Answer], float]:
     *lines, torn = data.split(b"\n")
     names = [field.name for field in fields(Answer)]
-    answers, faults = dict[str, Answer](), list[str]()
+    answers, cost_usd, faults = dict[str, Answer](), 0.0, list[str]()
     for number, line in enumerate(lines, 1):
         try:
             record = parse_json(line)
             answers[str(record["key"])] = answer = _ANSWER.validate_python({name: record[name] for name in names})
             if not math.isfinite(answer.cost_usd):
                 raise ValueError("costs that are no number")
+            cost_usd += answer.cost_usd
         except (ValueError, KeyError, TypeError):
             faults.append(f"{path}:{number}: no line of a ledger; delete it, or name another file with --ledger")
     if torn and not torn.startswith(_START) and not _START.startswith(torn):
         faults.append(f"{path}:{len(lines) + 1}: no line of a ledger; name another file with --ledger")
     raise_all(faults, limit=5)
-    return answers
+    return answers, cost_usd

@@ -68,16 +68,15 @@ def _label(args: argparse.Namespace) -> int:
     temperature = args.temperature
     if temperature is None:
         temperature = VOTES_TEMPERATURE if args.votes > 1 else 0.0
-    files = Files.named(args.input, args.out, args.ledger, args.quarantine)
+    files, endpoint = Files.named(args.input, args.out, args.ledger, args.quarantine), _endpoint(args)
     request = Request(
         tasks=tuple(Task) if args.task == "both" else (Task(args.task),),
-        sampling=Sampling(args.model, temperature),
+        sampling=Sampling(args.model, temperature, endpoint.identity),
         votes=args.votes,
         is_audit=args.audit,
         limit=args.limit,
         reading=Reading(args.every_turn, args.max_characters),
     )
-    endpoint = _endpoint(args)
     terms = Terms(args.concurrency, _price(args, endpoint.is_loopback), args.budget_usd)
     lines = estimate(files, request, terms) if args.dry_run else label(files, request, terms, endpoint)
     print("\n".join(lines))

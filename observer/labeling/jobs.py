@@ -24,6 +24,8 @@ class Sampling:
 
     model: str
     temperature: float = 0.0
+    server: str = ""
+    """Its address; empty for OpenAI's. Servers of one's own take any model's name."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,29 @@ def schema_text(task: Task) -> str:
 
 
 def call_key(sampling: Sampling, job: Job, attempt: int) -> str:
-    """The ledger's key of a call: everything that the answer depends on, but not the server's address."""
-    parts = (sampling.model, sampling.temperature, PROMPT_VERSION, schema_text(job.task))
+    """The ledger's key of a call: everything that the answer depends on."""
+    server = [sampling.server] if sampling.server else []
+    parts = (*server, sampling.model, sampling.temperature, PROMPT_VERSION, schema_text(job.task))
     identity = json.dumps([*parts, job.task, job.vote, attempt, job.exchange])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def next_call(sampling: Sampling, job: Job, answers: Mapping[str, Answer]) -> Call | None:
     """The call that the job still lacks: the first, one retry after a fault, or none."""
-    key, retry_key = (call_key(sampling, job, attempt) for attempt in (0, 1))
-    if key not in answers:
-        return Call(key, job.task, label_messages(job.task, job.exchange))
-    verdict = judge(job.task, answers[key], job.exchange)
-    if not verdict.may_retry or retry_key in answers:
+    first, retry = _answers_of(sampling, job, answers)
+    if first is None:
+        return Call(call_key(sampling, job, 0), job.task, label_messages(job.task, job.exchange))
+    verdict = judge(job.task, first, job.exchange)
+    if not verdict.may_retry or retry:
         return None
-    told = Told(answers[key].text, verdict.fault)
-    return Call(retry_key, job.task, label_messages(job.task, job.exchange, told))
+    told = Told(first.text, verdict.fault)
+    return Call(call_key(sampling, job, 1), job.task, label_messages(job.task, job.exchange, told))
+
+
+def _answers_of(sampling: Sampling, job: Job, answers: Mapping[str, Answer]) -> tuple[Answer | None, Answer | None]:
+    """The first answer and that of the retry; one that says nothing counts as not there."""
+    first, retry = (answers.get(call_key(sampling, job, attempt)) for attempt in (0, 1))
+    return None if first is None or first.is_none else first, None if retry is None or retry.is_none else retry
 
 
 def outcome_of(
@@ -98,8 +107,9 @@ def outcome_of(
         elif next_call(sampling, job, answers):
             return Outcome()
         else:
-            retry = answers.get(call_key(sampling, job, 1))
-            answer = retry or answers[call_key(sampling, job, 0)]
+            first, retry = _answers_of(sampling, job, answers)
+            answer = retry or first
+            assert answer, "no call is lacking"
             verdicts.append((judge(job.task, answer, job.exchange), answer.text))
     return _combine(verdicts)
 

@@ -105,7 +105,7 @@ def _keep_gold(made: Plan) -> None:
 
 def estimate(files: Files, request: Request, terms: Terms) -> list[str]:
     """What a run would send and cost, in lines; nothing is sent, nothing written."""
-    made, answers = plan(files, request), read_ledger(files.ledger)
+    made, (answers, spent_usd) = plan(files, request), read_ledger(files.ledger)
     lines, cost_usd = list(made.notes), 0.0
     for task, items in made.items.items():
         jobs = jobs_of(items, task, request.votes)
@@ -116,7 +116,6 @@ def estimate(files: Files, request: Request, terms: Terms) -> list[str]:
             f"{task}: {len(calls):,} calls to send ({len(jobs) - len(calls):,} in the ledger), "
             f"about {prompt:,} prompt + {completion:,} completion tokens"
         )
-    spent_usd = sum(answer.cost_usd for answer in answers.values())
     return [*lines, f"cost: about ${cost_usd:.4f}; ${spent_usd:.4f} in the ledger; nothing was sent"]
 
 

@@ -94,6 +94,8 @@ class Run:
             self._refuse(job, str(error))
             return False
         except NotAnswered as error:
+            if error.paid:
+                self.ledger.append(call.key, error.paid)
             self._fail(str(error))
             return False
         except ObserverError:

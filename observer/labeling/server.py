@@ -23,14 +23,19 @@ if TYPE_CHECKING:
     import openai
 
 OPENAI_URL = "https://api.openai.com/v1"
-MAX_ANSWER_TOKENS = 4096
-"""Bounds what a model that repeats itself can cost; a long extraction has some hundred tokens."""
+LIMITS = (("max_completion_tokens", 4096), ("max_tokens", 4096), ("max_completion_tokens", 1024), ("max_tokens", 1024))
+"""Bounds what a model that repeats itself can cost; a long extraction has some hundred tokens. The name that servers
+know differs, and so does the most that they allow."""
 
 FORMATS = ("a JSON schema", "JSON without a schema", "plain text")
 
 
 class NotAnswered(Exception):
-    """The call failed after all retries; another run may get an answer."""
+    """The call failed after all retries; another run may get an answer. `paid` is an answer that says nothing."""
+
+    def __init__(self, why: str, paid: Answer | None = None) -> None:
+        super().__init__(why)
+        self.paid = paid
 
 
 class Refused(Exception):
@@ -50,6 +55,13 @@ class Endpoint:
         return urlsplit(self.base_url).hostname or ""
 
     @property
+    def identity(self) -> str:
+        """What tells it from other servers in the ledger's keys; empty for OpenAI's."""
+        parts = urlsplit(self.base_url)
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".lower().rstrip("/")
+        return "" if address == OPENAI_URL else address
+
+    @property
     def is_loopback(self) -> bool:
         try:
             return ipaddress.ip_address(self.host).is_loopback
@@ -57,12 +69,26 @@ class Endpoint:
             return self.host == "localhost"
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a request is put: indices into FORMATS and LIMITS."""
+
+    level: int = 0
+    limit: int = 0
+
+    def after(self, refusal: str) -> Shape | None:
+        """What to try when the server refuses this one in those words; None when nothing is left."""
+        if any(name in refusal for name, _ in LIMITS):
+            return Shape(self.level, self.limit + 1) if self.limit + 1 < len(LIMITS) else None
+        return Shape(self.level + 1, self.limit) if self.level + 1 < len(FORMATS) else None
+
+
 class Server:
-    """An open client. `level` is the FORMATS entry in use; it falls until one is accepted, and then stays."""
+    """An open client. `shape` changes until one is accepted, and then stays."""
 
     def __init__(self, endpoint: Endpoint, sampling: Sampling, price: Price | None, say: Callable[[str], None]) -> None:
         self.endpoint, self.sampling, self.price, self._say = endpoint, sampling, price, say
-        self.level, self.is_level_proven = 0, False
+        self.shape, self.is_proven = Shape(), False
         self._key = read_key(endpoint)
         self._client = _open_client(endpoint, self._key)
 
@@ -70,62 +96,69 @@ class Server:
         """Send one call. Raises NotAnswered, Refused, or ObserverError for what fails every call alike."""
         import openai
 
-        level, refusal = self.level, ""
-        while level < len(FORMATS):
+        shape, refusal = self.shape, ""
+        while shape:
             try:
-                answer = self._read(await self._create(call, level), call)
+                answer = self._read(await self._create(call, shape), call)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refusal = self._explain(error)
-                if level == self.level and self.is_level_proven:
-                    break
-                level = max(level + 1, self.level)
+                if not self.is_proven:
+                    shape = shape.after(error.response.text)
+                else:  # by another call, in the meantime
+                    shape = self.shape if shape != self.shape else None
                 continue
             except openai.APIStatusError as error:
                 raise self._sort(error) from None
             except (openai.OpenAIError, ValueError) as error:  # no connection, a timeout, a body that is not JSON
                 raise NotAnswered(f"{self.endpoint.host}: {self._explain(error)}") from None
-            self._settle(level)
+            self._settle(shape)
             return answer
         raise Refused(f"the server refused the request: {refusal}")
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def _create(self, call: Call, level: int) -> Any:
-        options: dict[str, Any] = {}
-        if level < 2:
-            options["response_format"] = _response_format(call.task) if level == 0 else {"type": "json_object"}
+    async def _create(self, call: Call, shape: Shape) -> Any:
+        options: dict[str, Any] = dict([LIMITS[shape.limit]])
+        if shape.level < 2:
+            options["response_format"] = _response_format(call.task) if shape.level == 0 else {"type": "json_object"}
         messages: Any = call.messages
         return await self._client.chat.completions.create(
             model=self.sampling.model,
             messages=messages,
             temperature=self.sampling.temperature,
-            max_completion_tokens=MAX_ANSWER_TOKENS,
             **options,
         )
 
-    def _settle(self, level: int) -> None:
-        if level > self.level and not self.is_level_proven:
-            self._say(f"{self.endpoint.host} does not take {FORMATS[self.level]}; going on with {FORMATS[level]}")
-            self.level = level
-        self.is_level_proven = True
+    def _settle(self, shape: Shape) -> None:
+        if shape.level > 0 and not self.is_proven:
+            self._say(f"{self.endpoint.host} does not take {FORMATS[0]}; going on with {FORMATS[shape.level]}")
+        if not self.is_proven:
+            self.shape, self.is_proven = shape, True
 
     def _read(self, completion: Any, call: Call) -> Answer:
-        choices: list[Any] = getattr(completion, "choices", None) or [None]
-        message = getattr(choices[0], "message", None)
+        """Raises NotAnswered for what is no completion, and for one that says nothing."""
+        choices = getattr(completion, "choices", None)
+        choice: Any = choices[0] if isinstance(choices, list) and choices else None
+        message, fault = getattr(choice, "message", None), _inner_fault(choice) or _inner_fault(completion)
         if message is None:
-            raise NotAnswered("the reply is no chat completion; is --base-url right? It usually ends in /v1")
-        usage, (prompt_tokens, completion_tokens) = completion.usage, call.tokens
-        if usage:
-            prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        return Answer(
-            text=self._scrub(message.content or ""),
-            finish_reason=choices[0].finish_reason or "stop",
-            refusal=self._scrub(getattr(message, "refusal", None) or ""),
+            why = fault or "the reply is no chat completion; is --base-url right? It usually ends in /v1"
+            raise NotAnswered(f"{self.endpoint.host}: {self._scrub(why)}")
+        usage = getattr(completion, "usage", None)
+        estimated_prompt, estimated_completion = call.tokens
+        prompt_tokens = _count(getattr(usage, "prompt_tokens", None), estimated_prompt)
+        completion_tokens = _count(getattr(usage, "completion_tokens", None), estimated_completion)
+        answer = Answer(
+            text=self._scrub(_text_of(message.content)),
+            finish_reason=str(choice.finish_reason or "stop"),
+            refusal=self._scrub(str(getattr(message, "refusal", None) or "")),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost_usd=self.price.cost_usd(prompt_tokens, completion_tokens) if self.price else 0.0,
         )
+        if answer.is_none:
+            raise NotAnswered(f"{self.endpoint.host}: {self._scrub(fault or _why_none(message, answer))}", answer)
+        return answer
 
     def _sort(self, error: openai.APIStatusError) -> Exception:
         """What a status means for the run: stop at once, set the row aside, or leave it for the next run."""
@@ -195,6 +228,45 @@ def _open_client(endpoint: Endpoint, key: str) -> openai.AsyncOpenAI:
         max_retries=endpoint.max_retries,
         http_client=http_client,
     )
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message without parts that are thinking; empty where a part is neither."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else [content]
+    said = [part for part in parts if _field(part, "type") not in ("thinking", "reasoning", "redacted_thinking")]
+    texts = [part if isinstance(part, str) else _field(part, "text") for part in said]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else ""
+
+
+def _why_none(message: Any, answer: Answer) -> str:
+    if answer.text.strip():
+        return f"the answer ends in {answer.finish_reason!r}"
+    if message.content and not isinstance(message.content, str):
+        return "the answer has parts that are no text"
+    others = [name for name in ("reasoning_content", "reasoning", "tool_calls") if _field(message, name)]
+    advice = f", its {others[0]} is not; switch thinking and tools off there" if others else ""
+    return f"the answer is empty{advice}"
+
+
+def _inner_fault(reply: Any) -> str:
+    """The words of an error that came with status 200."""
+    error = _field(reply, "error")
+    words = [str(value) for name in ("code", "message") if (value := _field(error, name))]
+    return ", ".join(words)[:300] or (str(error)[:300] if error else "")
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+
+
+def _count(value: Any, otherwise: int) -> int:
+    """A number of tokens, which some servers write as text; `otherwise` where there is none."""
+    try:
+        return max(0, int(float(value)))
+    except (TypeError, ValueError, OverflowError):
+        return otherwise
 
 
 def _response_format(task: Task) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from observer.labeling.answers import judge
 from observer.labeling.answers_file import Answer, open_ledger
 from observer.labeling.command import add_label_command
 from observer.labeling.compare import cohens_kappa, confusion, triple_agreement
-from observer.labeling.jobs import schema_text
+from observer.labeling.jobs import Sampling, schema_text
 from observer.labeling.pricing import PRICES, Price, parse_price
 from observer.labeling.prompts import INSTRUCTIONS, PROMPT_VERSION, GradingAnswer, answer_schema
+from observer.labeling.server import OPENAI_URL, Endpoint
 from observer.labeling.votes import agree_on_extraction, agree_on_label
 from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, render_exchange
@@ -254,6 +255,167 @@ def test_a_lasting_fault_leaves_the_row_for_the_next_run(
     is_down, sent = False, len(server.received)
     done = label(server, "--timeout", "0.4", "--max-retries", "0")
     assert (done.code, done.counts) == (0, (3, 0, 0)) and len(server.received) == sent + 1
+
+
+def completion(content: Any, finish_reason: str | None = "stop", usage: Any = None, **more: Any) -> Reply:
+    """A reply of a server that fills the fields in its own way."""
+    message = {"role": "assistant", "content": content} | more.pop("message", {})
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason} | more.pop("choice", {})
+    return Reply(body=json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage} | more))
+
+
+SOUND = sound_answer(Task.GRADE, "I work at Siemens")
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm {"}]}
+WAYS_TO_ANSWER = {
+    "thinking and text parts": completion([THINKING, {"type": "text", "text": SOUND}]),
+    "text parts": completion([{"type": "text", "text": SOUND[:20]}, {"type": "text", "text": SOUND[20:]}]),
+    "output_text parts": completion([{"type": "output_text", "text": SOUND}]),
+    "parts that are texts": completion([SOUND]),
+    "one part": completion({"type": "text", "text": SOUND}),
+    "thinking": Reply(f"<think>\nhm {{so}}\n</think>\n\n{SOUND}"),
+    "thinking opened in the prompt": Reply(f"hm, the user says {{so}}\n</think>\n\n{SOUND}"),
+    "empty thinking and a fence": Reply(f"<think>\n\n</think>\n\n```json\n{SOUND}\n```"),
+    "a fence": Reply(f"```\n{SOUND}\n```"),
+    "a fence in capitals": Reply(f"```JSON\n{SOUND}\n```"),
+    "words around a fence": Reply(f"Here is the JSON:\n\n```json\n{SOUND}\n```\nLet me know!"),
+    "words before": Reply(f"Here it is: {SOUND}"),
+    "words after": Reply(f"{SOUND}\n\nNote: the user seems happy."),
+    "thinking that is spoken of": Reply(SOUND.replace("About", "Says </think> about")),
+    "no usage": completion(SOUND),
+    "empty usage": completion(SOUND, usage={}),
+    "usage as text": completion(SOUND, usage={"prompt_tokens": "10", "completion_tokens": "5"}),
+    "usage as words": completion(SOUND, usage={"prompt_tokens": "many", "completion_tokens": None}),
+    "usage in fractions": completion(SOUND, usage={"prompt_tokens": 10.5, "completion_tokens": None}),
+    "no finish reason": completion(SOUND, None),
+    "another finish reason": completion(SOUND, "eos"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_ANSWER)
+def test_an_answer_is_read_in_every_way_that_servers_write_it(
+    way: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens")
+    server = serve(lambda _: WAYS_TO_ANSWER[way])
+    done = label(server)
+    assert (done.code, done.counts, len(server.received)) == (0, (1, 0, 0), 1), done.err
+    assert read_lines(tmp_path / "out.jsonl")[0]["label"] == "IMPORTANT"
+
+
+TWICE = f"{SOUND}\n{SOUND}"
+
+
+@pytest.mark.parametrize("text", [TWICE, f"```\n{SOUND}\n```\nor\n```\n{SOUND}\n```", f"[{SOUND}]", json.dumps(SOUND)])
+def test_what_could_be_read_in_two_ways_is_asked_again_and_set_aside(
+    text: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens", "hello")
+    server = serve(lambda request: Reply(text) if "Siemens" in request.exchange else Reply())
+    assert label(server).counts == (1, 1, 0) and len(server.received) == 3
+
+
+UPSTREAM = {"code": 502, "message": "Upstream idle timeout"}
+NO_ANSWERS = {
+    "error as finish reason": (completion("", "error"), "the answer is empty"),
+    "an answer cut by an error": (completion(SOUND, "error"), "ends in 'error'"),
+    "an error in the choice": (completion("", "error", choice={"error": UPSTREAM}), "502, Upstream idle timeout"),
+    "an error for the choices": (Reply(body=json.dumps({"error": UPSTREAM, "choices": None})), "502, Upstream idle"),
+    "an error alone": (Reply(body=json.dumps({"error": UPSTREAM})), "502, Upstream idle timeout"),
+    "an error as text": (Reply(body=json.dumps({"error": "overloaded"})), "overloaded"),
+    "no choices": (Reply(body=json.dumps({"choices": []})), "no chat completion"),
+    "null": (completion(None), "the answer is empty"),
+    "blank": (completion(" \n"), "the answer is empty"),
+    "no parts": (completion([]), "the answer is empty"),
+    "thinking alone": (completion([THINKING]), "no text"),
+    "a picture": (completion([{"type": "image_url", "image_url": {}}]), "no text"),
+    "a number": (completion(7), "no text"),
+    "reasoning_content": (completion("", message={"reasoning_content": SOUND}), "reasoning_content is not"),
+    "reasoning": (completion(None, message={"reasoning": SOUND}), "its reasoning is not"),
+    "a tool call": (
+        completion(None, "tool_calls", message={"tool_calls": [{"id": "c", "type": "function", "function": {}}]}),
+        "its tool_calls is not",
+    ),
+}
+
+
+UNPAID = {"an error for the choices", "an error alone", "an error as text", "no choices"}
+
+
+@pytest.mark.parametrize("case", NO_ANSWERS)
+def test_what_is_no_answer_leaves_the_row_is_paid_for_and_asked_again(
+    case: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    reply, reason = NO_ANSWERS[case]
+    write_input(tmp_path, "I work at Siemens", "hello")
+    is_ill = True
+    server = serve(lambda request: reply if is_ill and "Siemens" in request.exchange else Reply())
+    for _ in range(2):
+        done = label(server, "--concurrency", "1")
+        assert (done.code, done.counts) == (1, (1, 0, 1)) and reason in done.err.splitlines()[-1]
+    assert len(read_lines(tmp_path / "in.ledger.jsonl")) == (1 if case in UNPAID else 3)
+    is_ill = False
+    done = label(server)
+    assert (done.code, done.counts) == (0, (2, 0, 0))
+    paid = [line["cost_usd"] for line in read_lines(tmp_path / "in.ledger.jsonl")]
+    assert f"${sum(paid):.4f} in the ledger" in done.out
+
+
+def refuses(field: str) -> Callable[[dict[str, Any]], str]:
+    return lambda body: f"Unsupported parameter: '{field}'" if field in body else ""
+
+
+def allows(most: int) -> Callable[[dict[str, Any]], str]:
+    def refusal(body: dict[str, Any]) -> str:
+        asked = body.get("max_tokens") or body["max_completion_tokens"]
+        return f"max_tokens is too large: {asked}. This model supports at most {most}" if asked > most else ""
+
+    return refusal
+
+
+LIMITED = {
+    "max_completion_tokens is unknown": refuses("max_completion_tokens"),
+    "max_tokens is unknown": refuses("max_tokens"),
+    "max_tokens is needed": lambda body: "" if "max_tokens" in body else "'max_tokens' is required",
+    "at most 2048": allows(2048),
+    "at most 1024 as max_tokens": lambda body: refuses("max_completion_tokens")(body) or allows(1024)(body),
+    "no schema either": lambda body: refuses("max_completion_tokens")(body) or refuses("response_format")(body),
+}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("case", LIMITED)
+def test_the_limit_is_sent_under_the_name_and_the_size_that_the_server_takes(
+    case: str, status: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens", "hello")
+    server = serve(
+        lambda request: Reply(status=status, message=words) if (words := LIMITED[case](request.body)) else Reply()
+    )
+    done = label(server, "--concurrency", "1")
+    assert (done.code, done.counts) == (0, (2, 0, 0)), done.err
+    last = server.received[-1].body
+    assert {"max_tokens", "max_completion_tokens"} & last.keys()
+    assert ("response_format" in last) == (case != "no schema either")
+
+
+def test_a_server_that_takes_no_limit_at_all_is_told_with_the_fields_name(
+    tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens")
+    done = label(serve(lambda _: Reply(status=422, message="max_tokens: extra_forbidden")))
+    assert done.code == 1 and "not one of 1 requests was taken" in done.err and "max_tokens" in done.err
+
+
+def test_another_servers_answers_are_not_this_ones(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+    write_input(tmp_path, "I work at Siemens")
+    servers = [serve(sound), serve(sound)]
+    for _ in range(2):
+        for number, server in enumerate(servers):
+            assert label(server, "--model", "local", out=f"{number}.jsonl").counts == (1, 0, 0)
+    assert [len(server.received) for server in servers] == [1, 1]
+    same = Sampling("m", 0.0, Endpoint("http://HOST:80/v1/").identity)
+    assert same == Sampling("m", 0.0, Endpoint("http://host:80/v1").identity)
+    assert not Endpoint(f"{OPENAI_URL}/").identity, "the keys of ledgers that are there stay"
 
 
 def test_a_server_that_is_down_ends_the_run_early(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:

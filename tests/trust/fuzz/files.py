@@ -103,13 +103,13 @@ def label_ledgers(data: bytes) -> None:
     path.write_bytes(data)
     read = accepted(answers_file.read_ledger, path)
 
-    def opened() -> dict[str, Any]:
+    def opened() -> tuple[dict[str, Any], float]:
         with answers_file.open_ledger(path) as ledger:
             assert math.isfinite(ledger.cost_usd), "costs that are no number"
-            return ledger.answers
+            return ledger.answers, ledger.cost_usd
 
     assert accepted(opened) == read
-    for answer in (read or {}).values():
+    for answer in (read[0] if read else {}).values():
         assert isinstance(answer.text, str) and isinstance(answer.refusal, str)
 
 
