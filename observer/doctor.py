@@ -15,7 +15,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from observer.ollama.client import ollama_url
+from observer.ollama.address import ollama_url
 
 REQUIRED = "transformers trl peft accelerate datasets gguf llama-cpp-python scikit-learn pydantic".split()
 OPTIONAL = {

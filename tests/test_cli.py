@@ -11,7 +11,7 @@ import pytest
 
 from observer import __version__
 from observer.cli import main
-from observer.doctor import Finding, find_package, ollama_url, render
+from observer.doctor import Finding, find_package, render
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import training_row
 from observer.schema import parse_row
@@ -123,22 +123,6 @@ def test_doctor_says_how_to_mend_what_is_missing() -> None:
     lines = render([required, optional, Finding("python", "3.11")]).splitlines()
     assert [line.split()[0] for line in lines] == ["missing", "note", "ok"]
     assert lines[1].endswith("not installed; pip install it")
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("", "http://127.0.0.1:11434"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),
-        ("box:9999", "http://box:9999"),
-        ("box", "http://box:11434"),
-        ("http://box", "http://box:80"),
-        ("https://box/", "https://box:443"),
-        ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
-    ],
-)
-def test_ollama_host_forms(host: str, url: str) -> None:
-    assert ollama_url(host) == url
 
 
 def test_an_error_moves_no_cursor(tmp_path: Path) -> None:

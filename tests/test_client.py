@@ -22,7 +22,8 @@ from observer.errors import ObserverError
 from observer.files import sha256_file
 from observer.memory.diff import diff
 from observer.observation import Completion, Grade
-from observer.ollama.client import Endpoint, OllamaClient, ollama_url
+from observer.ollama.address import ollama_url
+from observer.ollama.client import Endpoint, OllamaClient
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import IM_END, OLLAMA_TEMPLATE
 from observer.schema import Extraction, Label, Turn

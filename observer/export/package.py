@@ -5,7 +5,6 @@ What is sent is read from the Modelfiles beside the GGUF files, so that `ollama 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from observer.console.progress import show_progress
 from observer.data.dataset import read_split
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file
+from observer.ollama.address import full_name
 from observer.ollama.client import Messages, OllamaClient
 from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
 from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
@@ -26,8 +26,6 @@ from observer.runs.finished_run import Run
 ALLOWED_DIFFERENCES = 1
 """Answers of 20 that may part from llama-cpp-python's: another build rounds logits otherwise, and near ties turn."""
 
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
-_NAME = re.compile(rf"([A-Za-z0-9_][\w.:-]*/)?([A-Za-z0-9_][A-Za-z0-9_-]*/)?{_PART}(:{_PART})?", re.ASCII)
 _PROBE = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
 
 
@@ -56,11 +54,9 @@ class Checked:
 
 
 def check_name(name: str) -> None:
-    """Raise ObserverError unless Ollama takes this model name."""
-    if not _NAME.fullmatch(name):
-        raise ObserverError(
-            f"{name!r}: no model name for Ollama; letters, digits, `_`, `-` and `.`, such as observer or observer:q8_0"
-        )
+    """Raise ObserverError unless Ollama takes this name for each of the models."""
+    for variant in VARIANTS:
+        full_name(variant_name(name, variant))
 
 
 def variant_name(name: str, variant: str) -> str:

@@ -32,7 +32,8 @@ def add_package_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
 def run(args: argparse.Namespace) -> int:
     """Create and check; 1 when no server answers or the models answer otherwise."""
     from observer.export.package import check, check_name, create_commands, create_models, write_package
-    from observer.ollama.client import Endpoint, NoServer, OllamaClient, ollama_url
+    from observer.ollama.address import ollama_url
+    from observer.ollama.client import Endpoint, NoServer, OllamaClient
     from observer.runs.finished_run import read_run
 
     check_name(args.ollama)

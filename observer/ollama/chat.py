@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from observer.errors import ObserverError
 from observer.files import parse_json
-from observer.ollama.client import NoServer, ollama_url
+from observer.ollama.address import full_name, ollama_url
+from observer.ollama.client import NoServer
 
 if TYPE_CHECKING:
     import httpx
@@ -102,9 +103,8 @@ class OllamaChat:
     async def digest(self, model: str) -> str:
         """The digest of the model's manifest. Raises ObserverError when the server has no such model."""
         listed = await self._patiently("GET", "/api/tags", None)
-        wanted = {model, f"{model}:latest"}
         for entry in listed.get("models") or ():
-            if {entry.get("name"), entry.get("model")} & wanted:
+            if full_name(model) == full_name(str(entry.get("model") or entry.get("name"))):
                 return str(entry.get("digest", ""))
         raise ObserverError(self._missing(model))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from observer.errors import ObserverError
 from observer.files import explain_os_error
 
 BLOCK_BYTES = 1 << 20
-OLLAMA_PORT = 11434
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 Messages = list[dict[str, str]]
@@ -44,18 +42,6 @@ class Endpoint:
     work_timeout_s: float = 600.0
     max_retries: int = 4
     backoff_s: float = 0.5
-
-
-def ollama_url(host: str) -> str:
-    """The URL for a value of OLLAMA_HOST: empty, `host`, `host:port`, `[::1]:port` or a URL (its envconfig)."""
-    scheme, _, rest = host.strip().rstrip("/").rpartition("://")
-    address, slash, path = rest.partition("/")
-    match = re.fullmatch(r"(?P<name>\[.*\]|[^:]*)(:(?P<port>.*))?", address)
-    name, port = (match["name"], match["port"]) if match else (address, "")
-    if name in ("", "0.0.0.0", "[::]"):
-        name = "127.0.0.1"
-    default = {"http": 80, "https": 443}.get(scheme, OLLAMA_PORT)
-    return f"{scheme or 'http'}://{name}:{port or default}{slash}{path}"
 
 
 class OllamaClient:
