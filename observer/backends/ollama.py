@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from observer.backends.request_bodies import LABEL_TOKENS, ollama_chat_body, ollama_grading
-from observer.errors import ObserverError, RowsError
+from observer.backends.request_bodies import KEPT_LABEL_TOKENS, LABEL_TOKENS, ollama_chat_body, ollama_grading
+from observer.errors import RowsError
 from observer.observation import Completion, Grade, Progress, no_progress
 from observer.ollama.chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
@@ -24,6 +24,10 @@ from observer.schema import Label, extraction_json_schema
 T = TypeVar("T")
 Ask = Callable[[str], Coroutine[Any, Any, T]]
 _LABEL_FORMAT = {"type": "string", "enum": [str(label) for label in Label]}
+
+
+class _NoLabel(Exception):
+    """One row's answer is none; the others may be sound."""
 
 
 class OllamaBackend:
@@ -117,10 +121,10 @@ class OllamaBackend:
         reply = await self._ask(Task.GRADE, exchange, LABEL_TOKENS, more)
         label = _label_in(reply.content)
         if label is None:
-            reply = await self._ask(Task.GRADE, exchange, LABEL_TOKENS, more | {"format": _LABEL_FORMAT})
+            reply = await self._ask(Task.GRADE, exchange, KEPT_LABEL_TOKENS, more | {"format": _LABEL_FORMAT})
             label = _label_in(reply.content)
         if label is None:
-            raise ObserverError(f"{self.name}: answers {reply.content[:60]!r} to grading; a label is expected")
+            raise _NoLabel(f"{self.name} answers {reply.content[:60]!r} to grading; a label is expected")
         shares = label_shares(reply.choices)
         return Grade(max(shares, key=lambda label: shares[label]) if shares else label, shares)
 
@@ -130,7 +134,7 @@ class OllamaBackend:
             return await self._chat.ask(ollama_chat_body(self.name, task, exchange, num_predict, examples) | more)
 
     async def _all(self, ask: Ask[T], exchanges: Sequence[str], progress: Progress) -> list[T]:
-        """The answers in order. The first fault of the server ends the rest; rows too long are told together."""
+        """The answers in order. The first fault of the server ends the rest; rows at fault are named together."""
         answers: dict[int, T] = {}
         faults: dict[int, str] = {}
 
@@ -139,6 +143,8 @@ class OllamaBackend:
                 answers[index] = await ask(exchange)
             except TooLong as error:
                 faults[index] = f"{self.name} says: {error}; shorten the exchange or raise num_ctx in its Modelfile"
+            except _NoLabel as error:
+                faults[index] = str(error)
             progress(len(answers) + len(faults), len(exchanges))
 
         tasks = [asyncio.create_task(one(index, exchange)) for index, exchange in enumerate(exchanges)]

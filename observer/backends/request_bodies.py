@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from observer.ollama.client import TOP_LOGPROBS
 from observer.prompts import Example, Task, prompt_messages, render_prompt
 from observer.schema import Label, extraction_grammar, extraction_json_schema
 
-TOP_LOGPROBS = 20
-"""Alternatives asked for at each place: the most that Ollama and vLLM tell."""
 LABEL_TOKENS = 12
 """Bounds an answer that should be one word."""
+KEPT_LABEL_TOKENS = 32
+"""The same where a schema keeps the model to the labels: it may spell one letter by letter, between quotes."""
 MAX_NEW_TOKENS = 512
 
 

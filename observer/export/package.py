@@ -19,12 +19,10 @@ from observer.ollama.address import full_name
 from observer.ollama.client import Messages, OllamaClient
 from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
 from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
+from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
 from observer.paths import ADAPTER
 from observer.prompts import Task, exchange_of, prompt_messages, render_chatml, render_exchange
 from observer.runs.finished_run import Run
-
-ALLOWED_DIFFERENCES = 1
-"""Answers of 20 that may part from llama-cpp-python's: another build rounds logits otherwise, and near ties turn."""
 
 _PROBE = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
 
@@ -41,16 +39,28 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One answer that parts from ours. `nats`: how much likelier the server finds its token there; None if not told."""
+
+    place: str
+    nats: float | None
+
+    @property
+    def is_near_tie(self) -> bool:
+        return self.nats is not None and self.nats <= NEAR_TIE_NATS
+
+
+@dataclass(frozen=True)
 class Checked:
     """What the server was asked; `n_prompts` is 0 when it is too old to tell its prompts."""
 
     n_prompts: int
     n_answers: int
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
 
     @property
     def is_sound(self) -> bool:
-        return len(self.differences) <= ALLOWED_DIFFERENCES * max(1, self.n_answers // 20)
+        return all(difference.is_near_tie for difference in self.differences)
 
 
 def check_name(name: str) -> None:
@@ -147,15 +157,20 @@ def check_prompts(client: OllamaClient, questions: Sequence[Question]) -> int:
 
 def check_answers(
     client: OllamaClient, questions: Sequence[Question], gguf: Path, export: ExportConfig
-) -> tuple[str, ...]:
-    """Greedy answers of the server beside llama-cpp-python's on the same GGUF; a line for each that differs."""
+) -> tuple[Difference, ...]:
+    """Greedy answers of the server beside llama-cpp-python's on the same GGUF; those that differ.
+
+    One that the server stops because it repeats itself has only to agree as far as it goes.
+    """
     expected = _answers_here(questions, gguf, export)
     differences = []
     with show_progress("comparing answers", len(questions)) as progress:
         for done, (question, ours) in enumerate(zip(questions, expected, strict=True), 1):
             theirs = client.answer(question.model, question.messages)
-            if theirs != ours:
-                differences.append(f"{question.model}: {_parting(theirs, ours)}")
+            is_same = theirs.text == ours or (theirs.is_stopped and ours.startswith(theirs.text))
+            if not is_same:
+                place = f"{question.model}: {_parting(theirs.text, ours)}"
+                differences.append(Difference(place, nats_apart(theirs.logprobs, ours)))
             progress(done, len(questions))
     return tuple(differences)
 

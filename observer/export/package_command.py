@@ -7,6 +7,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from observer.errors import ObserverError
+
+if TYPE_CHECKING:
+    from observer.export.package import Checked
 
 N_ROWS = 20
 
@@ -52,10 +58,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     checked = check(client, found, quantization, args.ollama, N_ROWS)
     print(_prompts_line(checked.n_prompts))
-    print(_answers_line(checked.n_answers, len(checked.differences), found.val))
+    print(_answers_line(checked, found.val))
     for difference in checked.differences:
-        _say(difference)
-    return int(not checked.is_sound)
+        told = "not told" if difference.nats is None else f"{difference.nats:.3f}"
+        _say(f"{difference.place}; nats between the two tokens: {told}")
+    if not checked.is_sound:
+        raise ObserverError(_unsound(checked, version))
+    return 0
 
 
 def _without_server(error: Exception, commands: list[str]) -> int:
@@ -71,10 +80,28 @@ def _prompts_line(n_prompts: int) -> str:
     return f"prompts: {n_prompts} of {n_prompts} are the training prompt"
 
 
-def _answers_line(n_answers: int, n_different: int, val: Path) -> str:
-    if not n_answers:
+def _answers_line(checked: Checked, val: Path) -> str:
+    if not checked.n_answers:
         return f"answers: not compared; no rows in {val}, or an adapter over other weights"
-    return f"answers: {n_answers - n_different} of {n_answers} greedy answers equal llama-cpp-python's"
+    n_equal, n_ties = checked.n_answers - len(checked.differences), sum(d.is_near_tie for d in checked.differences)
+    line = f"answers: {n_equal} of {checked.n_answers} greedy answers equal llama-cpp-python's"
+    return line + (f", {n_ties} more part at a near tie" if n_ties else "")
+
+
+def _unsound(checked: Checked, version: str) -> str:
+    from observer.ollama.near_ties import NEAR_TIE_NATS
+
+    unsound = [difference for difference in checked.differences if not difference.is_near_tie]
+    what = f"{len(unsound)} of {checked.n_answers} answers part from llama-cpp-python's"
+    if all(difference.nats is None for difference in unsound):
+        return (
+            f"{what}, and Ollama {version} does not say by how much; from 0.12.11 on it does: update it, or look at "
+            "the places above and give --no-check"
+        )
+    return (
+        f"{what} by more than {NEAR_TIE_NATS:g} nats, which is no rounding; is the server's llama.cpp as new as "
+        "llama-cpp-python's? Update the older one, or package f16 to see whether the quantization is at fault"
+    )
 
 
 def _say(line: str) -> None:

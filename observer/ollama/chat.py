@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from observer.errors import ObserverError
 from observer.files import parse_json
 from observer.ollama.address import full_name, ollama_url
-from observer.ollama.client import NoServer
+from observer.ollama.client import NoServer, error_words, is_stopped
 
 if TYPE_CHECKING:
     import httpx
@@ -98,7 +98,7 @@ class OllamaChat:
             content, choices = None, []
         if not isinstance(content, str):
             raise ObserverError(f"{self.url}: what answers is no Ollama server; check OLLAMA_HOST")
-        return Reply(content, answer.get("done_reason") == "length", choices)
+        return Reply(content, is_stopped(answer), choices)
 
     async def digest(self, model: str) -> str:
         """The digest of the model's manifest. Raises ObserverError when the server has no such model."""
@@ -172,9 +172,8 @@ class OllamaChat:
 def _words(response: httpx.Response) -> str:
     """What the server says of its error."""
     try:
-        value = parse_json(response.content)
-        return str(value["error"])[:300]
-    except (ValueError, KeyError, TypeError):
+        return error_words(parse_json(response.content)) or response.reason_phrase
+    except (ValueError, RecursionError):
         return response.text.strip()[:300] or response.reason_phrase
 
 

@@ -20,6 +20,8 @@ from observer.errors import ObserverError
 from observer.files import explain_os_error
 
 BLOCK_BYTES = 1 << 20
+TOP_LOGPROBS = 20
+"""Alternatives asked for at each place: the most that Ollama and vLLM tell."""
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 Messages = list[dict[str, str]]
@@ -42,6 +44,15 @@ class Endpoint:
     work_timeout_s: float = 600.0
     max_retries: int = 4
     backoff_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`is_stopped` when the server ended it for the model; `logprobs` as the API has them, none before 0.12.11."""
+
+    text: str
+    is_stopped: bool
+    logprobs: list[dict[str, Any]]
 
 
 class OllamaClient:
@@ -88,15 +99,16 @@ class OllamaClient:
         answer = self._chat(model, messages, {"_debug_render_only": True, "options": {"num_predict": 1}})
         return (answer.get("_debug_info") or {}).get("rendered_template")
 
-    def answer(self, model: str, messages: Messages) -> str:
+    def answer(self, model: str, messages: Messages) -> Answer:
         """What the model answers with its own parameters."""
-        message = self._chat(model, messages, {}).get("message") or {}
+        reply = self._chat(model, messages, {"logprobs": True, "top_logprobs": TOP_LOGPROBS})
+        message = reply.get("message") or {}
         if message.get("thinking"):
             raise ObserverError(f"{model}: answers with a thinking block; the base's template is in use, not ours")
-        return message.get("content", "")
+        return Answer(str(message.get("content") or ""), is_stopped(reply), reply.get("logprobs") or [])
 
     def _chat(self, model: str, messages: Messages, more: dict[str, Any]) -> dict[str, Any]:
-        body = {"model": model, "messages": messages, "stream": False, **more}
+        body = {"model": model, "messages": messages, "stream": False, "shift": False, **more}
         timeout_s = self.endpoint.work_timeout_s
         return self._patiently(f"asking {model}", lambda: self._json("POST", "/api/chat", body, timeout_s))
 
@@ -120,7 +132,7 @@ class OllamaClient:
             status = ""
             for line in _lines(response):
                 if "error" in line:
-                    raise ObserverError(f"{self.endpoint.url}: {request['model']} was not created: {line['error']}")
+                    raise ObserverError(f"{self.endpoint.url}: {request['model']} was not created: {error_words(line)}")
                 if line.get("status") != status:
                     status = str(line.get("status", ""))
                     self._say(f"{request['model']}: {status}")
@@ -134,7 +146,7 @@ class OllamaClient:
             self._check(response)
             answer = next(_lines(response), {})
             if "error" in answer:
-                raise ObserverError(f"{self.endpoint.url}: {answer['error']}")
+                raise ObserverError(f"{self.endpoint.url}: {error_words(answer)}")
             return answer
 
     @contextlib.contextmanager
@@ -161,7 +173,7 @@ class OllamaClient:
     def _check(self, response: http.client.HTTPResponse) -> None:
         if response.status < 300:
             return
-        told = next(_lines(response), {}).get("error") or response.reason
+        told = error_words(next(_lines(response), {})) or response.reason
         what = f"{response.status}, {told}"
         if response.status >= 500 or response.status in (408, 429) or "digest mismatch" in what:
             raise _Passing(what)
@@ -180,6 +192,22 @@ class OllamaClient:
                 time.sleep(pause_s)
         tries = self.endpoint.max_retries + 1
         raise ObserverError(f"{self.endpoint.url}: {what} failed {tries} times, last: {why}; {_mend(why)}")
+
+
+def is_stopped(reply: dict[str, Any]) -> bool:
+    """Whether an answer was ended for the model: by its limit, or, more than 30 equal tokens in a row, as not done."""
+    return reply.get("done_reason") == "length" or reply.get("done") is False
+
+
+def error_words(reply: Any) -> str:
+    """What an error says: the innermost `message`, for Ollama passes on the JSON of its runner as text."""
+    if isinstance(reply, dict):
+        return error_words(reply.get("message") or reply.get("error") or "")
+    text = str(reply).strip()
+    with contextlib.suppress(ValueError):
+        inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        return error_words(inner) or text[:300]
+    return text[:300]
 
 
 def _mend(why: str) -> str:

@@ -1,6 +1,7 @@
 """Reads a Modelfile as Ollama does, and refuses what Ollama refuses or takes otherwise than it is written.
 
-A value ends at the end of a line on which its quotes are closed; there are no escapes; characters that are not
+A value ends at the end of a line on which its quotes are closed; there are no escapes; line
+breaks inside are kept as they are; characters that are not
 printable vanish. Source: https://github.com/ollama/ollama/blob/main/parser/parser.go
 """
 
@@ -70,8 +71,9 @@ class _Statement:
 
 
 def _statements(text: str, faults: list[str]) -> Iterator[_Statement]:
-    lines = enumerate(re.split(r"\r\n|[\r\n]", text), 1)
-    for number, line in lines:
+    parts = [*re.split(r"(\r\n|[\r\n])", text), ""]
+    lines = ((number, line, end) for number, (line, end) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1))
+    for number, line, end in lines:
         if not line.strip(_SPACE) or line.lstrip(_SPACE).startswith("#"):
             continue
         word, value = _cut(line.lstrip(_SPACE))
@@ -82,12 +84,12 @@ def _statements(text: str, faults: list[str]) -> Iterator[_Statement]:
         if command in ("PARAMETER", "MESSAGE"):
             name, value = _cut(value)
         while (plain := _unquote(value.strip())) is None:
-            _, more = next(lines, (0, None))
+            _, more, next_end = next(lines, (0, None, ""))
             if more is None:
                 faults.append(f"{number}: the quotes of {word} are never closed at the end of a line")
                 return
-            value += "\n" + more
-        if dropped := sorted({c for c in value if not c.isprintable() and c not in "\n\t"}):
+            value, end = value + end + more, next_end
+        if dropped := sorted({c for c in value if not c.isprintable() and c not in "\r\n\t"}):
             faults.append(f"{number}: Ollama drops {', '.join(map(ascii, dropped))} in silence; take them out")
         yield _Statement(number, command, name, plain)
 

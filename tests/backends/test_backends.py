@@ -216,8 +216,11 @@ def test_progress_reaches_the_end_once(ollama: OllamaBackend, hf: HfBackend) -> 
         assert shown == sorted(set(shown)) and shown[-1] == (len(EXCHANGES), len(EXCHANGES))
 
 
-def test_the_digest_is_that_of_the_weights(ollama: OllamaBackend, server: OllamaServer) -> None:
-    assert ollama.digest == next(iter(server.models["nano"]["files"].values()))
+def test_the_digest_is_that_of_the_very_model(ollama: OllamaBackend, server: OllamaServer) -> None:
+    assert ollama.digest == server.digest_of(server.models["nano"])
+    for name in ("NANO", "library/nano:latest"):
+        with OllamaBackend(name, server.url) as backend:
+            assert backend.digest == ollama.digest
 
 
 @pytest.mark.parametrize(
@@ -261,6 +264,24 @@ def test_a_missing_model_is_one_line_with_the_command_that_makes_it(loose_server
         _ = backend.digest
 
 
+def test_an_answer_that_is_no_label_is_one_rows_fault(loose_server: OllamaServer) -> None:
+    loose_server.reply = '"STO'
+    with (
+        OllamaBackend("nano", loose_server.url, patience=QUICK) as backend,
+        pytest.raises(RowsError) as raised,
+    ):
+        backend.grade(EXCHANGES[:2])
+    assert sorted(raised.value.faults) == [0, 1] and "a label is expected" in raised.value.faults[0]
+    kept = [body for body in loose_server.bodies if "format" in body]
+    assert len(kept) == 2 and all(body["options"]["num_predict"] >= 32 for body in kept), "spelled letter by letter"
+
+
+def test_an_answer_that_is_not_done_is_cut_off(loose_server: OllamaServer) -> None:
+    loose_server.reply, loose_server.is_done = '{"entities":[', False
+    with OllamaBackend("nano", loose_server.url, patience=QUICK) as backend:
+        assert [completion.truncated for completion in backend.extract(EXCHANGES[:1])] == [True]
+
+
 def test_a_silent_server_is_given_up_in_time(loose_server: OllamaServer) -> None:
     loose_server.faults.append(Fault("/api/chat", delay_s=3.0))
     with pytest.raises(ObserverError, match=r"no answer within 0\.3 s; see the server's log, or raise timeout_s"):
@@ -281,7 +302,7 @@ def test_no_server_is_one_line_that_says_how_to_start_one() -> None:
 
 def test_an_address_that_is_none_is_told_when_it_is_opened() -> None:
     with pytest.raises(ObserverError, match="OLLAMA_HOST is to be HOST:PORT"):
-        OllamaBackend("nano", "127.0.0.1:port")
+        OllamaBackend("nano", "127.0.0.1:1:2")
 
 
 def test_closing_ends_the_thread_and_may_be_done_twice(server: OllamaServer) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from observer.backends.ollama import OllamaBackend
 from observer.config import Config
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
-from observer.export.package import Checked, check_name, create_request, variant_name
+from observer.export.package import Checked, Difference, check_name, create_request, variant_name
 from observer.export.package_command import add_package_command
 from observer.files import write_jsonl
 from observer.ollama.address import ollama_url
-from observer.ollama.client import Endpoint, NoServer, OllamaClient
+from observer.ollama.client import Endpoint, NoServer, OllamaClient, error_words
 from observer.ollama.modelfile import quantization_modelfiles
 from observer.ollama.modelfile_parser import parse_modelfile
+from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
 from observer.paths import ADAPTER, RunPaths
 from observer.prompts import (
     OLLAMA_TEMPLATE,
@@ -239,11 +245,100 @@ def test_answers_that_differ_are_shown_and_fail(run_folder: Path, server: Ollama
     printed = capsys.readouterr()
     assert "answers: 0 of 4" in printed.out
     assert printed.err.count("'something else' where ") == 4
+    assert printed.err.splitlines()[-1].startswith("error: 4 of 4 answers part from llama-cpp-python's")
 
 
-def test_one_turned_near_tie_of_twenty_is_let_pass() -> None:
-    assert Checked(22, 20, ("one",)).is_sound
-    assert not Checked(22, 20, ("one", "two")).is_sound
+def told(text: str, others: dict[str, float], logprob: float = -0.1) -> dict[str, Any]:
+    """A token as /api/chat tells it, with the alternatives to it."""
+    alternatives = {text: logprob} | others
+    entries = [{"token": t, "bytes": list(t.encode()), "logprob": p} for t, p in alternatives.items()]
+    return entries[0] | {"top_logprobs": entries}
+
+
+A, B = told("Ana", {"Bo": -9.0}), told(" works", {" lives": -0.3, " li": -0.35, "": -3.0, "<|im_end|>": -2.0})
+PARTINGS: dict[str, tuple[list[dict[str, Any]], str, float | None]] = {
+    "the second token, the likelier of two ways to write ours": ([A, B], "Ana lives here", 0.2),
+    "the first token": ([A, B], "Bo", 8.9),
+    "our answer ends here": ([A, B], "Ana", 1.9),
+    "theirs ends, which is not told": ([A], "Ana works", None),
+    "ours is no alternative": ([A, B], "Ana dreams", None),
+    "nothing is told": ([], "Ana", None),
+    "half a character": ([{"token": "\ufffd", "bytes": [0xC3], "logprob": 0.0}, told("\ufffd", {})], "ä", None),
+    "no log-probability": ([{"token": "x"}], "y", None),
+}
+
+
+@pytest.mark.parametrize("case", PARTINGS)
+def test_how_far_two_answers_part_is_read_at_the_first_token_that_differs(case: str) -> None:
+    entries, ours, nats = PARTINGS[case]
+    assert nats_apart(entries, ours) == (nats if nats is None else pytest.approx(nats))
+
+
+def test_only_answers_that_part_at_a_near_tie_are_let_pass() -> None:
+    ties = tuple(Difference(str(n), NEAR_TIE_NATS * n / 9) for n in range(10))
+    assert Checked(22, 20, ()).is_sound and Checked(22, 20, ties).is_sound
+    assert not Checked(22, 20, (*ties, Difference("a", NEAR_TIE_NATS + 0.01))).is_sound
+    assert not Checked(22, 20, (Difference("a", None),)).is_sound
+
+
+@pytest.mark.parametrize(("nats", "code"), [(0.4, 0), (0.6, 1), (None, 1)])
+def test_the_command_decides_by_the_servers_log_probabilities(
+    run_folder: Path, server: OllamaServer, capsys, nats: float | None, code: int
+) -> None:
+    any_token = [{"token": "?", "bytes": [byte], "logprob": -1.0} for byte in range(256)]
+    any_token.append({"token": "<|im_end|>", "logprob": -1.0})
+    server.reply = "\u2603"
+    if nats is not None:
+        server.logprobs = [{"token": "\u2603", "logprob": -1.0 + nats, "top_logprobs": any_token}]
+    assert package(run_folder, "--host", server.url) == code
+    printed = capsys.readouterr()
+    assert ("4 more part at a near tie" in printed.out) == (code == 0)
+    errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == code
+    if code:
+        assert "4 of 4 answers part" in errors[0]
+        assert ("by more than 0.5 nats" if nats else "does not say by how much") in errors[0]
+
+
+def test_an_answer_that_the_server_stopped_agrees_as_far_as_it_goes(
+    run_folder: Path, server: OllamaServer, capsys
+) -> None:
+    server.reply, server.is_done = "", False
+    assert package(run_folder, "--host", server.url) == 0
+    server.is_done = True
+    assert package(run_folder, "--host", server.url) == 1
+
+
+def test_the_model_is_not_loaded_anew_between_the_ways_of_asking(client: OllamaClient, server: OllamaServer) -> None:
+    server.models["m"], server.reply = {"template": OLLAMA_TEMPLATE, "system": ""}, "STORE"
+    client.answer("m", [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}])
+    with OllamaBackend("m", server.url) as backend:
+        backend.grade(["USER: hi"])
+    assert len(server.bodies) == 2 and server.n_loads == 1
+
+
+INNER = "exceeds the available context size"
+ERRORS: dict[str, Any] = {
+    "a text": INNER,
+    "an object": {"code": 400, "message": INNER, "type": "x"},
+    "an object as text": json.dumps({"error": {"code": 400, "message": INNER}}),
+    "an object in a text": f"llama-server: 400 {json.dumps({'error': {'message': INNER}})}",
+    "twice": json.dumps({"error": json.dumps({"error": {"message": INNER}})}),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_its_innermost_message(case: str) -> None:
+    assert error_words({"error": ERRORS[case]}) == INNER
+
+
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(), lambda v: st.dictionaries(st.sampled_from(["error", "message"]), v)
+    )
+)
+def test_any_error_has_words(reply: Any) -> None:
+    assert isinstance(error_words(reply), str)
 
 
 def test_another_prompt_is_an_error(run_folder: Path, server: OllamaServer, capsys) -> None:

@@ -250,6 +250,14 @@ def test_a_quoted_value_comes_back_whole(text: str) -> None:
         assert parse_modelfile(f'FROM x\nSYSTEM """{text}"""\n').only("SYSTEM") == text
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_breaks_inside_a_value_stay_as_they_are(end: str) -> None:
+    text = end.join(["FROM x", 'SYSTEM """a', "", 'b"""', 'TEMPLATE "c', 'd"', "REQUIRES 1.0.0", ""])
+    modelfile = parse_modelfile(text)
+    assert modelfile.only("SYSTEM") == f"a{end}{end}b" and modelfile.only("TEMPLATE") == f"c{end}d"
+    assert modelfile.only("FROM") == "x" and modelfile.only("REQUIRES") == "1.0.0"
+
+
 def test_making_modelfiles_loads_no_heavy_package() -> None:
     code = "import sys, observer.ollama.modelfile; assert not {'torch', 'llama_cpp', 'gguf'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT_ROOT)

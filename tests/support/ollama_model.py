@@ -17,6 +17,8 @@ from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel
 
 N_CTX = 2048
+MOST_REPEATS = 30
+"""A token may follow itself so often; then Ollama ends the answer as not done."""
 
 
 class ServedModel:
@@ -59,23 +61,27 @@ class ServedModel:
     ) -> dict[str, Any]:
         tokens: list[int] = []
         told: list[dict[str, Any]] = []
-        fresh, has_ended = prompt, False
+        fresh, has_ended, n_repeats, last = prompt, False, 0, ""
         while len(tokens) < num_predict and not has_ended:
             start = len(prompt) + len(tokens) - len(fresh)
             batch = [BatchToken(t, start + n, (0,), n == len(fresh) - 1) for n, t in enumerate(fresh)]
             ((_, logits),) = [(place, logits.copy()) for place, logits in self.context.decode(batch)]
             token = grammar.best(logits) if grammar else int(logits.argmax())
-            told.append(self._told(token, logits, n_top or 0))
             has_ended = self.model.is_end(token)
-            if not has_ended:
+            text = self.model.detokenize([token]).strip()
+            n_repeats, last = (n_repeats + 1 if text == last else 0), text
+            if n_repeats > MOST_REPEATS and not has_ended:
+                return self._answer(tokens, told, n_top) | {"done": False}
+            if not has_ended:  # of the token that ends an answer nothing is told
+                told.append(self._told(token, logits, n_top or 0))
                 tokens.append(token)
                 fresh = [token]
                 if grammar:
                     grammar.accept(token)
-        answer: dict[str, Any] = {
-            "message": {"role": "assistant", "content": self.model.detokenize(tokens)},
-            "done_reason": "stop" if has_ended else "length",
-        }
+        return self._answer(tokens, told, n_top) | {"done": True, "done_reason": "stop" if has_ended else "length"}
+
+    def _answer(self, tokens: list[int], told: list[dict[str, Any]], n_top: int | None) -> dict[str, Any]:
+        answer = {"message": {"role": "assistant", "content": self.model.detokenize(tokens)}}
         return answer | ({"logprobs": told} if n_top is not None else {})
 
     def _told(self, token: int, logits: Logits, n_top: int) -> dict[str, Any]:
@@ -83,6 +89,7 @@ class ServedModel:
         highest = np.argsort(-logits)[:n_top]
 
         def entry(token: int) -> dict[str, Any]:
-            return {"token": self.model.detokenize([token]), "logprob": float(logits[token]) - total}
+            text = "<|im_end|>" if self.model.is_end(token) else self.model.detokenize([token])
+            return {"token": text, "bytes": list(text.encode()), "logprob": float(logits[token]) - total}
 
         return entry(token) | ({"top_logprobs": [entry(int(other)) for other in highest]} if n_top else {})

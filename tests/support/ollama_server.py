@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from observer.errors import ObserverError
+from observer.ollama.address import full_name
 from observer.prompts import OLLAMA_TEMPLATE
 from tests.support.go_template import render_go_template
 from tests.support.label_server import QuietServer
@@ -42,7 +44,8 @@ class Fault:
 class OllamaServer:
     """`requests` are all that came, as `METHOD path`; `bodies` those of chats; `models` what was created.
 
-    Blobs lie in `folder`.
+    Blobs lie in `folder`. `reply`, with `logprobs`, stands in for the models' answers; `n_loads` counts how often one
+    was loaded: another one, or the same with another `shift`.
     """
 
     folder: Path
@@ -55,10 +58,14 @@ class OllamaServer:
     requests: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    is_done: bool = True
+    n_loads: int = 0
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._loaded: dict[str, ServedModel] = {}
+        self._last_load: tuple[str, Any] | None = None
         self._loading = threading.Lock()
         self._http = QuietServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
@@ -88,8 +95,15 @@ class OllamaServer:
                 return [{"error": f"open {digest}: no such file or directory"}]
         if not body.get("files") and not body.get("from"):
             return [{"error": "neither 'from' or 'files' was specified"}]
-        self.models[body["model"]] = body
+        self.models[self.known_as(body["model"]) or body["model"]] = body
         return [{"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"}]
+
+    def known_as(self, name: str) -> str | None:
+        """The name under which there is such a model: case, registry and the tag `latest` make no difference."""
+        try:
+            return next((known for known in self.models if full_name(known) == full_name(name)), None)
+        except ObserverError:
+            return None
 
     def serve(self, name: str, gguf: Path) -> None:
         """Have a model as `observer package` makes it, without the upload."""
@@ -103,29 +117,43 @@ class OllamaServer:
         """The answer to /api/tags; a name without a tag is `latest`."""
         return {
             "models": [
-                {"name": name if ":" in name else f"{name}:latest", "digest": next(iter(model["files"].values()))}
+                {
+                    "name": name if ":" in name else f"{name}:latest",
+                    "digest": self.digest_of(model),
+                    "details": {"quantization_level": "F32"},
+                }
                 for name, model in self.models.items()
             ]
         }
 
+    @staticmethod
+    def digest_of(model: dict[str, Any]) -> str:
+        """Of the manifest, which names a rewritten copy of the file that was sent."""
+        return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
+
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.bodies.append(body)
-        model, messages = self.models[body["model"]], body["messages"]
+        name = self.known_as(body["model"])
+        assert name, "asked for before"
+        model, messages = self.models[name], body["messages"]
         if messages[0]["role"] != "system":
             messages = [{"role": "system", "content": model["system"]}, *messages]
         prompt = render_go_template(self.template or model["template"], messages)
         if body.get("_debug_render_only") and self.has_debug:
             return {"_debug_info": {"rendered_template": prompt}}
+        load = (self.digest_of(model), body.get("shift"))
+        self.n_loads, self._last_load = self.n_loads + (load != self._last_load), load
         if self.reply is not None:
-            return {"message": {"role": "assistant", "content": self.reply, "thinking": self.thinking}, "done": True}
+            answer = {"message": {"role": "assistant", "content": self.reply, "thinking": self.thinking}}
+            return answer | {"done": self.is_done, "logprobs": self.logprobs if self.has_logprobs else []}
         served = self._served(model)
         if body.get("truncate") is False and served.n_tokens(prompt) > N_CTX:
-            return {"error": "the input length exceeds the context length"}
+            return {"error": json.dumps(TOO_LONG)}
         num_predict = body.get("options", {}).get("num_predict", model["parameters"]["num_predict"])
         n_top = body.get("top_logprobs", 0) if body.get("logprobs") and self.has_logprobs else None
         answer = served.answer(prompt, num_predict, body.get("format"), n_top)
         message = answer["message"] | {"thinking": self.thinking}
-        return answer | {"message": message, "done": True}
+        return answer | {"message": message}
 
     def _served(self, model: dict[str, Any]) -> ServedModel:
         (digest,) = model["files"].values()
@@ -133,6 +161,17 @@ class OllamaServer:
             if digest not in self._loaded:
                 self._loaded[digest] = ServedModel(self.blob(digest))
             return self._loaded[digest]
+
+
+TOO_LONG = {"error": {"code": 400, "message": "the request (2100 tokens) exceeds the available context size (2048)"}}
+"""What the runner says, passed on as a text."""
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(full_name(name))
+    except ObserverError:
+        return False
 
 
 def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
@@ -181,7 +220,10 @@ def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
                 self._send(400, json.dumps({"error": message}).encode())
 
         def _model(self, body: dict[str, Any], fault: Fault) -> None:
-            if self.path == "/api/chat" and body["model"] not in server.models:
+            if self.path == "/api/create" and not _is_name(body["model"]):
+                self._send(400, json.dumps({"error": "invalid model name"}).encode())
+                return
+            if self.path == "/api/chat" and server.known_as(body["model"]) is None:
                 self._send(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
                 return
             lines = server.create(body) if self.path == "/api/create" else [server.chat(body)]
