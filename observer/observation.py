@@ -127,11 +127,17 @@ class Redaction(_Frozen):
     span: Span
 
 
+def id_of_another(id: str, text_hash: str) -> str:
+    """The id of an exchange whose own id was another's before."""
+    return f"{id}@{text_hash[:8]}"
+
+
 class Observation(_Frozen):
     """`grade` is None when only extraction was asked for; there is nothing extracted from a DISCARD.
 
     `truncated`: the answer reached its bound; `fault`: why an answer could not be read as a whole. What stood
-    whole before is here in both cases. `at` and `id` are the exchange's.
+    whole before is here in both cases. `at` and `id` are the exchange's. `text_hash` is of its messages, secrets
+    blanked, and of `at`: an id that stands for another text is another exchange's.
     """
 
     task: Asked = "observe"
@@ -144,6 +150,7 @@ class Observation(_Frozen):
     model: str
     at: datetime | None = None
     id: str | None = None
+    text_hash: str | None = None
 
 
 Progress = Callable[[int, int], None]

@@ -89,7 +89,7 @@ def _check_raw(given: Value, found: Found) -> None:
             found.faults.append(f"{given.place}: {error}")
         return
     found.unused.update(raw.unused)
-    parsed = [parse_row(row) for row in raw.rows]
+    parsed = [parse_row({"assistant_message": ""} | row) for row in raw.rows]
     faults = list(dict.fromkeys(fault for _, faults in parsed for fault in faults))
     found.faults += [f"{given.place}: {fault}" for fault in faults]
     found.n_importable += bool(faults) and all(repair_row(row).row is not None for row in raw.rows)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from observer.errors import ObserverError, raise_all
+from observer.errors import ObserverError, printable, raise_all
 from observer.files import write_json
 from observer.labeling.answers_file import open_ledger, read_ledger
 from observer.labeling.compare import compare, gold_of, has_gold, render
@@ -84,6 +85,7 @@ def plan(files: Files, request: Request) -> Plan:
     beyond = len(inputs.items) - len(chosen)
     counts = f"input: {total:,} rows = {len(chosen):,} readable + {bad:,} unreadable (quarantined)"
     made.notes.append(counts + (f" + {beyond:,} beyond --limit" if beyond else ""))
+    made.notes += commonest(row.reason for row in inputs.unreadable)
     if inputs.unused_fields:
         made.notes.append(unused_fields(inputs.unused_fields))
     if request.is_audit:
@@ -104,7 +106,10 @@ def _keep_gold(made: Plan) -> None:
 
 
 def estimate(files: Files, request: Request, terms: Terms) -> list[str]:
-    """What a run would send and cost, in lines; nothing is sent, nothing written."""
+    """What a run would send and cost, in lines; nothing is sent, nothing written.
+
+    Raises ObserverError, after printing the reasons, when no row can be read.
+    """
     made, (answers, spent_usd) = plan(files, request), read_ledger(files.ledger)
     lines, cost_usd = list(made.notes), 0.0
     for task, items in made.items.items():
@@ -116,13 +121,16 @@ def estimate(files: Files, request: Request, terms: Terms) -> list[str]:
             f"{task}: {len(calls):,} calls to send ({len(jobs) - len(calls):,} in the ledger), "
             f"about {prompt:,} prompt + {completion:,} completion tokens"
         )
+    if not made.inputs.items:
+        print("\n".join(lines), flush=True)
+        raise ObserverError(f"{files.source}: no row can be read, for the reasons above; nothing was sent")
     return [*lines, f"cost: about ${cost_usd:.4f}; ${spent_usd:.4f} in the ledger; nothing was sent"]
 
 
 def label(files: Files, request: Request, terms: Terms, endpoint: Endpoint) -> list[str]:
     """Ask for what the ledger lacks, write the outputs, and tell the counts in lines.
 
-    Raises ObserverError, after writing what is done, when some rows are left for the next run.
+    Raises ObserverError, after writing what is done, when some rows are left for the next run, or none is labelled.
     """
     files.check(request.tasks)
     made = plan(files, request)
@@ -132,19 +140,32 @@ def label(files: Files, request: Request, terms: Terms, endpoint: Endpoint) -> l
         try:
             run.ask_all(jobs, endpoint)
         except (KeyboardInterrupt, ObserverError):
-            print("\n".join(_finish(files, request, made, run)), flush=True)
+            print("\n".join(_finish(files, request, made, run)[0]), flush=True)
             raise
-        lines = _finish(files, request, made, run)
+        lines, n_labelled = _finish(files, request, made, run)
         lines.append(f"cost: ${ledger.cost_usd - before_usd:.4f} in this run, ${ledger.cost_usd:.4f} in the ledger")
         if run.stop or run.last_fault:
             print("\n".join(lines), flush=True)
             raise ObserverError(run.stop or f"some rows are left; {run.last_fault}; the same command resumes")
+    if not n_labelled:
+        print("\n".join(lines), flush=True)
+        raise ObserverError(f"{files.source}: no row was labelled, for the reasons above; {files.quarantine} has all")
     return lines
 
 
-def _finish(files: Files, request: Request, made: Plan, run: Run) -> list[str]:
+def commonest(reasons: Iterable[str], limit: int = 3) -> list[str]:
+    """A line for each of the commonest reasons, with how many rows it sets aside."""
+    counts = Counter(reasons)
+    lines = [f"  {count:,} × {printable(reason)[:200]}" for reason, count in counts.most_common(limit)]
+    return lines + [f"  … and {len(counts) - limit:,} other reasons"] * (len(counts) > limit)
+
+
+def _finish(files: Files, request: Request, made: Plan, run: Run) -> tuple[list[str], int]:
+    """The counts in lines, and how many rows are labelled, by either task."""
     results = [_collect(task, request, made, run) for task in request.tasks]
-    lines = [*made.notes, *(result.summary for result in results)]
+    lines = list(made.notes)
+    for result in results:
+        lines += [result.summary, *commonest(outcome.fault for _, outcome in result.quarantined)]
     if request.is_audit and any(result.labelled for result in results):
         lines += _write_audit(files.out, results, request.sampling.model)
     elif not request.is_audit:
@@ -152,7 +173,7 @@ def _finish(files: Files, request: Request, made: Plan, run: Run) -> list[str]:
             write_labelled(task_path(files.out, result.task, request.tasks), result, request.sampling.model)
     if count := write_quarantine(files.quarantine, made.inputs.unreadable, results):
         lines.append(f"quarantine: {count:,} lines in {files.quarantine}")
-    return lines
+    return lines, sum(len(result.labelled) for result in results)
 
 
 def _collect(task: Task, request: Request, made: Plan, run: Run) -> TaskResult:

@@ -22,7 +22,7 @@ from observer.files import explain_os_error
 from observer.memory.diff import diff
 from observer.memory.facts import Fact, Operation, OperationKind, Reason, in_utc
 from observer.memory.rules import related_predicates
-from observer.observation import Observation
+from observer.observation import Observation, id_of_another
 from observer.schema import canonical_triple
 
 T = TypeVar("T")
@@ -94,10 +94,12 @@ class Store:
     def apply(self, observation: Observation, source: str, seen_at: datetime | None = None) -> list[Operation]:
         """Take in what an observation says, and return what that changed; nothing when `source` was applied before.
 
-        `source` is the id of the exchange. `seen_at` is as `diff` has it. It is on the disk when this returns.
+        `source` is the id of the exchange; one that stood for another text gets a hash after it. `seen_at` is as `diff`
+        has it. It is on the disk when this returns.
         """
         seen_at = in_utc(seen_at or observation.at or datetime.now(UTC))
         with self._transaction():
+            source = self._own_source(observation, source)
             if not self._insert_source(observation, source, seen_at):
                 return []
             operations = diff(observation, self._concerned(observation), seen_at)
@@ -205,6 +207,14 @@ class Store:
             raise ObserverError(f"{self.path}: no memory ({error}); name another file") from error
         except OSError as error:
             raise ObserverError(explain_os_error(error, self.path)) from error
+
+    def _own_source(self, observation: Observation, source: str) -> str:
+        """The source, or another name where an exchange of another text came under it before."""
+        row = self._database.execute("SELECT observation FROM sources WHERE id = ?", (source,)).fetchone()
+        if row is None or observation.text_hash is None:
+            return source
+        (known,) = self._parsed(lambda row: Observation.model_validate_json(row["observation"]).text_hash, [row])
+        return source if known in (None, observation.text_hash) else id_of_another(source, observation.text_hash)
 
     def _insert_source(self, observation: Observation, source: str, seen_at: datetime) -> bool:
         text = observation.model_dump_json(exclude_defaults=True)

@@ -19,10 +19,13 @@ _STARTS = [f'{{"{name}":'.encode() for name in Observation.model_fields]
 
 
 class Ledger:
-    """`done` is the fault (or None) of every id in the file; a written line is on the disk when `write` returns."""
+    """`done` is the fault (or None) of every id in the file, `text_hashes` what the id stands for there; a written line
+    is on the disk when `write` returns."""
 
     def __init__(self, path: Path, stream: BinaryIO, task: Asked) -> None:
-        self.path, self.done, self.model = path, dict[str, str | None](), ""
+        self.path, self.model = path, ""
+        self.done: dict[str, str | None] = {}
+        self.text_hashes: dict[str, str | None] = {}
         self._stream, self._task = stream, task
 
     def write(self, observations: Sequence[Observation]) -> None:
@@ -31,7 +34,12 @@ class Ledger:
             append_whole(self._stream.fileno(), b"".join(to_line(observation) for observation in observations))
         except OSError as error:
             raise ObserverError(explain_os_error(error, self.path)) from error
-        self.done |= {str(observation.id): observation.fault for observation in observations}
+        for observation in observations:
+            self._add(observation)
+
+    def _add(self, observation: Observation) -> None:
+        self.done[str(observation.id)] = observation.fault
+        self.text_hashes[str(observation.id)] = observation.text_hash
 
     def check_model(self, name: str) -> None:
         """Raises ObserverError when another model gave the answers that are there."""
@@ -77,7 +85,7 @@ class Ledger:
                 f"{self.path}: holds answers of `observer {observation.task}`, and this is `observer {self._task}`; "
                 "name another file with --out"
             )
-        self.done[observation.id] = observation.fault
+        self._add(observation)
         self.model = observation.model
         return ""
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from observer.errors import ObserverError
 from observer.memory.facts import OperationKind
 from observer.memory.store import Store
-from observer.observation import Asked, Observation
+from observer.observation import Asked, Observation, id_of_another
 from observer.observe.observations_file import Ledger, to_line
 from observer.observe.reading import BadRow, Reader, Row
 from observer.observe.streaming import Meter, arriving, batches
+from observer.turns.before_model import prepare
 from observer.turns.row_fields import unused_fields
 
 if TYPE_CHECKING:
@@ -93,13 +94,22 @@ class Session:
         for row in found:
             if isinstance(row, BadRow):
                 self._tell(row.place, row.reason, meter)
-            elif self.ledger and row.id in self.ledger.done:
+                continue
+            row = self._with_own_id(row)
+            if self.ledger and row.id in self.ledger.done:
                 self.n_had += 1
                 if fault := self.ledger.done[row.id]:
                     self._tell(row.place, fault, meter)
             else:
                 rows.append(row)
         return rows
+
+    def _with_own_id(self, row: Row) -> Row:
+        """With an id of its own where the file has the row's for another text, as of logs that count anew each day."""
+        known = self.ledger.text_hashes.get(row.id) if self.ledger else None
+        if known is None or known == (text_hash := prepare(row.exchange).text_hash):
+            return row
+        return Row(row.place, row.exchange.model_copy(update={"id": id_of_another(row.id, text_hash)}))
 
     def _take(self, rows: Sequence[Row], observer: Observer, meter: Meter) -> None:
         ask = {"grade": observer.grade_many, "extract": observer.extract_many, "observe": observer.observe_many}

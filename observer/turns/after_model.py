@@ -54,6 +54,7 @@ def observation(
         model=model,
         at=prepared.exchange.at,
         id=prepared.exchange.id,
+        text_hash=prepared.text_hash,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +24,7 @@ class Prepared:
     messages: list[Message]
     redactions: list[Redaction]
     secrets: frozenset[str]
+    text_hash: str
 
     @cached_property
     def text(self) -> str:
@@ -42,6 +45,7 @@ def prepare(exchange: Exchange) -> Prepared:
     context = [Turn(role=turn.role, content=shown[f"context[{n}]"]) for n, turn in enumerate(exchange.context)]
     return Prepared(
         exchange=exchange,
+        text_hash=_hash([exchange.at and exchange.at.isoformat(), sorted(shown.items())]),
         prompt=render_exchange(shown["user"], shown["assistant"], context),
         messages=messages_of(
             exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
@@ -49,6 +53,10 @@ def prepare(exchange: Exchange) -> Prepared:
         redactions=[_redaction(place, secret) for place, secrets in found.items() for secret in secrets],
         secrets=_long_enough(fold(texts[place][s.start : s.end]) for place, secrets in found.items() for s in secrets),
     )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _redaction(place: str, secret: Secret) -> Redaction:

@@ -112,11 +112,11 @@ def test_a_row_of_both_tasks_is_a_row_of_each_with_the_same_exchange(tmp_path: P
 
 
 def test_the_faults_of_a_row_of_both_tasks_are_told_once(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", BOTH | {"label": "KEEP", "colour": "red"})
+    path = write_rows(tmp_path / "rows.jsonl", BOTH | {"label": "KEEP", "slices": "red"})
     with pytest.raises(ObserverError) as refused:
         read_rows(path)
     faults = str(refused.value).splitlines()
-    assert len(faults) == 2 and "KEEP" in faults[0] + faults[1] and str(refused.value).count("colour") == 1
+    assert len(faults) == 2 and "KEEP" in faults[0] + faults[1] and str(refused.value).count("slices") == 1
 
 
 def test_a_part_of_raw_rows_is_what_their_source_says(tmp_path: Path) -> None:

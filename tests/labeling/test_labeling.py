@@ -176,6 +176,26 @@ def test_every_input_form_and_every_bad_row_in_one_file(
         assert reason in reasons
 
 
+def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(
+    tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_lines(tmp_path / "in.jsonl", {"instruction": "a"}, {"instruction": "b"}, {"user_message": " "})
+    server = serve(sound)
+    reasons = (
+        "  2 × neither `user_message` nor `messages`, found the fields instruction; rename `instruction` to user_me"
+    )
+    for arguments in (["--dry-run"], []):
+        done = label(server, *arguments)
+        assert done.code == 1 and reasons in done.out and "  1 × empty user turn" in done.out
+        assert "in.jsonl: no row " in done.err and "for the reasons above" in done.err
+    assert not server.received
+
+    write_input(tmp_path, "I work at Siemens", "I work at Bosch")
+    done = label(serve(lambda request: Reply("prose")))
+    assert done.code == 1 and done.counts == (0, 2, 0)
+    assert "  2 × not JSON" in done.out and "no row was labelled" in done.err
+
+
 def test_standard_input_and_a_limit(
     tmp_path: Path, serve: Serve, label: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,7 +131,9 @@ def test_rows_of_every_kind_in_one_file_and_a_line_for_each_bad_one(
     assert [str(one.id).partition("@")[0] for one in seen] == ["chat", "chats.jsonl:2", "chats.jsonl:6"]
     for number, reason in ((3, "not JSON"), (4, "at: "), (5, "empty user turn")):
         assert f"{chats}:{number}: {reason}" in printed.err
-    assert "3 extracted" in printed.err and "3 with a fault" in printed.err and "fields not used: mood" in printed.err
+    assert (
+        "3 extracted" in printed.err and "3 with a fault" in printed.err and "fields not used: mood (1)" in printed.err
+    )
 
 
 def test_every_turn_of_a_conversation_has_its_own_context(
@@ -184,6 +186,64 @@ def test_rows_that_were_added_or_edited_are_asked_and_no_others(server: Observin
     assert main(command) == 0
     assert server.n_asked[Task.GRADE] == 4
     assert len({one.id for one in read(out)}) == len(read(out)) == 4
+
+
+def test_an_id_that_stands_for_another_text_is_another_row(
+    server: ObservingServer, tmp_path: Path, capsys: Captured
+) -> None:
+    """Logs that count anew each day: nothing is passed over, in the file and in the memory."""
+    days = []
+    for day, city in enumerate(("Lisbon", "Porto"), 1):
+        days.append(tmp_path / f"day{day}.jsonl")
+        row = {"id": 1, "at": f"2026-01-0{day}", "user_message": f"I live in {city}"}
+        days[-1].write_text(json.dumps(row) + "\n")
+    out, memory, other = tmp_path / "o.jsonl", tmp_path / "m.sqlite", tmp_path / "other.jsonl"
+    for day in (*days, *days):
+        assert main(["observe", str(day), "--out", str(out), "--memory", str(memory), *MODEL]) == 0
+    ids = [one.id for one in read(out)]
+    assert ids[0] == "1" and len(ids) == 2 and str(ids[1]).startswith("1@")
+    assert "1 were in" in capsys.readouterr().err.splitlines()[-1]
+    with Store(memory) as store:
+        assert [fact.object for fact in store.known()] == ["Porto"]
+
+    apart = tmp_path / "apart.sqlite"
+    for day, file in zip(days, (out, other), strict=True):
+        assert main(["observe", str(day), "--out", str(file), "--memory", str(apart), *MODEL]) == 0
+    assert [one.id for one in read(other)] == ["1"]
+    with Store(apart) as store:
+        assert [fact.object for fact in store.known()] == ["Porto"]
+
+
+TIMED = [
+    {"id": "stamp", "timestamp": "2024-01-01T00:00:00Z", "user_message": "I live in Lisbon"},
+    {"id": "own", "created_at": 1700000000, "messages": [
+        {"role": "user", "content": "I live in Porto", "timestamp": "2024-02-01T00:00:00Z"},
+        {"role": "user", "content": "I live in Lima", "timestamp": 1709251200}]},
+    {"id": "at", "at": 1700000000, "timestamp": 1, "user_message": "thanks"},
+]  # fmt: skip
+
+
+def test_times_under_other_names_are_told_before_anything_is_asked_and_read_when_named(
+    server: ObservingServer, tmp_path: Path, capsys: Captured
+) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps(row) + "\n" for row in TIMED))
+    assert main(["observe", str(chats), "--every-turn", *MODEL]) == 0
+    printed = capsys.readouterr()
+    assert [line for line in printed.err.splitlines() if "--at-field" in line] == [
+        f"{chats}:1: no `at`, so that it counts as said now, and so do all like it; --at-field timestamp reads `timestamp`"
+    ]
+    assert printed.err.index("--at-field") < printed.err.index("model:")
+    days = [Observation.model_validate_json(line).at for line in printed.out.splitlines()]
+    assert [day and f"{day:%Y-%m-%d}" for day in days] == [None, "2024-02-01", "2024-03-01", "2023-11-14"]
+
+    assert main(["observe", str(chats), "--at-field", "timestamp", *MODEL]) == 1
+    printed = capsys.readouterr()
+    assert f"{chats}:3: at: a time such as" in printed.err and "reads `timestamp`" not in printed.err
+    days = [Observation.model_validate_json(line).at for line in printed.out.splitlines()]
+    assert [day and f"{day:%Y-%m-%d}" for day in days] == ["2024-01-01", "2024-03-01"]
+    assert main(["observe", str(chats), "--at", "2025-01-01", *MODEL]) == 0
+    assert "--at-field" not in capsys.readouterr().err
 
 
 def test_rows_with_one_id_are_told_apart(server: ObservingServer, tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""One rule for the fields of a row, whoever reads it: what is absent, left out, made text, counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from observer.turns.conversation import Unusable, said_in, turns_of_messages
+from observer.turns.row_fields import as_id, conversation_in, row_fields
+
+SAID = "I started at Rewe in Köln last May."
+
+
+def turns(*messages: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in turns_of_messages(list(messages))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SAID,
+        [SAID],
+        [{"type": "text", "text": SAID}],
+        [{"type": "input_text", "text": SAID}],
+        [{"type": "output_text", "text": SAID, "annotations": []}],
+        [{"text": SAID}],
+        [{"type": "text", "text": {"value": SAID, "annotations": []}}],
+        [{"type": "text", "content": SAID}],
+        {"type": "text", "text": SAID},
+        {"content_type": "text", "parts": [SAID]},
+        [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": SAID}],
+        [{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": SAID}],
+        [{"type": "tool_use", "input": {}}, SAID],
+    ],
+)
+def test_content_is_text_or_parts_of_any_kind(content: Any) -> None:
+    assert turns({"role": "user", "content": content}) == [("user", SAID)]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ([{"type": "note", "text": SAID}], "messages.0.content.0: found a part of type 'note'; text is read from"),
+        ([{"type": "text", "text": 5}], "messages.0.content.0: found a part of type 'text'"),
+        (5, "messages.0.content: text is expected, found '5'"),
+        ([5], "messages.0.content: text is expected"),
+    ],
+)
+def test_text_that_we_cannot_read_is_told_and_never_dropped(content: Any, fault: str) -> None:
+    with pytest.raises(Unusable, match=fault.replace("[", r"\[")):
+        turns_of_messages([{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("user", ["user", "User", "HUMAN", "human", "prompter", " customer "])
+@pytest.mark.parametrize("assistant", ["assistant", "Assistant", "gpt", "model", "bot", "AI", "chatgpt"])
+@pytest.mark.parametrize(
+    ("who", "what"), [("role", "content"), ("from", "value"), ("role", "parts"), ("sender", "text")]
+)
+def test_the_usual_names_of_roles_and_fields_are_read(user: str, assistant: str, who: str, what: str) -> None:
+    messages = [{who: user, what: "hi"}, {who: assistant, what: [{"text": "hello"}] if what == "parts" else "hello"}]
+    assert turns(*messages) == [("user", "hi"), ("assistant", "hello")]
+
+
+@pytest.mark.parametrize(
+    "role", ["system", "developer", "tool", "function", "function_call", "observation", "Tool_Response"]
+)
+def test_system_and_tool_turns_are_left_out(role: str) -> None:
+    messages = [{"role": role, "content": "x"}, {"role": "user", "content": "hi"}]
+    assert turns(*messages) == [("user", "hi")]
+    row = row_fields({"user_message": "hi", "context": messages})
+    assert row.fields["context"] == [{"role": "user", "content": "hi"}]
+
+
+def test_a_role_that_is_none_of_them_is_told() -> None:
+    with pytest.raises(Unusable, match=r"messages.0.from: unknown value 'narrator'; allowed: ai, assistant"):
+        turns_of_messages([{"from": "narrator", "value": "x"}])
+
+
+@pytest.mark.parametrize("key", ["timestamp", "created_at", "create_time", "ts"])
+def test_messages_bring_their_own_time(key: str) -> None:
+    said = said_in([{"role": "user", "content": "hi", key: 1700000000}, {"role": "user", "content": "hi", key: 12.5}])
+    assert [one.at and one.at.isoformat() for one in said] == ["2023-11-14T22:13:20+00:00", None]
+
+
+def test_null_is_absent_and_ids_are_text() -> None:
+    given = {
+        "user_message": "hi", "assistant_message": None, "context": None, "id": 1.0, "family": 7, "at": "2026-01-01",
+        "label": None, "mood": "good", "gone": None,
+    }  # fmt: skip
+    found = row_fields(given)
+    assert found.fields == {"user_message": "hi", "id": "1", "family": "7"}
+    assert (found.at, found.unused) == ("2026-01-01", ("mood",))
+    assert [as_id(value) for value in (1, 1.0, 1.5, "1", True, None)] == ["1", "1", "1.5", "1", True, None]
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"messages": [1]}, "messages"),
+        ({"messages": None, "conversations": [1]}, "conversations"),
+        ([{"role": "user", "content": "hi"}], "messages"),
+        ([{"from": "human", "value": "hi"}], "messages"),
+        ({"user_message": "hi"}, None),
+        ([], None),
+        ([{"user_message": "hi"}], None),
+    ],
+)
+def test_what_is_a_conversation(value: Any, key: str | None) -> None:
+    found = conversation_in(value)
+    assert (found and found[1]) == key
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ({"instruction": "a", "input": "", "output": "b"}, "rename `instruction` to user_message and `output` to"),
+        ({"prompt": "a", "completion": "b"}, "rename `prompt` to user_message and `completion` to assistant_message"),
+        ({"question": "a", "answer": "b"}, "rename `question` to user_message and `answer` to assistant_message"),
+        ({"text": "a"}, "rename `text` to user_message"),
+        ({"mood": 1}, "neither `user_message` nor `messages`, found the fields mood"),
+        ({}, "found the fields (none)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_row_comes_with_a_way_on(value: dict[str, Any], advice: str) -> None:
+    with pytest.raises(Unusable) as error:
+        row_fields(value)
+    assert advice in str(error.value)
