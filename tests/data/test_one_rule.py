@@ -44,6 +44,7 @@ def table(*rows: dict[str, Any]) -> bytes:
     return stream.getvalue().encode()
 
 
+NO_REPLY = {"user_message": "I like tea", "label": "STORE"}
 SYSTEM = [{"role": "system", "content": "You help."}, {"role": "Human", "content": "hi"}]
 FILES: dict[str, tuple[str, bytes]] = {
     "as they are": ("rows.jsonl", lines(TEA, JAZZ)),
@@ -53,7 +54,7 @@ FILES: dict[str, tuple[str, bytes]] = {
     "a reason without a label": ("rows.jsonl", lines(TEA, JAZZ | {"reasoning": "taste"})),
     "ids that are numbers": ("rows.jsonl", lines(TEA | {"id": 1}, JAZZ | {"id": 2.0})),
     "a system turn": ("rows.jsonl", lines(TEA | {"context": SYSTEM}, JAZZ)),
-    "no reply": ("rows.jsonl", lines({"user_message": "I like tea", "label": "STORE"}, JAZZ | {"assistant_message": None})),
+    "no reply": ("rows.jsonl", lines(NO_REPLY, JAZZ | {"assistant_message": None})),
     "an array": ("rows.json", json.dumps([TEA, JAZZ], indent=2).encode()),
     "gzip": ("rows.jsonl.gz", gzip.compress(lines(TEA, JAZZ))),
     "a table": ("rows.csv", table(TEA, JAZZ)),

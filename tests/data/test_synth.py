@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from observer.data.importing import read_raw_rows
 from observer.data.synth.bloom_filter import Seen
 from observer.data.synth.clauses import NAMED_SLICES, fill
 from observer.data.synth.generate import base_rows, stream_rows, write_data
@@ -25,7 +26,7 @@ from observer.data.synth.world import LASTING, TODAY, TRACKS, Span, sample_view,
 from observer.files import read_jsonl
 from observer.paths import EVERYDAY_JSONL, EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import SYSTEM_PROMPT, row_exchange, row_task, training_row
-from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row, parse_rows
+from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
 
 FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
 
@@ -182,9 +183,7 @@ def natural(rows: list[RawRow]) -> list[RawRow]:
 
 @pytest.fixture(scope="module")
 def everyday() -> list[RawRow]:
-    parsed = [parse_rows(value) for _, value in read_jsonl(PROJECT_ROOT / EVERYDAY_JSONL)]
-    assert [faults for _, faults in parsed if faults] == []
-    return [row for found, _ in parsed for row in found]
+    return [placed.row for placed in read_raw_rows([PROJECT_ROOT / EVERYDAY_JSONL]).rows]
 
 
 def test_natural_rows_are_as_many_as_promised_with_the_shares_of_all(rows: list[RawRow]) -> None:
