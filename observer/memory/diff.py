@@ -94,19 +94,38 @@ class _Comparison:
     def _completed(self, fact: Fact) -> None:
         """It is over: end what is known of it, and see that again, or add it as past."""
         current = self._current(fact.key, Temporal.ONGOING)
+        if not current and (plan := self._called_off(fact)):
+            return self._end(plan, Reason.CALLED_OFF, None) if plan.is_current else self._see_again(plan, fact)
         is_back = (fact.key, Temporal.ONGOING) in self._stated  # "I left, and now I am there again"
         if current and not is_back and current.last_seen <= self._seen_at and _is_same_time(current, fact):
             self._end(current, Reason.STATED, fact.invalid_at)
         plan = self._current(fact.key, Temporal.FUTURE)
         is_planned_again = (fact.key, Temporal.FUTURE) in self._stated
         same = [old for old in self._past(fact.key) if _is_same_time(old, fact)]
-        if plan and not is_planned_again and plan.last_seen <= self._seen_at:
+        if plan and not is_planned_again and plan.last_seen <= self._seen_at and not self._is_to_come(plan):
             self._end(plan, Reason.CAME_TRUE, fact.invalid_at)
             same = [old for old in same if old.ended_at == self._seen_at]  # what was over before was another time
         if same:
             self._see_again(_closest(same, fact, self._seen_at), fact)
         else:
             self._add(_ended(fact, self._seen_at, Reason.STATED, fact.invalid_at))
+
+    def _called_off(self, fact: Fact) -> Fact | None:
+        """The plan that is over before its time has come, where no other time is named; or that was before."""
+        is_told = any(old.ended_at == self._seen_at for old in self._past(fact.key))  # it was of that, not of the plan
+        if is_told or fact.valid_at or fact.invalid_at or (fact.key, Temporal.FUTURE) in self._stated:
+            return None
+        plans = [
+            old
+            for old in self._of(fact.key)
+            if self._is_to_come(old)
+            and (old.last_seen <= self._seen_at if old.is_current else old.ended_by is Reason.CALLED_OFF)
+        ]
+        return max(plans, key=lambda plan: (plan.is_current, plan.id), default=None)
+
+    def _is_to_come(self, fact: Fact) -> bool:
+        """A plan whose time is known, and lies behind what is being said."""
+        return fact.temporal is Temporal.FUTURE and fact.valid_at is not None and fact.valid_at > self._seen_at
 
     def _ongoing(self, fact: Fact) -> None:
         current = self._current(fact.key, Temporal.ONGOING)

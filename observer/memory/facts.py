@@ -29,7 +29,7 @@ class OperationKind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an operation is what it is; the middle four also say why a fact ended."""
+    """Why an operation is what it is; the middle five also say why a fact ended."""
 
     NEW = "new"
     STATED = "stated"
@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """The opposite was stated later."""
     CAME_TRUE = "came_true"
     """A plan that is now so, or done."""
+    CALLED_OFF = "called_off"
+    """A plan that was said to be over before its time had come."""
     KNOWN = "known"
     UNGROUNDED = "ungrounded"
     """A name of it stands nowhere in the text, or is a pronoun: not remembered."""

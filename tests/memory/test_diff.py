@@ -104,6 +104,29 @@ CASES = {
         ["User VISITS Kyoto future"], ["User VISITS Kyoto completed"],
         {"INVALIDATE VISITS Kyoto came_true", "ADD VISITS Kyoto new"},
     ),
+    "a plan that is called off": (
+        ["User LIVES_IN Porto ongoing", "User LIVES_IN Kyoto future 2027.."], ["User LIVES_IN Kyoto completed"],
+        {"INVALIDATE LIVES_IN Kyoto called_off"},
+    ),
+    "a plan that is called off once more": (
+        ["User VISITS Kyoto future 2027..", "User VISITS Kyoto completed"], ["User VISITS Kyoto completed"],
+        {"NOOP VISITS Kyoto known"},
+    ),
+    "a plan made again after it was called off": (
+        ["User VISITS Kyoto future 2027..", "User VISITS Kyoto completed"], ["User VISITS Kyoto future 2028.."],
+        {"ADD VISITS Kyoto new"},
+    ),
+    "a plan whose time has come": (
+        ["User VISITS Kyoto future 2025.."], ["User VISITS Kyoto completed"],
+        {"INVALIDATE VISITS Kyoto came_true", "ADD VISITS Kyoto new"},
+    ),
+    "a trip of long ago beside a plan": (
+        ["User VISITS Kyoto future 2027.."], ["User VISITS Kyoto completed ..2019"], {"ADD VISITS Kyoto new"},
+    ),
+    "what was planned is begun before its time": (
+        ["User LIVES_IN Kyoto future 2027.."], ["User LIVES_IN Kyoto ongoing"],
+        {"INVALIDATE LIVES_IN Kyoto came_true", "ADD LIVES_IN Kyoto new"},
+    ),
     "a past never known": ([], ["User WORKS_AT Siemens completed"], {"ADD WORKS_AT Siemens new"}),
     "a past told twice": (
         ["User WORKS_AT Siemens completed"], ["User WORKS_AT Siemens completed"], {"NOOP WORKS_AT Siemens known"},
