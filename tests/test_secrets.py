@@ -37,6 +37,7 @@ from observer.schema import parse_row
 from observer.training.token_cache import look_up
 from observer.weights.base import looks_local, with_commit
 from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.gguf_places import names_gguf
 from observer.weights.merge import merge_adapter
 from tests.support.label_server import LabelServer, Received, Reply
 from tests.support.tiny_runs import write_tiny_run
@@ -371,6 +372,8 @@ def test_shipped_configs_pin_what_they_download() -> None:
     hub = {name: model for name, model in models.items() if not looks_local(model.base)}
     assert len(hub) >= 4
     assert {name for name, model in hub.items() if not re.fullmatch("[0-9a-f]{40}", model.revision or "")} == set()
+    files = {name: model.sha256 for name, model in models.items() if names_gguf(model.base)}
+    assert "smollm2.yaml" in files and None not in files.values()
 
 
 def test_a_download_that_is_not_pinned_is_told_and_kept_with_its_commit(

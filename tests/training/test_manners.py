@@ -244,3 +244,24 @@ def test_each_step_has_the_rows_of_one_process_with_the_whole_batch(
     config = load_config(PROJECT_ROOT / "configs" / "nano.yaml", [
         f"training.per_device_train_batch_size={batch_size}", "training.num_train_epochs=1"])  # fmt: skip
     assert count_steps(config, n_rows, n_processes) == len(steps)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "chosen", "reason"),
+    [
+        ("auto", {True: "bfloat16", False: "float32"}, {True: "computes in it", False: "does not compute in bfloat16"}),
+        ("bfloat16", {True: "bfloat16", False: "bfloat16"}, {True: "says so", False: "float32 is many times faster"}),
+        (
+            "float16",
+            {True: "float32", False: "float32"},
+            {True: "does not train on CPU", False: "does not train on CPU"},
+        ),
+    ],
+)
+def test_a_cpu_trains_in_bfloat16_by_itself_only_where_it_computes_in_it(
+    dtype: str, chosen: dict[bool, str], reason: dict[bool, str]
+) -> None:
+    runtime = choose_runtime(Config.model_validate({"run": {"device": "cpu"}, "model": {"dtype": dtype}}))
+    is_fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert runtime.dtype == chosen[is_fast]
+    assert runtime.reasons[2].endswith(reason[is_fast])
