@@ -229,7 +229,7 @@ def train(steps: int, batch_size: int, learning_rate: float, start_from: Path | 
 
     WORK.mkdir(parents=True, exist_ok=True)
     if start_from:
-        AutoTokenizer.from_pretrained(start_from, local_files_only=True).save_pretrained(WORK)
+        AutoTokenizer.from_pretrained(start_from, local_files_only=True, trust_remote_code=False).save_pretrained(WORK)
     elif not (WORK / "tokenizer.json").exists():
         build_tokenizer(tokenizer_texts(), VOCAB_SIZE).save_pretrained(WORK)
     tokenizer = AutoTokenizer.from_pretrained(WORK, local_files_only=True, trust_remote_code=False)

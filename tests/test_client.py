@@ -87,7 +87,7 @@ def compared(observations: list[Observation], *, with_figures: bool = True) -> l
 
 
 def test_observe_grades_and_extracts_unless_discard(observer: Observer) -> None:
-    found = observer.observe(("I work at Quillmere now", "Congratulations!"))
+    found = observer.observe(("I've worked at Quillmere since May", "Congratulations!"))
     assert found.grade is not None and found.grade.label is Label.IMPORTANT
     assert found.grade.probabilities is not None and found.grade.confidence == max(found.grade.probabilities.values())
     assert [(r.subject, r.predicate, r.object, r.temporal) for r in found.relationships] == [
@@ -96,9 +96,9 @@ def test_observe_grades_and_extracts_unless_discard(observer: Observer) -> None:
     (relation,) = found.relationships
     assert relation.stated_by == "user" and relation.confidence is not None and 0 < relation.confidence <= 1
     entity = next(entity for entity in found.entities if entity.name == "Quillmere")
-    assert entity.is_grounded and [(span.message, span.start, span.end) for span in entity.spans] == [("user", 10, 19)]
+    assert entity.is_grounded and [(span.message, span.start, span.end) for span in entity.spans] == [("user", 15, 24)]
 
-    discarded = observer.observe(("what is 2 + 2?", "4"))
+    discarded = observer.observe(("set a timer for ten minutes", "Done."))
     assert discarded.grade is not None and discarded.grade.label is Label.DISCARD
     assert (discarded.entities, discarded.relationships) == ([], [])
 

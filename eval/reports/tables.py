@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from eval.metrics.significance import Interval
+if TYPE_CHECKING:
+    from eval.metrics.significance import Interval
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

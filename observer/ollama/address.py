@@ -34,6 +34,7 @@ def ollama_url(host: str) -> str:
         scheme, rest = ("https", f"{_CLOUD}:443") if text == _CLOUD else ("http", text)
     default = _PORTS.get(scheme, _OLLAMA_PORT) if separator else _OLLAMA_PORT
     address, slash, path = rest.partition("/")
+    user, at, address = address.rpartition("@")
     name, port = _split(address)
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         port = str(default)
@@ -42,7 +43,7 @@ def ollama_url(host: str) -> str:
         if ip.is_unspecified:
             ip = ipaddress.ip_address("127.0.0.1" if ip.version == 4 else "::1")
         name = f"[{ip}]" if ip.version == 6 else str(ip)
-    return f"{scheme}://{name}:{port}{slash}{path}".rstrip("/")
+    return f"{scheme}://{user}{at}{name}:{port}{slash}{path}".rstrip("/")
 
 
 def _split(address: str) -> tuple[str, str]:

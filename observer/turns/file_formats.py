@@ -62,7 +62,7 @@ def lines_of(stream: BinaryIO, name: str) -> Iterator[Line]:
     """
     if name.endswith(_ARCHIVES):
         raise ObserverError(f"{name}: an archive; unpack it and name the files in it")
-    lines = _numbered(_reading(_decompressed(stream, name), name))
+    lines = _numbered(_reading(stream, name))
     opening: list[Line] = []
     for line in lines:
         opening.append(line)
@@ -97,7 +97,7 @@ def _decompressed(stream: BinaryIO, name: str) -> BinaryIO:
 
 def _reading(stream: BinaryIO, name: str) -> Iterator[bytes]:
     try:
-        yield from stream
+        yield from _decompressed(stream, name)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise ObserverError(f"{name}: compressed, and cut or broken ({error}); take a whole copy") from error
 

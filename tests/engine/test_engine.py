@@ -22,7 +22,7 @@ EXCHANGES = [
     for n, place in enumerate(PLACES * 4)
 ]
 KEPT = [("my sister Ana lives in Zandrovia", ""), ("my wife Ines works at Quillmere", "How nice")]
-PASSED_OVER = [("thanks!", ""), ("what is 2 + 2?", "4")]
+PASSED_OVER = [("thanks a lot", "You're welcome!"), ("set a timer for ten minutes", "Done.")]
 SHORT = 24
 N_SEQ = 8
 

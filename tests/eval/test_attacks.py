@@ -56,7 +56,7 @@ ATTACKS = set(
     "control_tokens role_lines instructions json_breakouts secret_requests repetition text_direction homoglyphs "
     "code_fences tool_calls planted".split()
 )
-MAX_PROMPT_TOKENS = 700
+MAX_PROMPT_TOKENS = 800
 """In the nano base's tokens, which are the shortest: with its answer a row fits a context of 1,024."""
 SPELLINGS = [
     "<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|IM_END|>", "<|im_\u200bend|>", "＜|im_end|＞", "<|im_<|im_end|>",
@@ -181,7 +181,7 @@ def test_no_attack_starts_a_turn_in_the_prompts_of_llama_cpp_and_transformers(
     engine: Engine, hf: HfBackend, task: Task
 ) -> None:
     exchanges = [exchange for row in attack_rows() for exchange in everywhere(row)]
-    prompts = engine._prompts(task, exchanges, 1)
+    prompts = [engine._prompt(task, exchange) for exchange in exchanges]
     for prompt in prompts:
         assert_two_turns(engine, prompt.tokens)
     assert hf._prompts(task, exchanges, 1) == [prompt.tokens for prompt in prompts]
@@ -279,7 +279,7 @@ def test_no_attack_makes_an_added_token_of_qwen3s_vocabulary(qwen3_tokens: Path)
 @pytest.mark.parametrize("task", list(Task))
 def test_every_attack_fits_a_context_of_1024_with_its_answer(engine: Engine, task: Task) -> None:
     rows = [row for row in attack_rows() if row_task(row) is task]
-    prompts = engine._prompts(task, [row_exchange(row) for row in rows], 1)
+    prompts = [engine._prompt(task, row_exchange(row)) for row in rows]
     assert max(len(prompt.tokens) for prompt in prompts) <= MAX_PROMPT_TOKENS
 
 

@@ -95,7 +95,7 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     markdown = run.report("rows-evaluation-f16", "md").read_text()
     for part in (STAND_IN_NOTE, str(split), "eval/evaluate.py", "## Grading", "## Extraction", "triple_f1_temporal"):
         assert part in markdown
-    for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label", "hallucination_rate"):
+    for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label"):
         assert name in markdown
 
 

@@ -89,7 +89,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "cut weights": (lambda folder: cut(folder / WEIGHTS), r"model\.safetensors: not a whole safetensors file"),
     "a shard is missing": (with_index("one.safetensors", "two.safetensors"), r"two\.safetensors: no such file"),
     "an index of nothing": (holding(f"{WEIGHTS}.index.json", "{}"), "weight_map is to name files"),
-    "an empty config": (holding("config.json", "{}"), r"config\.json: model_type is None"),
+    "an empty config": (holding("config.json", "{}"), r"config\.json: model_type is 'None'"),
     "a cut config": (holding("config.json", "{\n"), r"config\.json:\d+: not JSON"),
     "a config of other layers": (edit_json("config.json", num_hidden_layers=3), r"layers\.2\..* is missing"),
     "a config that transformers cannot read": (edit_json("config.json", layer_types=["none"]), "cannot read it"),

@@ -343,7 +343,7 @@ def test_any_error_has_words(reply: Any) -> None:
 
 def test_another_prompt_is_an_error(run_folder: Path, server: OllamaServer, capsys) -> None:
     """As when the server prefers a template of the GGUF."""
-    server.template = OLLAMA_TEMPLATE + "<think>\n\n</think>\n"
+    server.template = ollama_template(Task.GRADE) + "<think>\n\n</think>\n"
     assert package(run_folder, "--host", server.url) == 1
     assert "its prompt is not the training prompt: '<think>" in capsys.readouterr().err
 

@@ -168,7 +168,7 @@ def test_verify_tells_every_key_that_is_not_ours(f16: Path, tmp_path: Path) -> N
     foreign = tmp_path / "foreign.gguf"
     data = f16.read_bytes().replace(b"{% for message in messages %}", b"{% for message in tools    %}")
     foreign.write_bytes(data.replace(b"qwen2", b"gpt-2"))
-    with pytest.raises(ObserverError, match=r"file_type is 1, not 15(.|\n)*tokenizer.ggml.pre(.|\n)*chat_template"):
+    with pytest.raises(ObserverError, match=r"file_type is 1, not 15(.|\n)*chat_template(.|\n)*tokenizer.ggml.pre"):
         verify_gguf(foreign, expected_file_type="q4_k_m")
 
 

@@ -330,9 +330,10 @@ def test_no_text_raises_or_is_dated_on_the_wrong_side(when: str, temporal: Tempo
         assert found.valid_at is None or found.valid_at <= AT
 
 
-def test_most_expressions_of_our_rows_are_read() -> None:
+def test_most_expressions_of_generated_rows_are_read() -> None:
     """All but seasons, `soon`, `recently` and `a few days`."""
-    rows = map(json.loads, EXTRACTION_JSONL.read_text(encoding="utf-8").splitlines())
+    every = map(json.loads, EXTRACTION_JSONL.read_text(encoding="utf-8").splitlines())
+    rows = [row for row in every if row["origin"] == "generated"]
     told = {
         (relation["when"], Temporal(relation["temporal"]))
         for row in rows

@@ -59,7 +59,10 @@ def rows(data: bytes) -> None:
     """Raw rows, strictly and with repairs; every line is a row, set aside, or named in the error."""
     path = scratch() / "rows.jsonl"
     path.write_bytes(data)
-    n_lines = sum(1 for _ in numbered_lines([path]))
+    lines = accepted(lambda: list(numbered_lines([path])))
+    if lines is None:
+        return
+    n_lines = len(lines)
     for choice in get_args(UnknownPredicates):
         imported = accepted(read_raw_rows, [path], choice)
         if imported is None:
@@ -80,7 +83,9 @@ def observe_inputs(data: bytes) -> None:
     """A file of rows for `observer observe`; no two rows share an id."""
     path = scratch() / "chats.jsonl"
     path.write_bytes(data)
-    ids = [row.id for row in Reader([str(path)]).rows() if isinstance(row, Row)]
+    ids = accepted(lambda: [row.id for row in Reader([str(path)]).rows() if isinstance(row, Row)])
+    if ids is None:
+        return
     assert len(ids) == len(set(ids)), "two rows of one id: one of them would count as done"
 
 

@@ -30,7 +30,7 @@ def gguf_files() -> list[bytes]:
     writer.write_tensors_to_file()
     writer.close()
     sums = {"blk.0.ffn_down.weight": np.ones(4, np.float32)}
-    imatrix = write_imatrix(Imatrix(sums, dict.fromkeys(sums, 3), 1), scratch() / "imatrix.gguf", fingerprint="f")
+    imatrix = write_imatrix(Imatrix(sums, dict.fromkeys(sums, 3), 1), scratch() / "imatrix.gguf")
     nested = struct.pack("<IIQQQ1sIIQ", 0x46554747, 3, 0, 1, 1, b"k", 9, 9, 1) + struct.pack("<IQ", 9, 1) * 30
     return [path.read_bytes(), imatrix.read_bytes(), nested]
 

@@ -15,7 +15,7 @@ import gguf
 
 from observer.engine.llama_model import check_is_gguf
 from observer.export.gguf.vocabulary import add_vocabulary
-from observer.export.quantize.imatrix_file import read_fingerprint, read_imatrix
+from observer.export.quantize.imatrix_file import read_imatrix
 from observer.weights.base import check_base
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_header import read_header
@@ -32,7 +32,6 @@ def gguf_files(data: bytes) -> None:
     header = accepted(read_header, path)
     if header:
         assert header.tensor_types.keys() == header.tensor_shapes.keys()
-    accepted(read_fingerprint, path)
     imatrix = accepted(read_imatrix, path)
     for name in imatrix.sums if imatrix else ():
         assert imatrix and imatrix.mean_squares(name).min(initial=0) >= 0
