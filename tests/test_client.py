@@ -177,7 +177,7 @@ def test_a_string_is_the_users_words_whatever_they_look_like(observer: Observer)
         ("  ", "turn: the user message is empty"),
         (("", "hello"), "turn: the user message is empty"),
         ([], "turn: no user turn"),
-        ([{"role": "bot", "content": "x"}], "turn: messages.0.role: unknown value 'bot'"),
+        ([{"role": "narrator", "content": "x"}], "turn: messages.0.role: unknown value 'narrator'"),
         ([{"role": "user", "content": 7}], "turn: messages.0.content: text is expected"),
         (7, "turn: text, (user, assistant), an Exchange or messages are expected, found 7"),
         (("a", "b", "c"), "turn: messages: a list of objects is expected"),

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from observer.files import write_json, write_text
-from observer.paths import EVERYDAY_JSONL, EXTRACTION_JSONL, GRADING_JSONL, NANO_BASE
+from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, NANO_BASE
 
-DEFAULT_FILES = [GRADING_JSONL, EXTRACTION_JSONL, EVERYDAY_JSONL]
+DEFAULT_FILES = [GRADING_JSONL, EXTRACTION_JSONL]
 DEFAULT_TOKENIZER = NANO_BASE / "tokenizer.json"
 DEFAULT_MAX_LENGTH = 2048
 MAX_SHOWN = 50
