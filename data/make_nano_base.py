@@ -205,7 +205,9 @@ def make_optimizers(model, learning_rate: float) -> list:
     import torch
 
     if not has_bfloat16():
-        torch.optim._muon._zeropower_via_newtonschulz = orthogonalized
+        from torch.optim import _muon
+
+        _muon._zeropower_via_newtonschulz = orthogonalized
     inner = {name for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name}
     matrices = [p for name, p in model.named_parameters() if name in inner]
     others = [p for name, p in model.named_parameters() if name not in inner]
