@@ -24,7 +24,7 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import read_jsonl, write_text
 from observer.labeling.compare import cohens_kappa, confusion
-from observer.paths import ANNOTATIONS_JSONL, PROJECT_ROOT
+from observer.paths import ANNOTATIONS_JSONL
 from observer.schema import Extraction, Label
 
 PAGE = Path("docs/data-agreement.md")
@@ -153,8 +153,8 @@ def _shown(value: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotations", type=Path, default=PROJECT_ROOT / ANNOTATIONS_JSONL, metavar="FILE.jsonl")
-    parser.add_argument("--markdown", type=Path, default=PROJECT_ROOT / PAGE, metavar="FILE.md", help="where to write")
+    parser.add_argument("--annotations", type=Path, default=ANNOTATIONS_JSONL, metavar="FILE.jsonl")
+    parser.add_argument("--markdown", type=Path, default=PAGE, metavar="FILE.md", help="where to write")
     args = parser.parse_args(arguments)
     write_text(args.markdown, page(read_annotations(args.annotations)))
     print(args.markdown)
