@@ -95,15 +95,15 @@ class Forest:
         return Forest(tuple(_tree_to(tree, torch.device(device)) for tree in self.trees))
 
 
-def collate(rows: Sequence[Row], n_levels: int = 3) -> Batch:
-    """Lay rows out as a forest; with two levels every row has an exchange of its own."""
+def collate(rows: Sequence[Row]) -> Batch:
+    """Lay rows out as a forest."""
     ids, labels = (np.concatenate([row[name] for row in rows]).astype(np.int64) for name in ("input_ids", "labels"))
     ends = np.cumsum([len(row["input_ids"]) for row in rows])
     starts = ends - [len(row["input_ids"]) for row in rows]
     packed: list[np.ndarray] = []  # for every token of the batch, where it is in `ids`
     positions: list[np.ndarray] = []
     trees, n_tokens = [], 0
-    for tree in group_by_prefix(ids, labels, starts, ends, n_levels):
+    for tree in group_by_prefix(ids, labels, starts, ends):
         n_shared = tree.n_shared
         spans = [(starts[tree.rows[0]], 0, n_shared)]  # (start of a row in `ids`, first of its tokens, last)
         branches = sorted(tree.branches, key=lambda branch: branch.end(starts, ends) - n_shared)
@@ -154,10 +154,8 @@ class SharedPrefix(NamedTuple):
     branches: list[Branch]
 
 
-def group_by_prefix(
-    ids: np.ndarray, labels: np.ndarray, starts: np.ndarray, ends: np.ndarray, n_levels: int
-) -> list[SharedPrefix]:
-    """Rows by the tokens they begin with, those that share none at the end; with three levels by what follows as well.
+def group_by_prefix(ids: np.ndarray, labels: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[SharedPrefix]:
+    """Rows by the tokens they begin with, then by what follows; those that share none at the end.
 
     The last token of a prompt is never shared: what it predicts is scored once for every row.
     """
@@ -169,8 +167,7 @@ def group_by_prefix(
         if len(members) < 2 or n_shared < SHORTEST_SHARED_PREFIX:
             alone += members
         else:
-            branches = _branches(ids, starts, prompts, members, n_shared) if n_levels == 3 else _each_alone(members)
-            shared.append(SharedPrefix(n_shared, members, branches))
+            shared.append(SharedPrefix(n_shared, members, _branches(ids, starts, prompts, members, n_shared)))
     return shared + ([SharedPrefix(0, alone, _each_alone(alone))] if alone else [])
 
 
@@ -234,26 +231,26 @@ def _prompt_length(labels: np.ndarray) -> int:
 def _row_group(n_shared: int, members: Sequence[Piece], pieces: Sequence[Piece]) -> RowGroup:
     n_rows, longest = len(members), members[-1].length
     tokens = slice(members[0].start, members[-1].start + longest)
-    spread, gather = _padding([piece.length for piece in members])
-    stems, mask = None, np.tri(longest, n_shared + longest, n_shared, dtype=bool)
+    lengths = np.array([[piece.length] for piece in members])
+    spread, gather, stems = None, None, None
+    if members[0].length != longest:
+        spread = _padded(np.cumsum(lengths, axis=0) - lengths, lengths)
+        gather = torch.from_numpy(np.flatnonzero(np.arange(longest) < lengths))
+    mask = np.tri(longest, n_shared + longest, n_shared, dtype=bool)
     if members[0].parent is not None:
         of = [pieces[piece.parent] for piece in members if piece.parent is not None]
-        columns, length = np.arange(max(stem.length for stem in of)), np.array([[stem.length] for stem in of])
-        stems = torch.from_numpy((np.array([[s.start] for s in of]) + np.minimum(columns, length - 1)).ravel())
-        sees_stem = np.broadcast_to((columns < length)[:, None, None], (n_rows, 1, longest, len(columns)))
+        lengths = np.array([[stem.length] for stem in of])
+        stems = _padded(np.array([[stem.start] for stem in of]), lengths)
+        is_token = np.arange(lengths.max()) < lengths
+        sees_stem = np.broadcast_to(is_token[:, None, None], (n_rows, 1, longest, is_token.shape[1]))
         before, own = (np.broadcast_to(part, (n_rows, 1, *part.shape)) for part in np.split(mask, [n_shared], axis=1))
         mask = np.concatenate([before, sees_stem, own], axis=-1)
     return RowGroup(tokens, n_rows, longest, torch.from_numpy(mask), spread, gather, stems)
 
 
-def _padding(lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-    """Indices that spread rows next to one another to the longest's length, and back; None for rows equally long."""
-    longest = lengths[-1]
-    if lengths[0] == longest:
-        return None, None
-    columns, length = np.arange(longest), np.array(lengths)[:, None]
-    spread = np.cumsum(length, axis=0) - length + np.minimum(columns, length - 1)
-    return torch.from_numpy(spread.ravel()), torch.from_numpy(np.flatnonzero(columns < length))
+def _padded(starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """Indices of runs of tokens, (n, 1) starts and lengths, each padded with its last to the longest; flat."""
+    return torch.from_numpy((starts + np.minimum(np.arange(lengths.max()), lengths - 1)).ravel())
 
 
 def _tree_to(tree: Tree, device: torch.device) -> Tree:
