@@ -171,6 +171,11 @@ class _Provenance(_Row):
     names: list[str] = []
     unseen: Unseen | None = None
 
+    @property
+    def part(self) -> Literal["train", "val"]:
+        """What the end of `source` says (`natural/val`); a row that names no part is train's."""
+        return "val" if (self.source or "").endswith("/val") else "train"
+
 
 class GradingRow(_Provenance):
     """A raw row of the utility task."""

@@ -47,9 +47,8 @@ def read_part(path: Path, part: Literal["train", "val"]) -> list[dict[str, Any]]
 
 
 def place_part(path: Path, part: Literal["train", "val"]) -> PlacedLines:
-    """The same with `file:line` of each. Rows that name no part are train's."""
-    placed = [one for one in read_raw_rows([path]).rows if (part == "val") == (one.row.source or "").endswith("/val")]
-    return [(one.place, training_row(one.row)) for one in placed]
+    """The same with `file:line` of each."""
+    return [(one.place, training_row(one.row)) for one in read_raw_rows([path]).rows if one.row.part == part]
 
 
 def scan_split(path: Path) -> tuple[PlacedLines, list[str]]:

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from observer.data.importing import read_raw_rows
 from observer.data.synth.bloom_filter import Seen
 from observer.data.synth.pools import Names
 from observer.data.synth.surface import Split
 from observer.data.synth.verbalize import Exchange, Verbalizer
-from observer.errors import raise_all
-from observer.files import atomic_path, read_jsonl, write_row
+from observer.files import atomic_path, write_row
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import Task, training_row
-from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Relationship, parse_row
+from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Relationship
 
 DATA_FILES = (GRADING_JSONL, EXTRACTION_JSONL, TRAIN_JSONL, VAL_JSONL)
 SEED = 42
@@ -48,15 +48,8 @@ def stream_rows(n_rows: int = SHIPPED_ROWS, seed: int = SEED) -> Iterator[tuple[
 
 def natural_rows() -> list[tuple[Split, RawRow]]:
     """Those of the shipped raw files, in their order. Raises ObserverError when a file is missing or faulty."""
-    found: list[tuple[Split, RawRow]] = []
-    for path in (GRADING_JSONL, EXTRACTION_JSONL):
-        for place, value in read_jsonl(PROJECT_ROOT / path):
-            if value.get("origin") == "natural":
-                row, faults = parse_row(value)
-                raise_all([f"{path}:{place}: {fault}" for fault in faults])
-                assert row
-                found.append(("val" if (row.source or "").endswith("/val") else "train", row))
-    return found
+    placed = read_raw_rows([PROJECT_ROOT / path for path in (GRADING_JSONL, EXTRACTION_JSONL)]).rows
+    return [(one.row.part, one.row) for one in placed if one.row.origin == "natural"]
 
 
 def base_rows(seed: int = SEED) -> Iterator[RawRow]:
