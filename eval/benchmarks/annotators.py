@@ -73,9 +73,9 @@ def read_annotations(path: Path) -> list[Annotated]:
     return rows
 
 
-def triple_f1(rows: Sequence[Annotated], level: Level = "triple") -> float | None:
+def triple_f1(rows: Sequence[Annotated], level: Level = "triple") -> float:
     """Between the annotators: the same whichever of them is taken for gold."""
-    return float(f1_of(_counts(rows, level).sum(0))) if rows else None
+    return float(f1_of(_counts(rows, level).sum(0)))
 
 
 def page(rows: Sequence[Annotated]) -> str:
@@ -111,8 +111,8 @@ def page(rows: Sequence[Annotated]) -> str:
             table(["rows of", "n", "labels that agree", "F1 of triples"], _groups(rows)),
             "## What was decided",
             f"Of {len(differ):,} rows on which the two differ somewhere, the writer's answer was taken "
-            f"{taken['first']:,} times, "
-            f"the second's {taken['second']:,} times, and one of the adjudicator's own {taken['own']:,} times. "
+            f"{taken['first']:,} times, the second's {taken['second']:,} times, and one of the adjudicator's own "
+            f"{taken['own']:,} times. "
             "The rules of the guideline that decided most often:",
             table(["rule", "rows"], [[rule, str(n)] for rule, n in _rules(differ).most_common(15)]),
             "## Labels on which they differ",
@@ -139,16 +139,12 @@ def _groups(rows: Sequence[Annotated]) -> list[list[str]]:
     for name in names:
         members = [row for row in rows if name in row.groups]
         if len(members) >= SMALLEST_GROUP:
-            lines.append([name, str(len(members)), f"{_share_agreeing(members):.3f}", _shown(triple_f1(members))])
+            lines.append([name, str(len(members)), f"{_share_agreeing(members):.3f}", f"{triple_f1(members):.3f}"])
     return lines
 
 
 def _rules(rows: Sequence[Annotated]) -> Counter[str]:
     return Counter(rule for row in rows for rule in re.findall(r"case \d+|\d+", row.rule))
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -223,12 +223,8 @@ def _separator(header: bytes, name: str) -> str:
     known = [mark for mark in ",;\t|" if COLUMNS & {cell.strip(' "').casefold() for cell in text.split(mark)}]
     if text.strip() and text.lstrip()[0] not in "{[" and known:
         return known[0]
-    suffixes = Path(name).suffixes[-2:]
-    is_table = any(suffix.lower() in (".csv", ".tsv") for suffix in suffixes) and text.lstrip()[:1] not in (
-        "{",
-        "[",
-        "",
-    )
+    is_named = any(suffix.lower() in (".csv", ".tsv") for suffix in Path(name).suffixes[-2:])
+    is_table = is_named and text.lstrip()[:1] not in ("{", "[", "")
     return ("\t" if "\t" in text else ";" if text.count(";") > text.count(",") else ",") if is_table else ""
 
 
