@@ -96,10 +96,10 @@ class Engine:
         """`grade`, then `extract` unless DISCARD, each exchange being read once for both."""
         rows = self._rows(exchanges, Task.GRADE, Task.EXTRACT, self.max_new_tokens)
         self._run(rows, self._extraction_grammar(), progress, logprobs=logprobs)
-        kept = [row.grade is not None and row.grade.label is not Label.DISCARD for row in rows]
+        grades = [_grade_of(row) for row in rows]
         return [
-            Reading(_grade_of(row), completion_of(row, self.model, logprobs) if is_kept else None)
-            for row, is_kept in zip(rows, kept, strict=True)
+            Reading(grade, None if grade.label is Label.DISCARD else completion_of(row, self.model, logprobs))
+            for row, grade in zip(rows, grades, strict=True)
         ]
 
     def generate(
