@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter
 
 from observer.errors import ObserverError, raise_all
-from observer.files import PRIVATE, append_whole, explain_os_error, parse_json
+from observer.files import append_whole, explain_os_error, open_record, parse_json
 
 _START = b'{"key": '
 
@@ -66,17 +64,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
 
     Raises ObserverError while another run holds it, and for a file that is no ledger.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE), "a+b")
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ObserverError(f"{path}: another run writes to it; wait for its end, or give --ledger FILE") from None
-        stream.seek(0)
+    with open_record(path, "wait for its end, or give --ledger FILE") as stream:
         data = stream.read()
         answers, cost_usd = _parse(data, path)
         stream.truncate(data.rfind(b"\n") + 1)

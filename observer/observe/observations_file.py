@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +10,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
-from observer.files import append_whole, explain_os_error
+from observer.files import append_whole, explain_os_error, open_record
 from observer.observation import Asked, Observation
 
 _STARTS = [f'{{"{name}":'.encode() for name in Observation.model_fields]
@@ -93,16 +91,7 @@ class Ledger:
 @contextlib.contextmanager
 def open_ledger(path: Path, task: Asked) -> Iterator[Ledger]:
     """Open, lock and read. Raises ObserverError while another run writes to it, and for a file of anything else."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b")
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ObserverError(f"{path}: another run writes to it; wait for its end, or name another --out") from None
+    with open_record(path, "wait for its end, or name another --out") as stream:
         ledger = Ledger(path, stream, task)
         ledger.read()
         yield ledger
