@@ -23,6 +23,7 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.paths import python_path
 from observer.prompts import Task, exchange_of, render_prompt
+from observer.training.planning.memory import peak_memory
 
 if TYPE_CHECKING:
     from observer.engine.engine import Engine
@@ -38,7 +39,7 @@ _CHILD = "--child"
 
 @dataclass(frozen=True)
 class Speed:
-    """One model's costs. None where there were no rows of the task, or where the system does not count memory.
+    """One model's costs. None where there were no rows of the task.
 
     `load_s`: until the engine is open, from the disk's cache if the file is in it. `peak_bytes`: the largest resident
     set, with the pages of the mapped file. `prefill_tokens_per_s`: one prompt of 512 tokens. `decode_tokens_per_s`: one
@@ -48,7 +49,7 @@ class Speed:
 
     size_bytes: int
     load_s: float
-    peak_bytes: int | None
+    peak_bytes: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     ttft_ms: float | None
@@ -94,18 +95,8 @@ def measure_here(model: Path, exchanges: dict[str, list[str]], n_threads: int | 
             n_grade=len(grade),
             n_extract=len(extract),
             n_threads=engine.n_threads,
-            peak_bytes=peak_bytes(),
+            peak_bytes=peak_memory("cpu"),
         )
-
-
-def peak_bytes() -> int | None:
-    """The largest resident set of this process so far; None where Linux is not.
-
-    Not getrusage's: that one survives exec, so a child would report its parent's.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 def _raw_speeds(engine: Engine, exchanges: Sequence[str]) -> tuple[float, float]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.training.trainers import CONTESTANTS, Entry
 from observer.config import load_config
+from observer.training.device import Device
+from observer.training.planning.memory import peak_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -263,16 +265,9 @@ def reset_peak(device: str) -> None:
         _CLEAR_REFS.write_text("5")
 
 
-def peak_bytes(device: str) -> int | None:
+def peak_bytes(device: Device) -> int | None:
     """The most memory since `reset_peak`: allocated tensors on CUDA, resident on the CPU; None where Linux is not."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    if not _CLEAR_REFS.exists():
-        return None
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_memory(device) if device == "cuda" or _CLEAR_REFS.exists() else None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ USABLE = 0.9
 
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Cannot allocate memory|ALLOC_FAILED", re.IGNORECASE)
 _CGROUP = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
 
 
 def free_memory(device: Device) -> int | None:
@@ -43,11 +44,14 @@ def memory_in_use(device: Device) -> int:
 
 
 def peak_memory(device: Device) -> int:
-    """The most bytes so far: tensors on the GPU, or the process's resident memory."""
+    """The most bytes so far: tensors on the GPU, or the process's resident memory, never that of its parent."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated()
+    if _STATUS.exists():  # not getrusage's, which survives exec: a child would report its parent's
+        lines = _STATUS.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
