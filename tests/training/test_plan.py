@@ -207,7 +207,7 @@ def test_a_dry_run_of_the_full_size_config_needs_no_network_and_no_gpu(tmp_path:
     write_tiny_run(tmp_path, tiny_model)
     command = [sys.executable, "train_sft.py", "--config", "configs/qwen3-0.6b.yaml", "--dry-run"]
     command += ["--set", f"data.train={tmp_path / 'train.jsonl'}", "--set", f"data.val={tmp_path / 'val.jsonl'}"]
-    command += ["--set", f"run.output_dir={tmp_path / 'outputs'}"]
+    command += ["--set", f"run.output_dir={tmp_path / 'outputs'}", "--set", "data.more=[]"]
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(tmp_path / "empty-cache"),

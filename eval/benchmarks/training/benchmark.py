@@ -83,6 +83,7 @@ def bench_config(args: argparse.Namespace) -> Config:
         raise ObserverError(f"--base {base}: no such folder; a model in Hugging Face format is needed")
     settings = {
         "model.base": base,
+        "data.more": "[]",
         "model.dtype": args.dtype,
         "model.load_in_4bit": args.load_in_4bit,
         "training.num_train_epochs": args.epochs,
