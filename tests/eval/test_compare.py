@@ -24,7 +24,7 @@ from observer.prompts import Task, exchange_of
 from observer.schema import Label
 from tests.support.tiny_runs import split_rows
 
-N_GRADE, N_EXTRACT = 8, 20
+N_GRADE, N_EXTRACT = 8, 30
 
 
 def add_noise(source: Path, target: Path, layer: int) -> Path:
@@ -66,7 +66,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_planted_regression_is_found_and_a_copy_of_the_same_file_is_not(tmp_path: Path, capsys) -> None:
     split, out = tmp_path / "rows.jsonl", tmp_path / "out"
-    rows = rows_of_split("val")
+    rows = [row for row in rows_of_split("val") if row["origin"] == "generated"]  # the base knows these best
     write_jsonl(split, [*take(of_task(rows, Task.GRADE), N_GRADE), *take(of_task(rows, Task.EXTRACT), N_EXTRACT)])
     base = write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path / "base.gguf", name="base")
     noised = write_gguf(add_noise(PROJECT_ROOT / NANO_BASE, tmp_path / "noised", 2), tmp_path / "noised.gguf", name="n")

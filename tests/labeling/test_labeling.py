@@ -226,7 +226,7 @@ def test_any_bytes_are_read_or_named_in_one_line(lines: list[bytes]) -> None:
         unreadable = read_inputs(b"\n".join(lines), "x").unreadable
     except ObserverError as error:
         unreadable, fault = [], str(error)
-    assert not fault or (fault.startswith("x: ") and "\n" not in fault)
+    assert not fault or (fault.startswith("x:") and "\n" not in fault)
     for row in unreadable:
         assert row.reason and row.place.startswith("x:")
 
