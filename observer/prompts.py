@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from observer.schema import GradingRow, RawRow, Turn
+from observer.schema import GradingRow, Label, RawRow, Temporal, Turn, in_words
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -32,13 +32,18 @@ class Example(NamedTuple):
 Examples = Mapping[Task, Sequence[Example]]
 NO_EXAMPLES: Examples = MappingProxyType({})
 
+LABEL_MEANINGS: dict[Label, str] = {
+    Label.DISCARD: "nothing durable",
+    Label.STORE: "tastes, habits, interests, trips",
+    Label.IMPORTANT: "identity, people, work, study, home, health, belongings",
+}
+
 SYSTEM_PROMPT = (
     "You keep an assistant's long-term memory. The last line names the task, which is about the last exchange. "
-    "GRADE: one word. DISCARD: nothing durable. STORE: tastes, habits, interests, trips. "
-    "IMPORTANT: identity, people, work, study, home, health, belongings. "
+    f"GRADE: one word. {' '.join(f'{label}: {meaning}.' for label, meaning in LABEL_MEANINGS.items())} "
     "EXTRACT: what it states about the user and people in their life, as compact JSON: "
     "entities (name, type, attributes) and relationships (subject, predicate, object, temporal, when). "
-    "The speaker is User. Copy names from the text. temporal is ongoing, completed or future; "
+    f"The speaker is User. Copy names from the text. temporal is {in_words(Temporal)}; "
     "a change is two relationships. Nothing stated: empty lists."
 )
 """One instruction for both tasks, so that an exchange is read once and then asked twice."""

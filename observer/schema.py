@@ -24,6 +24,12 @@ class Label(StrEnum):
     IMPORTANT = "IMPORTANT"
 
 
+def in_words(names: Iterable[str]) -> str:
+    """`DISCARD, STORE or IMPORTANT`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
 class EntityType(StrEnum):
     PERSON = "Person"
     ANIMAL = "Animal"

@@ -109,13 +109,7 @@ def score_grading(
     return GradingScores(
         n=len(gold),
         n_families=len(set(groups)) if groups is not None else len(gold),
-        accuracy=values["accuracy"] or 0.0,
-        macro_f1=values["macro_f1"] or 0.0,
-        quadratic_kappa=values["quadratic_kappa"],
-        mean_cost=values["mean_cost"] or 0.0,
-        false_keep_rate=values["false_keep_rate"],
-        missed_rate=values["missed_rate"],
-        brier=values.get("brier"),
+        **({"brier": None} | {name: value for name, value in values.items() if "." not in name}),  # type: ignore
         ece=sum(b.count * abs(b.accuracy - b.confidence) for b in curve) / len(gold) if curve else None,
         per_class=per_class,
         confusion=table.tolist(),

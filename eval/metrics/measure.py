@@ -9,6 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.metrics.significance import Interval, Statistic, Values, bootstrap_interval, share_interval
+from observer.prompts import Task
+
+MAIN_MEASURES: dict[Task, tuple[str, ...]] = {
+    Task.GRADE: ("accuracy", "macro_f1"),
+    Task.EXTRACT: ("entity_f1", "triple_f1_temporal"),
+}
+"""What models are compared by, and what is shown of every part of the rows."""
 
 Chosen = npt.NDArray[np.bool_]
 """(n_rows,): which rows."""

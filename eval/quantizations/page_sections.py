@@ -165,7 +165,7 @@ def _slice_rows(benchmark: Benchmark) -> list[dict[str, Any]]:
 
 
 def _group_cell(group: GroupScores, measure: str) -> dict[str, Any]:
-    value, interval = getattr(group, measure), group.intervals.get(measure)
+    value, interval = group.values.get(measure), group.intervals.get(measure)
     if value is None:
         return NOTHING
     text = f"[{100 * interval.low:.0f}, {100 * interval.high:.0f}]" if interval else ""

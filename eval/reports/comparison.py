@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task
 from eval.metrics.extraction import extraction_measures
 from eval.metrics.grading import grading_measures
-from eval.metrics.measure import Measure
+from eval.metrics.measure import MAIN_MEASURES, Measure
 from eval.metrics.significance import Interval, holm, mcnemar_exact, paired_bootstrap
 from eval.reports.row_differences import RowDifference, row_differences
 from observer.errors import ObserverError
@@ -28,12 +28,7 @@ Verdict = Literal["better", "worse", "no evidence"]
 ALPHA = 0.05
 N_RESAMPLES = 10_000
 """A bootstrap's p is at least 2 / (N_RESAMPLES + 1), and Holm multiplies it by the number of tests."""
-COMPARED = {
-    "accuracy": Task.GRADE,
-    "macro_f1": Task.GRADE,
-    "entity_f1": Task.EXTRACT,
-    "triple_f1_temporal": Task.EXTRACT,
-}
+COMPARED = {measure: task for task, measures in MAIN_MEASURES.items() for measure in measures}
 
 
 @dataclass(frozen=True)

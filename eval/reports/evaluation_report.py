@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.origin import STAND_IN_NOTE, Machine, ModelInfo, split_prefix
+from eval.metrics.measure import MAIN_MEASURES
 from eval.reports.tables import show, table
 from observer.files import write_json, write_text
 from observer.schema import Label
@@ -33,12 +34,9 @@ class GroupScores:
     """
 
     n_grade: int
-    accuracy: float | None
-    macro_f1: float | None
     n_extract: int
-    entity_f1: float | None
-    triple_f1_temporal: float | None
     n_families: int
+    values: dict[str, float | None]
     intervals: dict[str, Interval] = field(default_factory=dict)
 
 
@@ -142,13 +140,9 @@ def _origin(report: Report) -> str:
 
 def _grading_section(scores: GradingScores, baselines: Mapping[str, GradingScores]) -> list[str]:
     named = {"model": scores} | dict(baselines)
-    names = (
-        "accuracy", "macro_f1", "quadratic_kappa", "mean_cost", "false_keep_rate", "missed_rate", "brier", "ece",
-    )  # fmt: skip
+    figures = [name for name, value in vars(scores).items() if isinstance(value, float)]
     overall = [
-        [name, *(show(getattr(one, name), one.intervals.get(name)) for one in named.values())]
-        for name in names
-        if getattr(scores, name) is not None
+        [name, *(show(getattr(one, name), one.intervals.get(name)) for one in named.values())] for name in figures
     ]
     classes = [_class_row(label, scores) for label in scores.per_class]
     counts = [[gold, *map(str, row)] for gold, row in zip(map(str, Label), scores.confusion, strict=True)]
@@ -195,16 +189,13 @@ def _extraction_section(report: Report) -> str:
 
 
 def _groups_section(title: str, groups: Mapping[str, GroupScores]) -> str:
-    header = [title, "families", "n_grade", "accuracy", "macro_f1", "n_extract", "entity_f1", "triple_f1_temporal"]
+    measures = [measure for names in MAIN_MEASURES.values() for measure in names]
     rows = [
-        [name, str(group.n_families)]
-        + [
-            str(value) if isinstance(value, int) else show(value, group.intervals.get(column))
-            for column, value in ((column, getattr(group, column)) for column in header[2:])
-        ]
+        [name, *map(str, (group.n_families, group.n_grade, group.n_extract))]
+        + [show(group.values.get(measure), group.intervals.get(measure)) for measure in measures]
         for name, group in groups.items()
     ]
-    return table(header, rows)
+    return table([title, "families", "n_grade", "n_extract", *measures], rows)
 
 
 def _megabytes(model: ModelInfo) -> str:

@@ -16,7 +16,7 @@ from eval.metrics.extraction import (
     score_validity,
 )
 from eval.metrics.grading import GradingScores, grading_measures, score_grading
-from eval.metrics.measure import Measure, intervals_of
+from eval.metrics.measure import MAIN_MEASURES, Measure, intervals_of
 from eval.metrics.significance import Interval
 from eval.reports.evaluation_report import GroupScores, Report
 from observer.prompts import Task, exchange_of
@@ -24,9 +24,6 @@ from observer.schema import Extraction
 
 NamesOf = Callable[[Row], Sequence[str]]
 Measures = dict[Task, dict[str, Measure]]
-
-GRADE_MEASURES = ("accuracy", "macro_f1")
-EXTRACT_MEASURES = ("entity_f1", "triple_f1_temporal")
 
 
 def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None = None) -> Report:
@@ -73,10 +70,10 @@ def _main_measures(answers: Answers) -> Measures:
     measures: Measures = {Task.GRADE: {}, Task.EXTRACT: {}}
     if answers.grades:
         found = grading_measures(_labels(answers.grade_rows), [grade.label for grade in answers.grades])
-        measures[Task.GRADE] = {name: found[name] for name in GRADE_MEASURES}
+        measures[Task.GRADE] = {name: found[name] for name in MAIN_MEASURES[Task.GRADE]}
     if answers.completions:
         found = extraction_measures(*_extraction_inputs(answers))
-        measures[Task.EXTRACT] = {name: found[name] for name in EXTRACT_MEASURES}
+        measures[Task.EXTRACT] = {name: found[name] for name in MAIN_MEASURES[Task.EXTRACT]}
     return measures
 
 
@@ -101,12 +98,9 @@ def _group(name: str, names_of: NamesOf, rows: dict[Task, list[Row]], measures: 
         intervals |= intervals_of(measures[task], groups, chosen)
     return GroupScores(
         n_grade=n_rows[Task.GRADE],
-        accuracy=values.get("accuracy"),
-        macro_f1=values.get("macro_f1"),
         n_extract=n_rows[Task.EXTRACT],
-        entity_f1=values.get("entity_f1"),
-        triple_f1_temporal=values.get("triple_f1_temporal"),
         n_families=len(families),
+        values=values,
         intervals=intervals,
     )
 

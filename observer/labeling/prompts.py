@@ -52,16 +52,22 @@ What the exchange states:
 - Any language: the same rules; names stay as written.
 """
 
-_GRADE = """
+LABEL_GUIDE: dict[Label, str] = {
+    Label.DISCARD: "nothing durable.",
+    Label.STORE: "durable but replaceable: tastes, opinions, habits, hobbies, interests, trips, events, software in "
+    "use.",
+    Label.IMPORTANT: "identity, names, family, partners, friends, colleagues and others in the user's life, health, "
+    "diet, work,\n  study, home, belongings, pets, memberships, and any start, end or change of these; of the user or "
+    "of such a person.",
+}
+
+_GRADE = f"""
 Grade how much the exchange is worth remembering. The highest label among its facts wins:
-- DISCARD: nothing durable.
-- STORE: durable but replaceable: tastes, opinions, habits, hobbies, interests, trips, events, software in use.
-- IMPORTANT: identity, names, family, partners, friends, colleagues and others in the user's life, health, diet, work,
-  study, home, belongings, pets, memberships, and any start, end or change of these; of the user or of such a person.
+{chr(10).join(f"- {label}: {guide}" for label, guide in LABEL_GUIDE.items())}
 
 Answer with one JSON object and nothing else: reasoning (one short sentence: which facts, or why none), label,
 confidence (0 to 1, how sure you are of the label).
-{"reasoning":"States that the user's sister Ana moved to Lyon.","label":"IMPORTANT","confidence":0.97}
+{{"reasoning":"States that the user's sister Ana moved to Lyon.","label":"IMPORTANT","confidence":0.97}}
 """
 
 _EXTRACT = f"""

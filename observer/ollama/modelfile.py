@@ -24,6 +24,7 @@ from observer.prompts import (
     Task,
     ollama_template,
 )
+from observer.schema import Label, in_words
 from observer.weights.gguf_places import OLLAMA
 
 Variant = Literal["", "grade", "extract"]
@@ -132,7 +133,7 @@ def write_committed(folder: Path) -> list[Path]:
 
 _PURPOSE: dict[Variant, str] = {
     "": f"grades a turn when the message ends with the line {CUES[Task.GRADE]}, extracts at {CUES[Task.EXTRACT]}",
-    "grade": "answers DISCARD, STORE or IMPORTANT.",
+    "grade": f"answers {in_words(Label)}.",
     "extract": "answers with entities and relationships as compact JSON.",
 }
 

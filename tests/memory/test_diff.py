@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from observer.memory.diff import apply_operations, diff
 from observer.memory.facts import Fact, Operation, OperationKind, Reason
-from observer.memory.rules import EARLIER_STAGES, ONE_AT_A_TIME, OPPOSITES, RECURRING, TIMELESS
+from observer.memory.rules import ONE_AT_A_TIME
 from observer.observation import Observation, ObservedEntity, ObservedRelationship
 from observer.schema import SYMMETRIC_PREDICATES, EntityType, Predicate, Temporal
 
@@ -245,12 +245,6 @@ def test_facts_keep_names_as_they_were_first_written_in_canonical_direction() ->
 def test_a_time_without_a_zone_counts_as_utc() -> None:
     observation = said("User LIKES tea ongoing").model_copy(update={"at": datetime(2026, 1, 1, 12)})
     assert diff(observation, [])[0].fact.first_seen == DAY
-
-
-def test_the_tables_name_predicates_only() -> None:
-    inner = [*OPPOSITES.values(), *EARLIER_STAGES.values()]
-    named = {*ONE_AT_A_TIME, *OPPOSITES, *EARLIER_STAGES, *TIMELESS, *RECURRING}.union(*inner)
-    assert named <= set(map(str, Predicate))
 
 
 def test_an_end_is_told_of_what_ended_then_not_of_an_older_past() -> None:
