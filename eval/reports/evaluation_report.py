@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.origin import STAND_IN_NOTE, Machine, ModelInfo, split_prefix
-from eval.metrics.measure import MAIN_MEASURES
 from eval.reports.tables import show, table
 from observer.files import write_json, write_text
 from observer.schema import Label
@@ -189,6 +188,8 @@ def _extraction_section(report: Report) -> str:
 
 
 def _groups_section(title: str, groups: Mapping[str, GroupScores]) -> str:
+    from eval.metrics.measure import MAIN_MEASURES
+
     measures = [measure for names in MAIN_MEASURES.values() for measure in names]
     rows = [
         [name, *map(str, (group.n_families, group.n_grade, group.n_extract))]
