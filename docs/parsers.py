@@ -26,11 +26,11 @@ class _Found(BaseException):
 
 
 def script_paths() -> list[Path]:
-    """`train_sft.py`, then every script and module of eval/ and tests/trust/ that takes arguments.
+    """`train_sft.py`, the nightly set, then every script and module of eval/ that takes arguments.
 
     Relative to the project. What is called `child` is started by others, not by people.
     """
-    found = [*(PROJECT_ROOT / "eval").rglob("*.py"), *(PROJECT_ROOT / "tests" / "trust").rglob("*.py")]
+    found = [*(PROJECT_ROOT / "eval").rglob("*.py"), PROJECT_ROOT / "tests" / "trust" / "nightly.py"]
     scripts = [path for path in sorted(found, key=lambda path: (len(path.parts), path)) if _is_command(path)]
     return [Path("train_sft.py"), *(path.relative_to(PROJECT_ROOT) for path in scripts)]
 

@@ -1,36 +1,24 @@
-"""Run the whole pipeline, from rows to evaluated GGUF files, with the network taken away.
-
-    python -m tests.trust.offline
-    python -m tests.trust.offline --full            all steps of the config, not a few
+"""Runs the whole pipeline, from rows to evaluated GGUF files, with the network taken away.
 
 The training runs in a network of its own that holds nothing but itself (Linux: `unshare --net`, as root or in a user
-namespace); whatever it tries to look up or connect to is counted as well. Passed is a run that ends with its reports
-and tried nothing.
+namespace); whatever it tries to look up or connect to is counted as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from observer.config import load_config
-from observer.console.durations import format_duration
-from observer.console.run import run_cli
-from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
-from tests.trust.result import TRUST_FOLDER, save_result
 
-CONFIG = Path("configs/nano.yaml")
-SHORT = ("training.max_steps=8", "training.eval_steps=4", "evaluation.limit=4", "export.quantizations=[f16,q4_k_m]")
 _INSIDE = """
 import json, socket, sys
 reached = []
@@ -64,37 +52,6 @@ class Offline:
         return self.code == 0 and "unreachable" in self.blocked.lower() and not self.reached and self.n_reports > 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=CONFIG, metavar="YAML", help="default: %(default)s")
-    parser.add_argument("--full", action="store_true", help="all steps and rows; the default takes 8 steps, 4 rows")
-    parser.add_argument("--out", type=Path, default=TRUST_FOLDER, metavar="DIR", help="default: %(default)s")
-    args = parser.parse_args(argv)
-    alone = alone_command()
-    if alone is None:
-        raise ObserverError("no network can be taken away here: `unshare --net` is not there or not allowed")
-    start = time.monotonic()
-    result = run_offline(args.config, () if args.full else SHORT, alone)
-    seconds = time.monotonic() - start
-    how = "ended with its reports" if result.code == 0 else f"failed with exit code {result.code}"
-    summary = (
-        f"without a network the pipeline {how} after {format_duration(seconds)} "
-        f"and tried to reach {len(result.reached)} addresses"
-    )
-    command = "python -m tests.trust.offline" + (f" --config {args.config}" if args.config != CONFIG else "")
-    path = save_result(
-        "network",
-        command=command + (" --full" if args.full else ""),
-        seconds=seconds,
-        passed=result.passed,
-        summary=summary,
-        details={"reached": result.reached, "an address outside": result.blocked, "reports": result.n_reports},
-        folder=args.out,
-    )
-    print(f"{result.output[-2000:] if result.code else ''}{summary}\nwrote {path}")
-    return 0 if result.passed else 1
-
-
 def alone_command() -> list[str] | None:
     """What starts a program in a network of its own; None where that is not allowed."""
     for command in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
@@ -119,7 +76,3 @@ def run_offline(config: Path, overrides: Sequence[str], alone: Sequence[str]) ->
         name = load_config(config, [f"run.output_dir={folder}/outputs"]).run.name
         reports = list(Path(folder, "outputs", name, "reports").glob("*.json"))
         return Offline(**found, output=done.stdout + done.stderr, n_reports=len(reports))
-
-
-if __name__ == "__main__":
-    sys.exit(run_cli(main))

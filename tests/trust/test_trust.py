@@ -1,200 +1,116 @@
-"""The nightly set: one page from the parts' results, and a runner that no part can hold up."""
+"""The nightly set: left out by default, complete when asked for, and one page from pytest's JUnit files."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from observer.errors import ObserverError
-from tests.trust.page import details, render, verdict
-from tests.trust.parts import Part, is_current, nightly, run_all
-from tests.trust.result import PARTS, TrustResult, code_commit, is_this_code, load_results, save_result
+from observer.paths import PROJECT_ROOT
+from tests.trust.conftest import Night
+from tests.trust.page import render
+from tests.trust.results import PARTS, Result, code_commit, is_current, is_this_code, load_results, test_id
 
-RESULT = TrustResult(
-    command="python eval/x.py --n 3",
-    machine="A CPU, 2 cores",
-    date="2026-11-23T01:02:03+00:00",
-    git_commit="abc1234",
-    seconds=90.0,
-    passed=True,
-    summary="Three things tried, none lost.",
-    details={"n_tried": 3},
+ORIGIN = {"commit": "abc1234", "machine": "A CPU, 2 cores", "settings": "model=outputs/nano scale=1.0"}
+
+
+def junit(path: Path, part: str, *cases: str, at: str = "2026-11-23T01:02:03.5+00:00", commit: str = "abc1234") -> None:
+    """A file as pytest writes it; a case is `name`, its figures, and how it ended."""
+    name = test_id(f"{PARTS[part][1]}::").removesuffix(".")
+    same = "".join(f'<property name="{key}" value="{value}"/>' for key, value in {**ORIGIN, "commit": commit}.items())
+    found = "".join(f'<testcase classname="{name}" {case}</testcase>'.replace("<properties>", f"<properties>{same}")
+                    for case in cases)  # fmt: skip
+    path.write_text(f'<testsuites><testsuite name="pytest" timestamp="{at}">{found}</testsuite></testsuites>')
+
+
+PASSED = 'name="test_that_it_holds" time="90.0"><properties></properties>'
+FAILED = 'name="test_that_it_holds" time="30.0"><properties></properties><failure message="two\nwere lost">x</failure>'
+COUNTED = (
+    'name="test_n[{0}]" time="60"><properties><property name="target" value="{0}"/>'
+    '<property name="inputs" value="{1}"/></properties>'
 )
-LOAD: dict[str, Any] = {
-    "model": "outputs/nano",
-    "callers": 64,
-    "turns": 256,
-    "flat_mb_per_min": 1.0,
-    "thread_caches": False,
-    "server": "recorded",
-    "parts": [
-        {
-            "name": "threads",
-            "account": {
-                "n_answered": 1234,
-                "n_lost": 0,
-                "n_repeated": 0,
-                "n_foreign": 0,
-                "n_different": 7,
-                "n_errors": 0,
-                "requests_per_s": 4.06,
-                "fewest_by_a_caller": 18,
-                "most_by_a_caller": 21,
-                "latency": {"p50_ms": 100.4, "p90_ms": 200.0, "p99_ms": 300.0, "max_ms": 400.6},
-            },
-            "memory": {
-                "n_samples": 300,
-                "start_mb": 107.2,
-                "end_mb": 114.4,
-                "max_mb": 115.0,
-                "mb_per_min": 0.12,
-                "low": -0.01,
-                "high": 0.3,
-            },
-        }
-    ],
-}
-BULK: dict[str, Any] = {
-    "about": "observer grade TURNS.jsonl",
-    "bytes_per_row": 500,
-    "runs": [
-        {
-            "name": "grade",
-            "n_in": 100_000,
-            "n_out": 99_999,
-            "n_missing": 1,
-            "n_repeated": 0,
-            "n_truncated": 4,
-            "n_faults": 0,
-            "rows_per_s": 81.23,
-            "seconds": 1230.0,
-            "most_bytes_per_row": 261.4,
-            "memory": LOAD["parts"][0]["memory"],
-        }
-    ],
-}
 
 
-def all_passed() -> dict[str, TrustResult]:
-    own = {"load": LOAD, "bulk": BULK}
-    return {name: replace(RESULT, details=own.get(name, RESULT.details)) for name in PARTS}
+def test_the_page_says_of_every_part_how_it_ended_when_where_and_on_which_code(tmp_path: Path) -> None:
+    for part in PARTS:
+        junit(tmp_path / f"{part}.xml", part, PASSED)
+    page = render(load_results(tmp_path))
+    assert "| faults    | passed | 1     | 2026-11-23 01:02 | abc1234 | 1.5     |" in page
+    assert page.count("abc1234; A CPU, 2 cores; model=outputs/nano scale=1.0.") == len(PARTS)
+    assert "stand-in" in page and page.endswith("**Verdict: all 8 parts passed.**\n")
 
 
-def test_the_page_tells_machine_date_commit_command_and_summary_of_every_part() -> None:
-    page = render(all_passed(), {})
-    assert page.count("Three things tried, none lost.") == len(PARTS)
-    origin = "`python eval/x.py --n 3`, 1 min 30 s on A CPU, 2 cores, 2026-11-23T01:02:03+00:00, commit abc1234."
-    assert page.count(origin) == len(PARTS)
-    assert "| faults    | passed | 2026-11-23 01:02 | abc1234 | 1.5     |" in page
-    assert page.endswith("**Verdict: all 8 parts passed.**\n")
-
-
-def test_the_verdict_names_what_failed_what_was_not_run_and_different_commits() -> None:
-    results = all_passed()
-    del results["audit"]
-    results["fuzz"] = replace(RESULT, passed=False, git_commit="other")
-    told = verdict(results, {"load": "not done after 40 minutes"})
-    assert told == (
-        "**Verdict: 5 of 8 parts passed; failed: fuzz; not run: load, audit; the parts ran on different commits.**"
+def test_the_verdict_names_what_failed_what_was_not_run_and_different_commits(tmp_path: Path) -> None:
+    for part in [*PARTS][:-1]:
+        junit(tmp_path / f"{part}.xml", part, PASSED)
+    junit(tmp_path / "fuzz.xml", "fuzz", PASSED.replace("holds", "also_holds"), FAILED, commit="other")
+    page = render(load_results(tmp_path))
+    assert page.endswith(
+        "**Verdict: 6 of 8 parts passed; failed: fuzz; not run: audit; the tests ran on different commits.**\n"
     )
-    page = render(results, {"load": "not done after 40 minutes"})
-    assert "Not finished: not done after 40 minutes." in page
+    assert "1 passed, 1 failed." in page and "- that it holds: **failed**, two were lost" in page
     assert "Not run. `python -m tests.trust.nightly --only audit` runs it." in page
-    assert "| fuzz      | **failed**   |" in page
 
 
-def test_load_and_bulk_are_tables_of_their_own() -> None:
-    page = render(all_passed(), {})
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
-    assert ["threads", "1,234", "0", "0", "0", "7", "0", "4.1", "100", "200", "300", "401", "18 to 21"] in cells
-    assert ["threads", "300", "107", "114", "115", "+0.120 [-0.010, +0.300]"] in cells
-    assert ["grade", "100,000", "99,999", "1", "0", "4", "0", "81.2", "20.5"] in cells
-    assert ["grade", "300", "107", "114", "115", "+0.120 [-0.010, +0.300]", "261"] in cells
+def test_a_part_of_which_some_tests_were_left_out_has_not_passed(tmp_path: Path) -> None:
+    one = COUNTED.replace("<properties>", '<properties><property name="of" value="2"/>')
+    junit(tmp_path / "fuzz.xml", "fuzz", one.format("rows", 1))
+    page = render(load_results(tmp_path))
+    assert "| fuzz      | partly run |" in page and "0 of 8 parts passed; partly run: fuzz; not run" in page
+    junit(tmp_path / "more.xml", "fuzz", one.format("chats", 1))
+    assert "| fuzz      | passed  |" in render(load_results(tmp_path))
 
 
-def test_details_of_any_part_become_lists_and_tables() -> None:
-    found = {
-        "n_points": 40,
-        "by_stage": {"train": {"injected": 12, "survived": 12}, "merge": {"injected": 4, "survived": 3}},
-        "targets": [{"target": "config", "n_inputs": 1_000_000, "crashes": []}, {"target": "rows", "seconds": 0.51}],
-        "signals": {"SIGKILL": 20},
-        "deep": {"a": {"b": {"c": 1}}, "d": 4},
-        "empty": [],
-    }
-    plain, stages, targets, signals = details(found)
-    assert plain == "- points: 40"
-    assert "| train | 12       | 12       |" in stages and stages.startswith("by stage:")
-    assert "| config | 1,000,000 |         |" in targets and "| rows   |           | 0.51    |" in targets
-    assert "| SIGKILL | 20    |" in signals
-    assert details("no object") == []
+def test_figures_of_one_test_are_a_list_and_those_of_several_a_table(tmp_path: Path) -> None:
+    junit(tmp_path / "x.xml", "fuzz", COUNTED.format("rows", 1234567), COUNTED.format("a | b", ""))
+    junit(tmp_path / "y.xml", "audit", COUNTED.format("one", 5))
+    page = render(load_results(tmp_path))
+    assert "| rows   | 1,234,567 |" in page and "| a \\| b |           |" in page
+    assert "- target: one\n- inputs: 5" in page
 
 
-def test_a_cell_cannot_break_its_table() -> None:
-    (shown,) = details({"rows": [{"a": "one | two\nthree"}]})
-    assert "| one \\| two three |" in shown
-
-
-def test_results_read_back_in_the_order_of_the_page(tmp_path: Path) -> None:
-    for name in ("load", "faults"):
-        fields = {"command": "python x", "seconds": 1.24, "passed": True, "summary": "Done.", "details": {"n": 1}}
-        save_result(name, **fields, folder=tmp_path)
-    found = load_results(tmp_path)
-    assert list(found) == ["faults", "load"] and found["load"].seconds == 1.2 and found["load"].details == {"n": 1}
-    (tmp_path / "fuzz.json").write_text('{"passed": true}')
-    with pytest.raises(ObserverError, match="delete it and run the part again"):
+def test_of_a_test_the_newest_result_counts_whatever_its_file_is_called(tmp_path: Path) -> None:
+    junit(tmp_path / "b.xml", "load", FAILED, at="2026-11-23T01:00:00")
+    junit(tmp_path / "a.xml", "load", PASSED, at="2026-11-24T01:00:00")
+    (found,) = load_results(tmp_path).values()
+    assert (found.outcome, found.seconds, found.reason) == ("passed", 90.0, "")
+    (tmp_path / "c.xml").write_text("<testsuite>")
+    with pytest.raises(ObserverError, match=r"no JUnit file .* run its tests again"):
         load_results(tmp_path)
-    with pytest.raises(ValueError, match="none of faults, fuzz"):
-        save_result("fuzzy", command="", seconds=0, passed=True, summary="", details=None, folder=tmp_path)
 
 
-def test_only_a_part_that_passed_on_this_code_with_these_arguments_is_kept() -> None:
-    part = Part("load", ("eval/x.py", "--n", "3"), 1)
-    own = replace(RESULT, git_commit=code_commit())
-    assert is_current(part, {"load": own}) == is_this_code(own.git_commit)  # a checkout with changes keeps nothing
-    for other in (replace(own, passed=False), replace(own, command="python eval/x.py"), replace(own, git_commit=None)):
-        assert not is_current(part, {"load": other})
-    assert not is_current(part, {}) and not is_this_code("abc1234+") and not is_this_code("0" * 40)
+def test_figures_are_text_which_reaches_the_page_from_another_process(tmp_path: Path) -> None:
+    found: dict[str, object] = {}
+    Night(property=found.__setitem__).record(model=tmp_path, forged=0)
+    assert found == {"model": str(tmp_path), "forged": "0"}
 
 
-def script(folder: Path, name: str, code: str) -> tuple[str]:
-    path = folder / name
-    path.write_text(f"import sys, time, pathlib\n{code}\n")
-    return (str(path),)
+def test_only_what_passed_on_this_code_with_these_settings_is_not_run_again() -> None:
+    now = {**ORIGIN, "commit": code_commit() or ""}
+
+    def found(outcome: str = "passed", **other: str) -> Result:
+        return Result("load", "test_x", outcome, "", "", 1.0, now | other)
+
+    assert is_current(found(), now) == is_this_code(now["commit"])  # a checkout with changes keeps nothing
+    for result in (None, found("failed"), found("skipped"), found(settings="scale=0.1"), found(commit="")):
+        assert not is_current(result, now)
+    assert not is_this_code("abc1234+") and not is_this_code("0" * 40)
 
 
-def test_parts_that_fail_or_hang_do_not_keep_the_others_from_running(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    parts = [
-        Part("faults", script(tmp_path, "fails.py", "print('two were lost'); sys.exit(1)"), 1),
-        Part("fuzz", script(tmp_path, "hangs.py", "time.sleep(60)"), 0.01),
-        Part("load", script(tmp_path, "works.py", f"pathlib.Path({str(made)!r}).touch()"), 1, is_timed=True),
-    ]
-    said: list[str] = []
-    unfinished = run_all(parts, 2, tmp_path / "logs", said.append)
-    assert unfinished == {"faults": "exit code 1: two were lost", "fuzz": "not done after 0.01 minutes"}
-    assert made.exists() and any(line.startswith("load: exit code 0") for line in said)
+@pytest.mark.slow
+def test_the_set_is_left_out_by_default_and_every_part_is_there_when_asked_for() -> None:
+    paths = [path for _, *paths in PARTS.values() for path in paths]
 
+    def collected(*options: str) -> set[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--fresh", *options, "tests/trust", *paths]
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+        return {line for line in done.stdout.splitlines() if "::" in line}
 
-def test_parts_side_by_side_share_the_cores_and_a_timed_one_has_them_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    code = "import os; pathlib.Path(sys.argv[0] + '.txt').write_text(os.environ.get('OMP_NUM_THREADS', 'all'))"
-    parts = [
-        Part("faults", script(tmp_path, "beside.py", code), 1),
-        Part("load", script(tmp_path, "timed.py", code), 1, is_timed=True),
-    ]
-    n_jobs = 1_000  # more than any machine has cores
-    assert run_all(parts, n_jobs, tmp_path / "logs", lambda _: None) == {}
-    assert [(tmp_path / f"{name}.py.txt").read_text() for name in ("beside", "timed")] == ["1", "all"]
-    assert run_all(parts, 1, tmp_path / "logs", lambda _: None) == {}
-    assert (tmp_path / "beside.py.txt").read_text() == "all"
-
-
-def test_the_set_has_every_part_once_and_a_missing_command_is_told(tmp_path: Path) -> None:
-    assert [part.name for part in nightly("outputs/nano", Path("configs/nano.yaml"))] == list(PARTS)
-    missing = Part("audit", ("-m", "tests.trust.none"), 1)
-    assert run_all([missing], 1, tmp_path, lambda _: None) == {"audit": "tests/trust/none.py: no such file"}
+    night, day = collected("-m", "nightly"), collected()
+    assert night & day == {name for name in night if not name.startswith("tests/trust/")} != set()
+    assert {path for path in paths if any(name.startswith(f"{path}::") for name in night)} == set(paths)
+    alone = collected("-m", "nightly and alone")
+    assert {name.partition("::")[0] for name in alone} == {PARTS["load"][1], PARTS["bulk"][1]}

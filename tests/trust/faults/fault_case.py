@@ -1,4 +1,4 @@
-"""One point: a run that is cut at a drawn moment, once or twice, and then goes on until it ends well."""
+"""One case: a run that is cut at a drawn moment, once or twice, and then resumed until it ends well."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from observer.errors import ObserverError
-from tests.trust.faults.compare import artefacts, differences, leftovers
-from tests.trust.faults.watch import POLL_S, Phase, Watch, is_over
-from tests.trust.faults.workplace import Place, Workplace
+from tests.trust.runs_compared import artefacts, differences, leftovers
+from tests.trust.watch import POLL_S, Phase, Watch, is_over, phases_of
+from tests.trust.workplace import Place, Workplace
 
-SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
 EXIT_CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
-GOES_ON = "the same command"
-"""Words of the line that says how to go on."""
-TWICE_EVERY = 5
-"""Every so many points the resumed run is cut as well."""
+HOW_TO_RESUME = "the same command"
+"""Words of the last line of a run that could say something."""
+TWICE_SHARE = 0.2
+"""Of the cases, those whose resumed run is cut as well."""
 PATIENCE_S = 300.0
 """Seconds that a run may take to end after a signal."""
 MOST_RESUMES = 3
@@ -28,108 +26,76 @@ MOST_DRAWS = 8
 
 
 @dataclass(frozen=True)
-class Aim:
-    """Where to cut: so many seconds after an event, but no later than another."""
+class Uncut:
+    """The run to compare with: how long its phases took, and what it left."""
 
-    stage: str
+    phases: Mapping[str, Sequence[Phase]]
+    artefacts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where to cut: so many seconds into a phase, but no later than its end."""
+
     signal: str
-    begins: str
-    ends: str
+    phase: Phase
     delay_s: float
 
 
 @dataclass(frozen=True)
 class Cut:
-    """An aim, and what came of it. `place` is the last event seen, `fault` is empty when the run ended as it should."""
+    """What came of an aim. `place` is the last event seen, `fault` is empty when the run ended as it should."""
 
-    aim: Aim
+    signal: str
     place: str
-    last_lines: str
-    exit_code: int
-    last_words: str
     fault: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One point. `differences` and `leftovers` are of the finished run against the uncut one."""
+    """`faults` are what was lost, or not said as it should be."""
 
-    number: int
     cuts: list[Cut]
     n_redrawn: int
     n_resumes: int
-    end: str
-    differences: list[str]
-    leftovers: list[str]
-    seconds: float
-
-    @property
-    def faults(self) -> list[str]:
-        """What was lost, or not said as it should be."""
-        found = [f"{cut.aim.signal} after {cut.place!r}: {cut.fault}" for cut in self.cuts if cut.fault]
-        found += [self.end] if self.end else []
-        return [*found, *self.differences, *(f"{path}: left" for path in self.leftovers)]
+    faults: list[str]
 
 
-@dataclass(frozen=True)
-class Uncut:
-    """The run to compare with: how long its phases took, and what it left."""
-
-    phases: Mapping[str, Sequence[Phase]]
-    artefacts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Drawer:
-    """Draws aims from a seed: stages and signals in turn, so that each comes as often as any other."""
-
-    seed: int
-    stages: Sequence[str]
-    uncut: Uncut
-
-    def aims(self, number: int, attempt: int) -> list[Aim]:
-        """Of point `number`, from 0; a later attempt aims earlier in the same stage."""
-        rng = random.Random(f"{self.seed} {number} {attempt}")
-        order = random.Random(self.seed).sample(self.stages, len(self.stages))
-        turn, place = divmod(number, len(order))
-        kinds = [SIGNALS[(number + turn) % len(SIGNALS)]]
-        stages = [order[place]]
-        if number % TWICE_EVERY == TWICE_EVERY - 1:
-            kinds.append(rng.choice(SIGNALS))
-            stages.append(rng.choice(self.stages[list(self.stages).index(stages[0]) :]))
-        aims = []
-        for stage, kind in zip(stages, kinds, strict=True):
-            phase = rng.choice(self.uncut.phases[stage])
-            delay_s = round(rng.random() * phase.seconds * 0.5**attempt, 4)
-            aims.append(Aim(stage, kind, phase.begins, phase.ends, delay_s))
-        return aims
+def uncut_of(workplace: Workplace) -> Uncut:
+    """Run once without a cut."""
+    place = workplace.place("uncut")
+    watch = place.run_uncut()
+    return Uncut(phases_of(watch.events), artefacts(place.paths.root, place.cache))
 
 
-def run_point(number: int, drawer: Drawer, workplace: Workplace) -> Outcome:
-    """Cut a run where the drawer says, redrawing what came too late, and compare what it ends with."""
-    started, stage = time.monotonic(), drawer.aims(number, 0)[0].stage
+def draw(stage: str, kind: str, phases: Mapping[str, Sequence[Phase]], rng: random.Random, scale: float) -> list[Aim]:
+    """An aim at the stage with this signal; in some cases another, of any signal, at the same stage or a later one."""
+    stages, kinds = [stage], [kind]
+    if rng.random() < TWICE_SHARE:
+        kinds.append(rng.choice(list(EXIT_CODES)))
+        stages.append(rng.choice(list(phases)[list(phases).index(stage) :]))
+    drawn = [rng.choice(phases[name]) for name in stages]
+    return [Aim(kind, phase, rng.random() * phase.seconds * scale) for kind, phase in zip(kinds, drawn, strict=True)]
+
+
+def run_case(stage: str, kind: str, seed: int, workplace: Workplace, uncut: Uncut) -> Outcome:
+    """Cut a run where it is drawn, earlier and earlier where that came too late, and compare what it ends with."""
     for attempt in range(MOST_DRAWS):
-        place = workplace.place(f"{number:03}")
-        first, *later = drawer.aims(number, attempt)
-        if cut := cut_run(place, first, drawer.uncut):
+        place = workplace.place(f"{stage} {kind}".replace(" ", "-"))
+        rng = random.Random(f"{seed} {stage} {kind}")
+        first, *later = draw(stage, kind, uncut.phases, rng, scale=0.5**attempt)
+        if cut := cut_run(place, first, uncut):
             break
     else:
-        raise ObserverError(f"point {number}: {MOST_DRAWS} aims at {stage} came too late; leave it out of --stages")
-    cuts = [cut, *filter(None, (cut_run(place, aim, drawer.uncut) for aim in later))]
+        raise AssertionError(f"{MOST_DRAWS} aims at {stage} came too late")
+    cuts = [cut, *filter(None, (cut_run(place, aim, uncut) for aim in later))]
     end, n_resumes = _end_well(place)
-    outcome = Outcome(
-        number=number,
-        cuts=cuts,
-        n_redrawn=attempt,
-        n_resumes=n_resumes,
-        end=end,
-        differences=differences(drawer.uncut.artefacts, artefacts(place.paths.root, place.cache)),
-        leftovers=leftovers(place.paths.root, place.cache),
-        seconds=round(time.monotonic() - started, 1),
-    )
-    if not outcome.faults:
+    faults = [f"{cut.signal} after {cut.place!r}: {cut.fault}" for cut in cuts if cut.fault] + end
+    faults += differences(uncut.artefacts, artefacts(place.paths.root, place.cache))
+    faults += [f"{path}: left" for path in leftovers(place.paths.root, place.cache)]
+    if not faults:
         place.remove()
-    return outcome
+    return Outcome(cuts, attempt, n_resumes, faults)
 
 
 def cut_run(place: Place, aim: Aim, uncut: Uncut) -> Cut | None:
@@ -138,26 +104,25 @@ def cut_run(place: Place, aim: Aim, uncut: Uncut) -> Cut | None:
         if not _wait_for(process, watch, aim):
             return None
         watch.look()
-        where, lines = watch.place(), watch.last_lines()
+        where = watch.place()
         process.send_signal(signal.Signals[aim.signal])
         try:
             code = process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            return Cut(aim, where, lines, 0, place.last_words(), f"still at work {PATIENCE_S:.0f} s later")
+            return Cut(aim.signal, where, f"still at work {PATIENCE_S:.0f} s later")
     watch.look()
     if where in _last_events(uncut) and is_over(watch.events, uncut.phases):
         return None
-    words = place.last_words()
-    return Cut(aim, where, lines, code, words, _fault_of(aim, code, words, place))
+    return Cut(aim.signal, where, _fault_of(aim, code, place))
 
 
 def _wait_for(process: subprocess.Popen[bytes], watch: Watch, aim: Aim) -> bool:
     """Whether the moment came before the process ended."""
     while process.poll() is None:
         watch.look()
-        if aim.begins in watch.events:
-            left_s = watch.events[aim.begins] + aim.delay_s - time.monotonic()
-            if left_s <= 0 or aim.ends in watch.events:  # a machine that is faster now than in the uncut run
+        if aim.phase.begins in watch.events:
+            left_s = watch.events[aim.phase.begins] + aim.delay_s - time.monotonic()
+            if left_s <= 0 or aim.phase.ends in watch.events:  # a machine that is faster now than in the uncut run
                 return True
             time.sleep(min(left_s, POLL_S))
         else:
@@ -165,14 +130,14 @@ def _wait_for(process: subprocess.Popen[bytes], watch: Watch, aim: Aim) -> bool:
     return False
 
 
-def _fault_of(aim: Aim, code: int, words: str, place: Place) -> str:
+def _fault_of(aim: Aim, code: int, place: Place) -> str:
     """What is not as it should be in how a process ended."""
     if code != EXIT_CODES[aim.signal]:
-        return f"exit code {code} in place of {EXIT_CODES[aim.signal]}"
+        return f"exit code {code} in place of {EXIT_CODES[aim.signal]}: {place.last_words()}"
     if aim.signal == "SIGKILL":
         return ""
-    if GOES_ON not in words:
-        return f"the last line does not say how to go on: {words!r}"
+    if HOW_TO_RESUME not in place.last_words():
+        return f"the last line does not say how to resume: {place.last_words()!r}"
     text = place.output("err").read_text(encoding="utf-8", errors="replace")
     return "a traceback" if "Traceback (most" in text or "Exception ignored" in text else ""
 
@@ -183,17 +148,11 @@ def _last_events(uncut: Uncut) -> set[str]:
     return {last.begins, last.ends}
 
 
-def _end_well(place: Place) -> tuple[str, int]:
+def _end_well(place: Place) -> tuple[list[str], int]:
     """Start the command until it ends well; what it says when it does not, and how often it was started."""
     code = 0
     for n_resumes in range(1, MOST_RESUMES + 1):
         code, _ = place.run_to_the_end()
         if code == 0:
-            return "", n_resumes
-    return f"not to be resumed (exit {code}): {place.last_words()}", MOST_RESUMES
-
-
-def from_record(record: Mapping[str, Any]) -> Outcome:
-    """The outcome that `dataclasses.asdict` made a record of."""
-    cuts = [Cut(**{**cut, "aim": Aim(**cut["aim"])}) for cut in record["cuts"]]
-    return Outcome(**{**record, "cuts": cuts})
+            return [], n_resumes
+    return [f"not to be resumed (exit {code}): {place.last_words()}"], MOST_RESUMES

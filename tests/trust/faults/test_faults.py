@@ -1,22 +1,27 @@
-"""The runner that kills trainings: what it sees, how it draws and what it finds; and eight points of the real thing."""
+"""Runs of train_sft.py that are cut at random moments of every stage and resumed; and what is seen of a run."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from observer.files import append_whole
-from tests.trust.faults.compare import artefacts, differences, leftovers
-from tests.trust.faults.fault_case import SIGNALS, Aim, Cut, Drawer, Outcome, Uncut, run_point
-from tests.trust.faults.inject import read_ledger, summarize, uncut_of
-from tests.trust.faults.watch import LISTENS, LOGS, SAVES, Phase, Watch, is_over, phases_of
-from tests.trust.faults.workplace import Workplace
+from tests.trust.conftest import Night
+from tests.trust.faults.fault_case import EXIT_CODES, Uncut, draw, run_case, uncut_of
+from tests.trust.runs_compared import artefacts, differences, leftovers
+from tests.trust.watch import LISTENS, LOGS, SAVES, Phase, Watch, is_over, phases_of
+from tests.trust.workplace import SMALL, Workplace
 
+STAGES = [
+    "data preparation", "base loading", "training", "adapter save", "merge", "gguf f16", "imatrix", "gguf q8_0",
+    "gguf q4_k_m", "modelfiles", "evaluate", "model card", "checkpoints",
+]  # fmt: skip
 EVENTS = {
     LISTENS: 0.0, "data done": 4.0, LOGS: 5.0, "checkpoint 1 begins": 6.0, "checkpoint 1 is whole": 6.5, SAVES: 9.0,
     "train done": 9.5, "merge done": 10.0, "model card done": 12.0,
@@ -64,21 +69,22 @@ def test_a_process_is_seen_by_its_lines_and_its_files(tmp_path: Path) -> None:
     assert watch.place() == "checkpoint 1 is whole" and watch.last_lines() == "gguf q8 | resuming from checkpoint-3"
 
 
-def test_stages_and_signals_come_equally_often_and_a_seed_gives_the_same_points() -> None:
-    drawer = Drawer(7, [*PHASES], Uncut(PHASES, {}))
-    points = [drawer.aims(number, 0) for number in range(42)]
-    assert points == [Drawer(7, [*PHASES], Uncut(PHASES, {})).aims(number, 0) for number in range(42)]
-    assert points != [Drawer(8, [*PHASES], Uncut(PHASES, {})).aims(number, 0) for number in range(42)]
-    assert set(Counter(aims[0].stage for aims in points).values()) == {6}
-    assert set(Counter(aims[0].signal for aims in points).values()) == {14}
-    assert len({(aims[0].stage, aims[0].signal) for aims in points}) == 21, "every signal in every stage"
-    assert sum(len(aims) == 2 for aims in points) == 8
-    for aim in (aim for aims in points for aim in aims):
-        assert 0 <= aim.delay_s <= PHASES[aim.stage][0].seconds
+def test_moments_are_drawn_within_their_phase_and_a_seed_gives_the_same_ones() -> None:
+    def drawn(seed: int, scale: float = 1) -> list[list[tuple[str, Phase, float]]]:
+        aims = [draw(stage, kind, PHASES, random.Random(f"{seed} {stage} {kind}"), scale)
+                for stage in PHASES for kind in EXIT_CODES]  # fmt: skip
+        return [[(aim.signal, aim.phase, aim.delay_s) for aim in case] for case in aims]
+
+    cases = drawn(7)
+    assert cases == drawn(7) and cases != drawn(8)
+    assert {len(case) for case in cases} == {1, 2}
+    assert [case[0][:2] for case in cases] == [(kind, PHASES[stage][0]) for stage in PHASES for kind in EXIT_CODES]
+    assert all(0 <= delay_s <= phase.seconds for case in cases for _, phase, delay_s in case)
+    assert [case[0][2] / 2 for case in cases] == [case[0][2] for case in drawn(7, scale=0.5)]
 
 
 def test_what_two_equal_runs_leave_is_equal_and_every_other_difference_is_named(tmp_path: Path) -> None:
-    def leave(name: str, speed: float, loss: float) -> dict[str, str]:
+    def leave(name: str, speed: float, loss: float) -> dict[str, Any]:
         root = tmp_path / name / "run"
         for path in (root / "reports", root / "gguf", root / "checkpoints" / f"checkpoint-{name}"):
             path.mkdir(parents=True)
@@ -94,33 +100,61 @@ def test_what_two_equal_runs_leave_is_equal_and_every_other_difference_is_named(
 
     uncut = leave("a", 1.0, 0.25)
     assert differences(uncut, leave("b", 2.0, 0.25)) == []
-    assert differences(uncut, leave("c", 1.0, 0.2500000001)) == ["metrics.jsonl: differs"]
+    unlike = "metrics.jsonl: 1 of 2 values, first [0].loss: 0.25, then 0.2500000001"
+    assert differences(uncut, leave("c", 1.0, 0.2500000001)) == [unlike]
     root = tmp_path / "b" / "run"
     (root / "gguf" / "x-f16.gguf").unlink()
     (root / "loss.png").touch()
     (root / ".x.123.tmp").touch()
     found = artefacts(root, tmp_path / "none")
     assert "gguf/x-f16.gguf: missing" in differences(uncut, found)
-    assert "loss.png: not in the uncut run" in differences(uncut, found)
+    assert "loss.png: not expected" in differences(uncut, found)
     assert leftovers(root) == [str(root / ".x.123.tmp")]
 
 
-def test_a_point_that_is_done_is_read_back_and_a_cut_line_of_the_ledger_is_not(tmp_path: Path) -> None:
-    from dataclasses import asdict
+@pytest.fixture(scope="session")
+def core() -> Iterator[None]:
+    """What this process and the runs that it starts have: threads that share one core wait for one another."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        os.sched_setaffinity(0, {cores[worker % len(cores)]})
+        yield
+        os.sched_setaffinity(0, cores)
 
-    aim = Aim("merge", "SIGINT", "train done", "merge done", 0.2)
-    cut = Cut(aim, "train done", "merge: done", 1, "error: x", "exit code 1 in place of 130")
-    lost = Outcome(0, [cut], 0, 1, "", ["metrics.jsonl: differs"], [], 9.5)
-    path = tmp_path / "points.jsonl"
-    with path.open("wb") as stream:
-        append_whole(stream.fileno(), json.dumps(asdict(lost)).encode() + b'\n{"number": 1, "cu')
-    assert read_ledger(path) == {0: lost}
-    assert lost.faults == ["SIGINT after 'train done': exit code 1 in place of 130", "metrics.jsonl: differs"]
-    assert "1 points in 1 stages, 0 of them cut twice (1 SIGINT): 0 ended" in summarize([lost])
+
+@pytest.fixture(scope="session")
+def small_run(core: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Uncut]:
+    workplace = Workplace(tmp_path_factory.mktemp("faults"), SMALL)
+    workplace.prepare()
+    uncut = uncut_of(workplace)
+    assert [*uncut.phases] == STAGES
+    return workplace, uncut
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", EXIT_CODES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_is_cut_ends_as_if_it_had_not_been(
+    stage: str, kind: str, small_run: tuple[Workplace, Uncut], night: Night
+) -> None:
+    found = run_case(stage, kind, night.seed, *small_run)
+    night.record(
+        stage=stage,
+        cut=", then ".join(f"{cut.signal} after {cut.place!r}" for cut in found.cuts),
+        redrawn=found.n_redrawn,
+        resumed=found.n_resumes,
+        artefacts=len(small_run[1].artefacts),
+    )
+    assert found.faults == []
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_in_every_stage_end_as_if_they_had_not_been(tmp_path: Path) -> None:
+def test_runs_that_are_killed_in_every_stage_end_as_if_they_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = [
         "data preparation",
         "base loading",
@@ -131,7 +165,8 @@ def test_runs_that_are_killed_in_every_stage_end_as_if_they_had_not_been(tmp_pat
         "gguf q8_0",
         "evaluate",
     ]
-    workplace = Workplace(tmp_path / "work", ("export.quantizations=[q8_0]", "training.num_train_epochs=1"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    workplace = Workplace(tmp_path / "work", (*SMALL, "export.quantizations=[q8_0]", "training.num_train_epochs=1"))
     workplace.prepare()
     cores = sorted(os.sched_getaffinity(0))
 
@@ -140,7 +175,6 @@ def test_runs_that_are_killed_in_every_stage_end_as_if_they_had_not_been(tmp_pat
 
     with ThreadPoolExecutor(min(2, len(cores)), initializer=pin) as pool:
         uncut = pool.submit(uncut_of, workplace).result()
-        drawer = Drawer(1, stages, uncut)
-        outcomes = [*pool.map(lambda number: run_point(number, drawer, workplace), range(len(stages)))]
-    assert {outcome.number: outcome.faults for outcome in outcomes if outcome.faults} == {}
-    assert {cut.aim.signal for outcome in outcomes for cut in outcome.cuts} == set(SIGNALS)
+        kinds = [[*EXIT_CODES][n % 3] for n in range(len(stages))]
+        outcomes = [*pool.map(lambda stage, kind: run_case(stage, kind, 1, workplace, uncut), stages, kinds)]
+    assert [outcome.faults for outcome in outcomes if outcome.faults] == []

@@ -1,7 +1,5 @@
 """The parsers of outside input that are fuzzed, each with inputs to start from.
 
-    python -m tests.trust.fuzz.fuzz --replay TARGET FILE
-
 Add a target here: a function in `texts`, `answers`, `files` or `models`, and its seeds.
 """
 
@@ -11,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from observer.errors import ObserverError
 from tests.trust.fuzz import answers, files, model_seeds, models, seeds, texts
 from tests.trust.fuzz.bounds import MAX_START_BYTES
 
@@ -66,10 +63,3 @@ TARGETS = {
         (models.adapters, model_seeds.adapters),
     )
 }
-
-
-def targets_named(names: list[str]) -> list[Target]:
-    """These targets, or all. Raises ObserverError naming every unknown one."""
-    if unknown := [name for name in names if name not in TARGETS]:
-        raise ObserverError(f"--targets {', '.join(unknown)}: no such target; known: {', '.join(TARGETS)}")
-    return [TARGETS[name] for name in names] if names else list(TARGETS.values())

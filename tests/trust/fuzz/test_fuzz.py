@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from observer.errors import ObserverError
-from tests.trust.fuzz import fuzz
-from tests.trust.fuzz.bounds import CPU_SECONDS, MAX_INPUT_BYTES, bounds, fault_of, smaller
+from tests.trust.conftest import Night
+from tests.trust.fuzz.bounds import CPU_SECONDS, MAX_INPUT_BYTES, TooSlow, bounds
+from tests.trust.fuzz.libfuzzer import error_of, fuzz, smallest
 from tests.trust.fuzz.mutations import TOKENS, mutated
-from tests.trust.fuzz.targets import REGRESSIONS, TARGETS, Target, targets_named
+from tests.trust.fuzz.replay import replay
+from tests.trust.fuzz.targets import REGRESSIONS, TARGETS, Target
 from tests.trust.fuzz.texts import ACCEPTED
-from tests.trust.result import load_results
+
+pytestmark = pytest.mark.timeout(300, method="thread")  # code in C that never comes back ends the run, with a traceback
 
 FORMER_FAULTS = sorted(REGRESSIONS.glob("*/*"))
 MUST_TAKE = {
@@ -38,22 +40,16 @@ MUST_TAKE = {
     "tokenizers": ["add_vocabulary"],
     "adapters": ["read_lora"],
 }
-NEVER_BACK_S = 300
+MINUTES = 60
+"""For all targets together."""
+FUZZED = Path("outputs/fuzz")
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 
 
-@pytest.fixture(autouse=True)
-def watched() -> Iterator[None]:
-    """Code in C that never comes back ends the run, with a traceback."""
-    faulthandler.dump_traceback_later(NEVER_BACK_S, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
-
-
 def assert_sound(target: Target, data: bytes) -> None:
-    """Within three times the bound of `tests/trust/fuzz/fuzz.py`: a hang is seen, and a busy machine is none."""
-    fault = fault_of(target.run, data, 3 * CPU_SECONDS)
-    assert fault is None, f"{fault.signature}\n{fault.text}"
+    """Within three times the bound of the fuzzing: a hang is seen, and a busy machine is none."""
+    with bounds(3 * CPU_SECONDS):
+        target.run(data)
 
 
 @pytest.mark.parametrize("path", FORMER_FAULTS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -93,51 +89,77 @@ def test_a_mutation_is_the_same_for_the_same_seed_and_keeps_to_its_size() -> Non
     assert any(token.encode() in data for token in TOKENS if len(token) > 8 for data in made)
 
 
-def test_a_fault_is_known_by_its_kind_and_place_and_shrinks() -> None:
-    def breaks(data: bytes) -> None:
-        if b"x" in data:
-            targets_named([data.decode()])
-
-    fault = fault_of(breaks, b"aaaaxbbbbbbb")
-    assert fault and fault.kind == "ObserverError" and fault.text.rstrip().endswith("adapters")
-    assert smaller(b"aaaaxbbbbbbb", lambda data: fault_of(breaks, data) is not None) == b"x"
-    assert fault_of(breaks, b"aaaa") is None
+def breaks(data: bytes) -> None:
+    if b"x" in data:
+        raise ValueError("an x")
+    if b"y" in data:
+        raise ValueError("a y")
 
 
-def test_what_takes_too_long_or_too_much_is_a_fault() -> None:
-    def burn(_: bytes) -> None:
-        while True:
-            pass
+def test_the_input_of_a_fault_shrinks_while_its_error_comes_from_the_same_line() -> None:
+    assert smallest(breaks, b"aaaaxbbbybbb") == b"x"
+    assert error_of(breaks, b"aaaa") is None
 
-    def hoard(_: bytes) -> None:
-        bytearray(1 << 30)
 
-    assert (fault := fault_of(burn, b"", cpu_seconds=0.05)) and fault.kind == "TooSlow"
-    assert (fault := fault_of(hoard, b"", megabytes=64)) and fault.kind == "MemoryError"
+def burn(_: bytes) -> None:
+    while True:
+        pass
+
+
+def hoard(_: bytes) -> None:
+    bytearray(1 << 30)
+
+
+@pytest.mark.parametrize(("work", "fault"), [(burn, TooSlow), (hoard, MemoryError)])
+def test_what_takes_too_long_or_too_much_is_a_fault(
+    work: Callable[[bytes], None], fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(fault), bounds(cpu_seconds=0.2, megabytes=64):
+        work(b"")
     with bounds():
         time.sleep(0)
 
 
-def test_a_replay_tells_what_an_input_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "input"
-    path.write_bytes(b"{}")
-    assert fuzz.main(["--replay", "manifests", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: no fault\n"
-    with pytest.raises(ObserverError, match="no such target; known: configs"):
-        fuzz.main(["--replay", "manifest", str(path)])
-    with pytest.raises(ObserverError, match="no such file"):
-        fuzz.main(["--replay", "manifests", str(tmp_path / "none")])
+def fuzz_and_replay(target: Target, seconds: float, folder: Path) -> dict[str, object]:
+    """Fuzz; what was found fails without the fuzzer too, or goes: it is fixed, or was slow on a busy machine."""
+    found = fuzz(target, max(1, round(seconds)), folder / target.name)
+    for path in found.faulty:
+        command = [sys.executable, "-m", "tests.trust.fuzz.replay", target.name, str(path)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, f"{path}\n{done.stdout[-4_000:]}"
+        if found.exit_code == 0:
+            path.unlink()
+    assert found.exit_code == 0, f"only under the fuzzer: {found.output[-4_000:]}"
+    assert found.executions
+    return {"inputs": found.executions, "features": found.features, "kept": found.kept}
 
 
 @pytest.mark.slow
-def test_a_short_fuzzing_writes_its_result(tmp_path: Path) -> None:
+def test_a_short_fuzzing_keeps_what_reaches_something_new(tmp_path: Path) -> None:
     pytest.importorskip("atheris")
-    given = ["--minutes", "0.1", "--targets", "manifests", "--corpus", str(tmp_path), "--out", str(tmp_path / "trust")]
-    assert fuzz.main(given) == 0
-    result = load_results(tmp_path / "trust")["fuzz"]
-    (count,) = result.details["targets"]
-    assert result.passed and count["executions"] > 0 and count["findings"] == []
-    assert list((tmp_path / "manifests" / "corpus").iterdir())
-    assert json.loads((tmp_path / "trust" / "fuzz.json").read_text())["command"].startswith(
-        "python -m tests.trust.fuzz.fuzz"
-    )
+    slow = tmp_path / "manifests" / "faults" / "slow-unit-1"
+    slow.parent.mkdir(parents=True)
+    slow.write_bytes(b"{}")
+    fuzz_and_replay(TARGETS["manifests"], 3, tmp_path)
+    assert not slow.exists()
+    count = fuzz_and_replay(TARGETS["manifests"], 1, tmp_path)  # from what the first one kept
+    assert count["inputs"] and count["kept"] == len(list((tmp_path / "manifests" / "corpus").iterdir())) > 0
+
+
+def test_the_input_of_a_fault_is_kept_small_and_fails_until_it_is_fixed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "crash-1"
+    path.write_bytes(b"aaaaxbbb")
+    for _ in range(2):
+        assert replay(Target("manifests", breaks, lambda: [b"{}"]), path) == 1
+        assert path.read_bytes() == b"x" and "ValueError: an x" in capsys.readouterr().err
+    assert replay(TARGETS["manifests"], path) == 0
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@each_target
+def test_no_input_breaks_a_parser(target: Target, night: Night) -> None:
+    seconds = 60 * MINUTES * night.scale / len(TARGETS)
+    night.record(target=target.name, **fuzz_and_replay(target, seconds, FUZZED))

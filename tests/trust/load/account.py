@@ -55,11 +55,6 @@ class Account:
     errors: dict[str, int]
     differences: list[dict[str, Any]]
 
-    @property
-    def is_whole(self) -> bool:
-        """Nothing lost, nothing twice, nothing wrong."""
-        return not (self.n_lost or self.n_repeated or self.n_errors or self.n_foreign or self.n_different)
-
 
 class Ledger:
     """Holds up to `capacity` requests; `alone` are the observations of the turns asked one by one, in order."""

@@ -1,40 +1,31 @@
 """The bulk path on very many turns: every row once, memory flat, and at which rate.
 
-    python -m tests.trust.load.bulk --turns 100000 --model outputs/nano
-
-Turns come from the generator behind the shipped rows, with other seeds. `observer grade` takes them all from one file
-to another, `observer observe` a share of them, since it writes long answers. The memory is that of the command's own
-process, children included, sampled each second. Writes outputs/trust/bulk.json.
+Turns come from the generator behind the shipped rows, with another seed. The memory is that of the command's own
+process, children included, sampled each second.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
-import shlex
+import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.answers.origin import command_line
-from observer.console.arguments import positive
-from observer.console.durations import format_duration
-from observer.console.run import run_cli
 from observer.data.synth.generate import stream_rows
 from observer.files import write_row
 from observer.paths import PROJECT_ROOT
 from tests.trust.load.memory import MemorySampler, MemoryUse, memory_use
-from tests.trust.result import TRUST_FOLDER, save_result
 
-GRADE, OBSERVE = "grade", "observe"
+SEED = 100
+"""Of the turns."""
 BYTES_PER_ROW = 500
 """What memory may grow by: a run keeps the id of every row, so that it does none twice, and nothing else."""
 
@@ -51,8 +42,6 @@ class BulkRun:
     start-up.
     """
 
-    name: str
-    command: str
     seconds: float
     n_in: int
     n_out: int
@@ -80,41 +69,14 @@ class BulkRun:
         return not wrong and self.most_bytes_per_row is not None and self.most_bytes_per_row < BYTES_PER_ROW
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; raises ObserverError."""
-    args = parse_arguments(arguments)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = [
-            run_bulk(task, n_rows, args, Path(folder))
-            for task, n_rows in ((GRADE, args.turns), (OBSERVE, args.observe))
-            if n_rows
-        ]
-    passed, summary = all(run.passed for run in runs), " ".join(map(summarize, runs))
-    command = command_line("-m tests.trust.load.bulk", arguments)
-    details = {
-        "about": runs[0].command,
-        "model": str(args.model),
-        "bytes_per_row": BYTES_PER_ROW,
-        "runs": [asdict(run) | derived(run) for run in runs],
-    }
-    seconds = time.monotonic() - began
-    path = save_result(
-        "bulk", command=command, seconds=seconds, passed=passed, summary=summary, details=details, folder=args.out
-    )
-    print(f"wrote {path}\n{summary}")
-    return int(not passed)
-
-
-def run_bulk(task: str, n_rows: int, args: argparse.Namespace, folder: Path) -> BulkRun:
+def run_bulk(task: str, n_rows: int, model: str, folder: Path) -> BulkRun:
     """One command on rows of its own; its progress goes to stderr."""
     source, target = folder / f"{task}.jsonl", folder / f"{task}-observed"
-    write_turns(source, n_rows, args.seed)
-    command = [task, str(source), "--model", str(args.model), "--out", str(target), *shlex.split(args.options)]
-    shown = shlex.join(["observer", task, "TURNS.jsonl", *command[2:4], "--out", "OUT", *command[6:]])
-    print(f"{n_rows:,} turns: {shown}", file=sys.stderr, flush=True)
+    write_turns(source, n_rows, SEED)
+    command = [sys.executable, "-m", "observer.cli", task, str(source), "--model", model, "--out", str(target)]
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "observer.cli", *command], cwd=PROJECT_ROOT, stdout=sys.stderr)
+    process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=sys.stderr, env=environment)
     try:
         with MemorySampler(process.pid, with_children=True) as memory:
             exit_code = process.wait()
@@ -122,24 +84,7 @@ def run_bulk(task: str, n_rows: int, args: argparse.Namespace, folder: Path) -> 
         process.kill()
     seconds = time.monotonic() - began
     counts = count_rows(target, n_rows)
-    return BulkRun(task, shown, seconds, n_rows, **counts, exit_code=exit_code, memory=memory_use(memory.samples))
-
-
-def derived(run: BulkRun) -> dict[str, Any]:
-    """What follows from a run's fields."""
-    return {"rows_per_s": run.rows_per_s, "most_bytes_per_row": run.most_bytes_per_row, "passed": run.passed}
-
-
-def summarize(run: BulkRun) -> str:
-    """One sentence with the numbers."""
-    most, memory = run.most_bytes_per_row, run.memory
-    growth = "too short to tell its growth" if most is None else f"growing by at most {most:.0f} bytes a row"
-    return (
-        f"{run.command.partition(' TURNS')[0]}: {run.n_out:,} lines for {run.n_in:,} turns in "
-        f"{format_duration(run.seconds)} ({run.rows_per_s:.1f} a second), {run.n_missing} missing, "
-        f"{run.n_repeated} twice, {run.n_truncated} cut at the bound, {run.n_faults} with a fault; "
-        f"memory {memory.start_mb:.0f} to {memory.end_mb:.0f} MB, {growth}."
-    )
+    return BulkRun(seconds, n_rows, **counts, exit_code=exit_code, memory=memory_use(memory.samples))
 
 
 def write_turns(path: Path, n_turns: int, seed: int) -> None:
@@ -185,20 +130,3 @@ def count_rows(path: Path, n_rows: int) -> dict[str, int]:
         "n_truncated": n_truncated,
         "n_faults": n_faults,
     }
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--turns", type=positive, default=100_000, metavar="N", help="turns to grade (default: %(default)s)")
-    add("--observe", type=int, default=5_000, metavar="N", help="turns to observe, 0 for none (default: %(default)s)")
-    add("--model", default="outputs/nano", metavar="MODEL", help="FILE.gguf or a run's folder (default: %(default)s)")
-    add("--options", default="", metavar="TEXT", help="further options of observer, such as --options='--ray'")
-    add("--seed", type=int, default=100, metavar="N", help="of the turns (default: %(default)s)")
-    add("--out", type=Path, default=TRUST_FOLDER, metavar="DIR", help="default: %(default)s")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(run_cli(main))

@@ -5,14 +5,13 @@ the slopes between all pairs of samples, which single steps do not move. Its int
 are not quite, so it is too narrow by an amount that we do not know.
 
 glibc keeps freed blocks of up to a kilobyte for the thread that freed them: seven of each of 64 sizes, 230 KB a thread
-when all are full. Dozens of threads fill theirs for many minutes, which looks like a leak and hides one, so a command
-that measures memory runs without these caches.
+when all are full. Dozens of threads fill theirs for many minutes, which looks like a leak and hides one, so the nightly
+set measures memory without these caches (GLIBC_TUNABLES=glibc.malloc.tcache_count=0).
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -24,24 +23,6 @@ FLAT_MB_PER_MIN = 1.0
 WARM_UP_SHARE = 0.2
 """Of the samples, those that come first and are left out of the slope: contexts open, caches fill."""
 _FEWEST_SAMPLES = 60
-
-_TUNABLES, _CACHED_BLOCKS = "GLIBC_TUNABLES", "glibc.malloc.tcache_count"
-
-
-def has_thread_caches() -> bool:
-    """Whether threads of this process may keep freed blocks; False where that was switched off as it started."""
-    return f"{_CACHED_BLOCKS}=0" not in os.environ.get(_TUNABLES, "").split(":")
-
-
-def restart_without_thread_caches() -> None:
-    """Begin this command again, in this process, with glibc's caches of freed blocks off.
-
-    Returns where they are off, where GLIBC_TUNABLES already says how many blocks they hold, and on other systems.
-    """
-    tunables = os.environ.get(_TUNABLES, "")
-    if sys.platform == "linux" and _CACHED_BLOCKS not in tunables:
-        tunables = ":".join(filter(None, (tunables, f"{_CACHED_BLOCKS}=0")))
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {_TUNABLES: tunables})
 
 
 @dataclass(frozen=True)
@@ -60,6 +41,15 @@ class MemoryUse:
     def is_flat(self) -> bool:
         """The whole interval is below the bound."""
         return self.high is not None and self.high < FLAT_MB_PER_MIN
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """For the page."""
+        slope = (
+            "too short" if self.mb_per_min is None else f"{self.mb_per_min:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        )
+        levels = f"{self.start_mb:.0f} to {self.end_mb:.0f}, at most {self.max_mb:.0f}"
+        return {"samples": self.n_samples, "MB": levels, "MB/min": slope}
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """A loopback server that speaks Ollama's /api/chat and has the engine's answers by heart: it tests the client alone.
 
-Started by `load` as a process of its own, so that its memory and its threads are not the client's. It computes nothing,
-which makes the client, not a model, the slow part; every `unavailable_every`-th question is refused with 503 first, as
-a busy server does, and has to be asked again.
+Started by `answering` as a process of its own, so that its memory and its threads are not the client's. It computes
+nothing, which makes the client, not a model, the slow part; every `unavailable_every`-th question is refused with 503
+first, as a busy server does, and has to be asked again.
 """
 
 from __future__ import annotations

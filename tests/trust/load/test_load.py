@@ -1,25 +1,42 @@
-"""The load test: what counts as lost, as swapped and as flat, and that the real client loses nothing."""
+"""One Observer under many callers at once: nothing lost, nothing swapped, memory flat, and how long answers take.
+
+64 callers, threads that wait or tasks of an event loop that await, share an Observer of the model in this process. Then
+the client of an Ollama server has the same callers: the server runs on loopback and has the engine's answers by heart,
+so what is tested is the client; every 200th question is refused with 503 first and has to be asked again.
+
+Callers ask again as soon as they have their answer, so latencies are those of a full queue. Every request has a number,
+and its answer is compared with the one that its turn gets alone.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from observer.observation import GradeResult, Observation, ObservedEntity
-from observer.observe.reading import Reader, Row
-from observer.paths import PROJECT_ROOT
+from eval.benchmarks.observing import choose_turns
+from observer.backends.opening import open_backend
+from observer.client import Observer
+from observer.observation import Exchange, GradeResult, Observation, ObservedEntity
 from observer.schema import EntityType, Label
-from tests.trust.load.account import Ledger
-from tests.trust.load.bulk import BulkRun, count_rows, write_turns
-from tests.trust.load.load import main
-from tests.trust.load.memory import MemoryUse, memory_use
+from tests.trust.conftest import Night, settings_of
+from tests.trust.load.account import Account, Ledger
+from tests.trust.load.callers import Manner, drive
+from tests.trust.load.memory import MemorySampler, memory_use
+from tests.trust.load.server import MODEL, answering, record_answers
+
+MANNERS: tuple[Manner, ...] = get_args(Manner)
+CALLERS, TURNS = 64, 256
+SECONDS = {"model": 300, "server": 120}
+"""For each manner."""
+UNAVAILABLE_EVERY = 200
+MOST_PER_S = 2_000
+"""Requests a second that the ledger reserves room for; a faster client would end its part early."""
 
 
 def observed(label: Label, names: Sequence[str] = (), share: float = 0.9, id: str | None = None) -> Observation:
@@ -52,9 +69,7 @@ def test_the_account_tells_lost_repeated_foreign_different_and_moved_answers_apa
     ledger.answered(6, 1, 0.7, observed(Label.DISCARD, id="6"))  # the words of turn 2, but many turns have these
     ledger.failed(7, TimeoutError("no answer"))
     account = ledger.account(seconds=2.0)  # 8 was never answered
-    counts = (account.n_asked, account.n_answered, account.n_lost, account.n_repeated, account.n_errors)
-    assert counts == (9, 7, 1, 1, 1)
-    assert (account.n_foreign, account.n_different, account.n_moved) == (2, 2, 1)
+    assert (account.n_asked, account.n_answered, account.n_moved) == (9, 7, 1)
     assert account.largest_move == pytest.approx(0.1)
     assert account.errors == {"TimeoutError: no answer": 1}
     assert (account.requests_per_s, account.fewest_by_a_caller, account.most_by_a_caller) == (3.5, 3, 5)
@@ -63,7 +78,7 @@ def test_the_account_tells_lost_repeated_foreign_different_and_moved_answers_apa
         and account.latency.p50_ms == pytest.approx(400)
         and account.latency.max_ms == pytest.approx(700)
     )
-    assert not account.is_whole
+    assert wrong(account) == {"lost": 1, "twice": 1, "foreign": 2, "different": 2, "errors": 1}
 
 
 def test_the_ledger_ends_the_part_before_it_is_full() -> None:
@@ -93,81 +108,76 @@ def test_memory_of_a_few_seconds_is_not_called_flat() -> None:
     assert use.mb_per_min is None and not use.is_flat
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the caches are glibc's")
-@pytest.mark.parametrize(("tunables", "has_caches"), [(None, "False"), ("glibc.malloc.tcache_count=7", "True")])
-def test_memory_is_measured_without_the_caches_of_threads_unless_the_environment_says_how_many(
-    tunables: str | None, has_caches: str
-) -> None:
-    code = (
-        "from tests.trust.load.memory import has_thread_caches, restart_without_thread_caches as restart\n"
-        "restart(); print(has_thread_caches())"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    if tunables:
-        environment["GLIBC_TUNABLES"] = tunables
-    told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
-    )
-    assert told.stdout.split() == [has_caches]
+@dataclass(frozen=True)
+class Asked:
+    """An Observer, the turns to ask it about, and what it says of each alone."""
+
+    observer: Observer
+    turns: Sequence[Exchange]
+    alone: Sequence[Observation]
 
 
-def test_bulk_rows_are_counted_once_each(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    rows = [
-        {"id": "0"},
-        {"id": "1", "fault": "too long"},
-        {"id": "1", "fault": "bound", "truncated": True},
-        {"id": "7"},
-    ]
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    counts = count_rows(out, 4)
-    assert counts == {"n_out": 4, "n_missing": 2, "n_repeated": 1, "n_unknown": 1, "n_truncated": 1, "n_faults": 1}
-    assert count_rows(tmp_path / "none.jsonl", 2)["n_missing"] == 2
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    for number, row in enumerate(rows):
-        (parts / f"part-{number:05}.jsonl").write_text(json.dumps(row) + "\n")
-    (parts / "settings.json").write_text("{}")
-    assert count_rows(parts, 4) == counts
+@contextmanager
+def opened(of: str, model: str | Path, n_turns: int, folder: Path) -> Iterator[Asked]:
+    """Of `model` itself, or of a `server` that has its answers by heart."""
+    turns = choose_turns(n_turns)
+    with ExitStack() as stack:
+        if of == "server":
+            with open_backend(model) as backend:
+                record_answers(backend, turns, folder / "answers.json")
+            host = stack.enter_context(answering(folder / "answers.json", UNAVAILABLE_EVERY))
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv("OLLAMA_HOST", host)
+            model = f"ollama:{MODEL}"
+        observer = stack.enter_context(Observer(model))
+        yield Asked(observer, turns, [observer.observe(turn) for turn in turns])
 
 
-def test_bulk_turns_are_read_whole_by_the_command_that_gets_them(tmp_path: Path) -> None:
-    source = tmp_path / "turns.jsonl"
-    write_turns(source, 150, seed=100)
-    rows = list(Reader([str(source)]).rows())
-    ids = [int(row.id) for row in rows if isinstance(row, Row)]
-    assert sorted(ids) == list(range(150)) and ids[64:] == sorted(ids[64:])
-    turns = [json.loads(line)["messages"] for line in source.read_text().splitlines()]
-    sizes = [sum(len(message["content"]) for message in messages) for messages in turns]
-    assert min(sizes[:64]) >= max(sizes[64:])
-    assert len({row.exchange.model_dump_json(exclude={"id"}) for row in rows if isinstance(row, Row)}) == 150
+def account_of(asked: Asked, manner: Manner, n_callers: int, seconds: float) -> Account:
+    ledger = Ledger(asked.alone, n_callers, capacity=n_callers + int(seconds * MOST_PER_S))
+    return ledger.account(drive(manner, asked.observer, asked.turns, ledger, seconds))
 
 
-def test_a_bulk_run_passes_with_truncated_answers_that_its_exit_code_tells_of_and_with_no_other_fault() -> None:
-    memory = MemoryUse(600, 100.0, 102.0, 103.0, mb_per_min=0.1, low=0.0, high=0.2)
-    whole = BulkRun("observe", "observer observe", 600.0, 6000, 6000, 0, 0, 0, 0, 0, exit_code=0, memory=memory)
-    assert whole.passed and whole.most_bytes_per_row == pytest.approx(0.2e6 / 600)
-    assert replace(whole, n_truncated=4, exit_code=1).passed
-    assert not replace(whole, n_truncated=4).passed  # the command did not tell
-    assert not replace(whole, n_faults=1, exit_code=1).passed
-    assert not replace(whole, exit_code=1).passed
-    assert not replace(whole, n_missing=1).passed and not replace(whole, n_repeated=1).passed
-    assert not replace(whole, memory=replace(memory, high=0.4)).passed
+def wrong(account: Account) -> dict[str, object]:
+    """Everything but the requests that have their own answer, once."""
+    return {"lost": account.n_lost, "twice": account.n_repeated, "foreign": account.n_foreign,
+            "different": account.n_different, "errors": account.n_errors}  # fmt: skip
+
+
+NOTHING_WRONG = {"lost": 0, "twice": 0, "foreign": 0, "different": 0, "errors": 0}
 
 
 @pytest.mark.slow
-def test_callers_in_every_part_get_their_own_answers(
-    nano_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Seconds are too short for memory, so the part fails, and says why; what was asked is whole."""
-    few = ["--minutes", "0.05", "--server-minutes", "0.05", "--callers", "8", "--turns", "4", "--threads", "1"]
-    assert main([*few, "--model", str(nano_gguf), "--out", str(tmp_path)]) == 1
-    found = json.loads((tmp_path / "load.json").read_text())
-    assert found["summary"] in capsys.readouterr().out and not found["passed"]
-    parts = found["details"]["parts"]
-    assert [part["name"] for part in parts] == ["threads", "tasks", "server threads", "server tasks"]
-    for part in parts:
-        account = part["account"]
-        assert account["n_asked"] == account["n_answered"] > 0, part["name"]
-        wrong = ("n_lost", "n_repeated", "n_errors", "n_foreign", "n_different")
-        assert [account[name] for name in wrong] == [0] * 5, part["name"]
+@pytest.mark.parametrize("of", ["model", "server"])
+def test_every_caller_gets_its_own_answers(of: str, nano_gguf: Path, tmp_path: Path) -> None:
+    with opened(of, nano_gguf, 4, tmp_path) as asked:
+        for manner in MANNERS:
+            account = account_of(asked, manner, 8, seconds=2)
+            assert account.n_asked == account.n_answered > 0
+            assert wrong(account) == NOTHING_WRONG, account.differences or account.errors
+
+
+@pytest.fixture(scope="module", params=SECONDS)
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Asked]]:
+    with opened(request.param, settings_of(request.config).model, TURNS, tmp_path_factory.mktemp("load")) as found:
+        yield request.param, found
+
+
+@pytest.mark.nightly
+@pytest.mark.alone
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("manner", MANNERS)
+def test_callers_lose_nothing_and_memory_is_flat(asked: tuple[str, Asked], manner: Manner, night: Night) -> None:
+    """With `--scale` below a tenth the time is too short to say that memory is flat."""
+    of, found = asked
+    with MemorySampler() as sampler:
+        account = account_of(found, manner, CALLERS, SECONDS[of] * night.scale)
+    memory, waits = memory_use(sampler.samples), account.latency
+    night.record(of=of, callers=f"{CALLERS} {manner}", answered=account.n_answered, **wrong(account))
+    night.record(a_second=f"{account.requests_per_s:.1f}")
+    if waits:
+        times = {"p50": waits.p50_ms, "p90": waits.p90_ms, "p99": waits.p99_ms, "max": waits.max_ms}
+        night.record(**{f"{name} ms": round(ms) for name, ms in times.items()})
+    night.record(a_caller=f"{account.fewest_by_a_caller} to {account.most_by_a_caller}", **memory.figures)
+    night.record(thread_caches="off" if "tcache_count=0" in os.environ.get("GLIBC_TUNABLES", "") else "on")
+    assert wrong(account) == NOTHING_WRONG, account.differences or account.errors
+    assert memory.is_flat, "memory grows, or the time was too short to say"

@@ -1,4 +1,4 @@
-"""Where runs are cut: a copy of the code, rows, a folder for each run, and the processes of train_sft.py in it."""
+"""Where runs are tried: a copy of the code, rows, a folder for each run, and the processes of train_sft.py in it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observer.errors import ObserverError
-from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, NANO_BASE, PROJECT_ROOT, RunPaths
-from tests.trust.faults.watch import POLL_S, Watch
+from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, RunPaths
+from tests.trust.watch import POLL_S, Watch
 
 ROWS_A_TASK = 8
-SETTINGS = (
-    "run.name=faults", "run.device=cpu", "data.utility=rows/utility.jsonl", "data.extraction=rows/extraction.jsonl",
+SMALL = (
+    "run.device=cpu", "data.utility=rows/utility.jsonl", "data.extraction=rows/extraction.jsonl",
     "data.split=random", "data.val_fraction=0.25", "training.per_device_train_batch_size=2", "training.warmup_steps=2",
     "training.eval_steps=3", "training.logging_steps=1", "export.imatrix_rows=4", "evaluation.limit=1",
 )  # fmt: skip
 """What makes configs/nano.yaml small: 12 steps with a checkpoint every 3."""
-_COPIED = ("observer", "eval", "configs", "train_sft.py", NANO_BASE.as_posix())
+_COPIED = ("observer", "eval", "configs", "train_sft.py", "data")
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """`root` holds the copy of the code in code/, and in places/ a folder for each run to start from."""
+    """`root` holds the copy of the code in code/, and in places/ a folder for each run to start from.
+
+    `overrides` of the config are those of all runs; those in SMALL read its rows.
+    """
 
     root: Path
-    settings: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    config: str = "configs/nano.yaml"
 
     @property
     def code(self) -> Path:
@@ -73,7 +77,7 @@ class Place:
 
     @property
     def paths(self) -> RunPaths:
-        return RunPaths(self.folder / "outputs" / "faults", "faults")
+        return RunPaths(self.folder / "outputs" / "tried", "tried")
 
     @property
     def cache(self) -> Path:
@@ -83,13 +87,11 @@ class Place:
     def running(self) -> Iterator[tuple[subprocess.Popen[bytes], Watch]]:
         """Start the command, and kill what is left of it at the end; its output goes to out-N.txt and err-N.txt."""
         self.n_started += 1
-        settings = [*SETTINGS, *self.workplace.settings]
-        command = [sys.executable, str(self.workplace.code / "train_sft.py"), "--config", "configs/nano.yaml"]
-        command += [word for setting in settings for word in ("--set", setting)]
+        command = [sys.executable, str(self.workplace.code / "train_sft.py"), "--config", self.workplace.config]
+        command += [word for override in ("run.name=tried", *self.workplace.overrides) for word in ("--set", override)]
         environment = os.environ | {
             "XDG_CACHE_HOME": str(self.cache),
             "MPLCONFIGDIR": str(self.workplace.root / "matplotlib"),  # its list of fonts takes seconds to make
-            "OMP_NUM_THREADS": "1",
         }
         out, err = self.output("out"), self.output("err")
         with out.open("wb") as stdout, err.open("wb") as stderr:
