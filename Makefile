@@ -23,7 +23,7 @@ help:
 	@echo "make test       the tests, in two processes"
 	@echo "make lint       ruff, pyright and the layers"
 	@echo "make data       write the rows in data/ again (the same bytes)"
-	@echo "make docs       write docs/reference and the request bodies again"
+	@echo "make docs       write what docs/reference, docs/requests and docs/serving.md say of the code again"
 	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
 	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
 	@echo "make trust      the nightly set, two and a half hours, and its page (TRUST='--jobs 2': less)"
@@ -51,7 +51,8 @@ data: $(STAMP)
 	@$(BIN)/observer data generate
 
 docs: $(STAMP)
-	@$(BIN)/python docs/make_reference.py
+	@$(BIN)/python -m docs.reference
+	@$(BIN)/python -m cogapp -r -I . docs/reference/*.md docs/serving.md
 
 bench-training: $(STAMP)
 	@$(BIN)/python -m eval.benchmarks.training.benchmark --config $(CONFIG) $(BENCH)

@@ -1,18 +1,17 @@
-"""The argparse parsers of every command, found without running one, and a page of what they take.
-
-The tables are rendered from the parsers' own actions, so that they are the same under every version of Python.
-"""
+"""The argparse parsers of every command, found without running one, and what their `--help` says."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from docs.markdown import cell
 from observer.cli import build_parser
 from observer.paths import PROJECT_ROOT
 
@@ -69,76 +68,35 @@ def _parser_of(main: Callable[..., Any]) -> argparse.ArgumentParser:
     raise AssertionError(f"{main.__module__}.main parses no arguments")
 
 
-def observer_parsers() -> Iterator[tuple[argparse.ArgumentParser, str]]:
-    """`observer` and each of its subcommands that runs something, with the one line that its parent says of it."""
+def observer_parsers() -> Iterator[argparse.ArgumentParser]:
+    """`observer` and each of its subcommands that runs something."""
     parser = build_parser()
-    yield parser, ""
+    yield parser
     yield from _subcommands(parser)
 
 
-def _subcommands(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:
+def _subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            said = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            said = {choice.dest: choice.help for choice in action._choices_actions}
             for name, command in action.choices.items():
+                command.description = command.description or said.get(name)
                 if command.get_default("run") is not None:
-                    yield command, said.get(name, "")
+                    yield command
                 yield from _subcommands(command)
 
 
-def render_parser(parser: argparse.ArgumentParser, said: str) -> str:
-    """A section: heading, description, a table of arguments, and the epilog as it stands."""
-    parts = [f"## {parser.prog}", _prose(parser.description or said, parser)]
-    told = [action for action in parser._actions if _is_told(action)]
-    told.sort(key=lambda action: bool(action.option_strings))
-    if told:
-        parts.append("\n".join(["| argument | |", "|---|---|", *(_row(action, parser) for action in told)]))
-    if parser.epilog:
-        parts.append(_as_it_stands(parser.epilog))
-    return "\n\n".join(part for part in parts if part)
+def commands() -> str:
+    """A section for each command, of `observer` first."""
+    return "\n".join(f"## {parser.prog}\n\n```text\n{_help(parser)}```\n" for parser in [
+        *observer_parsers(), *map(script_parser, script_paths())])  # fmt: skip
 
 
-def _is_told(action: argparse.Action) -> bool:
-    is_help = isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
-    return not is_help and action.help is not argparse.SUPPRESS
-
-
-def _row(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
-    name = ", ".join(action.option_strings) or _value(action)
-    taken = f" {_value(action)}" if action.option_strings and action.nargs != 0 else ""
-    told = (action.help or "") % {**vars(action), "prog": parser.prog}
-    default = _default(action)
-    if default and default not in told:
-        told = f"{told} (default: {default})".strip()
-    if action.option_strings and action.required:
-        told = f"{told} (required)".strip()
-    return f"| `{name}{taken}` | {cell(told)} |"
-
-
-def _value(action: argparse.Action) -> str:
-    """What stands for the value in usage: `N`, `{a,b}`, `FILE …`, `[RUN]`."""
-    choices = "{" + ",".join(map(str, action.choices)) + "}" if action.choices is not None else ""
-    fallback = action.dest.upper() if action.option_strings else action.dest
-    name = action.metavar or choices or fallback
-    name = " ".join(name) if isinstance(name, tuple) else name
-    shapes = {"?": f"[{name}]", "*": f"[{name} …]", "+": f"{name} …"}
-    return shapes.get(str(action.nargs), name).replace("|", "\\|")
-
-
-def _default(action: argparse.Action) -> str:
-    value = action.default
-    if value is None or value is argparse.SUPPRESS or isinstance(value, bool) or value == []:
-        return ""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _prose(text: str, parser: argparse.ArgumentParser) -> str:
-    """A description as paragraphs, or as it stands where its layout carries meaning."""
-    text = inspect.cleandoc(text % {"prog": parser.prog} if "%(" in text else text)
-    if any(line.startswith(" ") for line in text.splitlines()):
-        return _as_it_stands(text)
-    return text if "\n" in text else f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def _as_it_stands(text: str) -> str:
-    return f"```text\n{text.strip()}\n```"
+def _help(parser: argparse.ArgumentParser) -> str:
+    """The same under every version of Python, which wrap usage differently, and in every terminal."""
+    parser.formatter_class = partial(parser.formatter_class, width=110)  # type: ignore[assignment]
+    parser.color = False  # type: ignore[attr-defined]  # of Python 3.14
+    words = re.sub(r"\[[^]]*]", lambda option: option[0].replace(" ", "\xa0"), " ".join(parser.format_usage().split()))
+    usage = textwrap.fill(words, 110, subsequent_indent="  ", break_on_hyphens=False).replace("\xa0", " ")
+    parser.usage = argparse.SUPPRESS
+    return f"{usage}\n\n{parser.format_help()}"

@@ -165,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
         help="rows to answer, raw or split rows (those of saved answers, else val)",
     )  # fmt: skip
     parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")
-    parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the examples")
+    parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the examples "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="draws the examples of +fewN (0)")
     parser.add_argument(
         "--out", type=Path, default=COMPARISONS, metavar="DIR", help=f"reports and answers ({COMPARISONS})"

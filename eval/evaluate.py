@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="val", metavar="val|train|challenge|attacks|FILE.jsonl",
         help="rows to score on, raw or split rows (val)",
     )  # fmt: skip
-    parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines")
+    parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the reports (the run's reports/)")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of llama.cpp (all cores)")

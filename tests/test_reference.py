@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
+from cogapp import Cog
 
-from docs.make_reference import COMMAND, reference_files
 from docs.parsers import command_of, observer_parsers, script_parser, script_paths
+from docs.reference import REQUESTS, request, request_bodies
 from observer.config import Config
 from observer.paths import PROJECT_ROOT
 
 
-@pytest.fixture(scope="module")
-def files() -> dict[str, str]:
-    return {path.as_posix(): text for path, text in reference_files().items()}
+def test_the_committed_pages_are_those_that_the_code_makes() -> None:
+    pages = [*(PROJECT_ROOT / "docs" / "reference").iterdir(), PROJECT_ROOT / "docs" / "serving.md"]
+    assert all("[[[cog" in page.read_text(encoding="utf-8") for page in pages), "a page that nothing makes"
+    assert Cog().main(["cog", "--check", "--diff", *map(str, pages)]) == 0, "write them again: make docs"
 
 
-def test_the_committed_pages_are_those_that_the_code_makes(files: dict[str, str]) -> None:
-    stale = [name for name, text in files.items() if _committed(name) != text]
-    assert not stale, f"out of date: {', '.join(stale)}; write them again: {COMMAND} (or make docs)"
-
-
-def _committed(name: str) -> str:
-    path = PROJECT_ROOT / name
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def test_no_page_is_left_that_nothing_makes(files: dict[str, str]) -> None:
-    there = {f"docs/{folder}/{path.name}" for folder in ("reference", "requests") for path in _files_of(folder)}
-    assert there == {name for name in files if name.count("/") == 2}
-
-
-def _files_of(folder: str) -> list[Path]:
-    return list((PROJECT_ROOT / "docs" / folder).iterdir())
+def test_the_committed_requests_are_those_that_the_code_makes() -> None:
+    folder = PROJECT_ROOT / REQUESTS
+    assert {path.stem: path.read_text(encoding="utf-8") for path in folder.iterdir()} == {
+        name: request(name) for name in request_bodies()
+    }, "write them again: make docs"
 
 
 def test_every_key_of_the_config_says_what_it_does() -> None:
@@ -45,15 +34,10 @@ def test_every_key_of_the_config_says_what_it_does() -> None:
     assert not silent
 
 
-def test_every_command_is_on_the_page(files: dict[str, str]) -> None:
-    page = files["docs/reference/cli.md"]
-    assert {"observer observe", "observer memory show", "observer data split", "observer export"} <= {
-        parser.prog for parser, _ in observer_parsers()
-    }
-    for parser, _ in observer_parsers():
-        assert f"\n## {parser.prog}\n" in page
-    for script in script_paths():
-        assert f"\n## {command_of(script)}\n" in page
+def test_every_command_is_on_the_page() -> None:
+    found = re.findall(r"^## (.+)$", (PROJECT_ROOT / "docs/reference/cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found == [*(parser.prog for parser in observer_parsers()), *map(command_of, script_paths())]
+    assert {"observer observe", "observer memory show", "observer data split", "observer export"} <= set(found)
 
 
 def test_a_scripts_parser_is_the_one_that_it_parses_with() -> None:

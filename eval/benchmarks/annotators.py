@@ -149,8 +149,10 @@ def _rules(rows: Sequence[Annotated]) -> Counter[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotations", type=Path, default=ANNOTATIONS_JSONL, metavar="FILE.jsonl")
-    parser.add_argument("--markdown", type=Path, default=PAGE, metavar="FILE.md", help="where to write")
+    parser.add_argument("--annotations", type=Path, default=ANNOTATIONS_JSONL, metavar="FILE.jsonl",
+        help="default: %(default)s")  # fmt: skip
+    parser.add_argument("--markdown", type=Path, default=PAGE, metavar="FILE.md",
+        help="where to write (default: %(default)s)")  # fmt: skip
     args = parser.parse_args(arguments)
     write_text(args.markdown, page(read_annotations(args.annotations)))
     print(args.markdown)

@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="0.6b", help="0.6b, smollm2-135m, …, then :key=value,… to change it")
     parser.add_argument("--vocab", type=Path, metavar="PATH", help="a GGUF, or its folder, whose tokenizer to take")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: %(default)s")
     args = parser.parse_args()
     print(random_base(args.shape, vocab=args.vocab, dtype=args.dtype))
     return 0

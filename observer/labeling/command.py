@@ -34,7 +34,8 @@ def add_label_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_how(label: argparse.ArgumentParser) -> None:
     add = label.add_argument_group("how to ask").add_argument
-    add("--votes", type=_count, default=1, metavar="K", help="answers per row; their agreement is the confidence")
+    add("--votes", type=_count, default=1, metavar="K", help="answers per row; their agreement is the "
+        "confidence (default: %(default)s)")  # fmt: skip
     add("--temperature", type=_amount, help=f"(default: 0; {VOTES_TEMPERATURE} with more than one vote)")
     add("--concurrency", type=_count, default=8, metavar="N", help="calls at once (default: 8)")
     add("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one try (default: 60)")

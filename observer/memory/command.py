@@ -29,7 +29,8 @@ def add_memory_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         "mem0: a MemoryItem a line, of what is known now.",
     )
     export.add_argument("--to", required=True, choices=["graphiti", "mem0"])
-    export.add_argument("--group-id", default="user", metavar="ID", help="whose memory it is, for graphiti")
+    export.add_argument("--group-id", default="user", metavar="ID", help="whose memory it is, for graphiti "
+        "(default: %(default)s)")  # fmt: skip
     for action, function in ((show, _show), (history, _history), (export, _export)):
         action.add_argument("file", type=Path, metavar="FILE", help="such as memory.sqlite")
         action.add_argument("--about", metavar="NAME", help="only what has this name as subject or object")

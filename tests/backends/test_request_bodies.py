@@ -17,7 +17,7 @@ import pytest
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 from tokenizers import Tokenizer
 
-from docs.make_reference import EXCHANGE, request_bodies
+from docs.reference import EXCHANGE, request_bodies
 from eval.benchmarks.engine.server import _free_port
 from observer import Observer
 from observer.backends.request_bodies import llama_server_request, ollama_request, vllm_request

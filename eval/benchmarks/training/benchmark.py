@@ -178,7 +178,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="default: %(default)s")
     parser.add_argument("--load-in-4bit", action="store_true", help="the base in NF4")
-    parser.add_argument("--config", type=Path, default=Path("configs/qwen3-0.6b.yaml"), help="LoRA and rate are its")
+    parser.add_argument("--config", type=Path, default=Path("configs/qwen3-0.6b.yaml"), help="LoRA and rate are its "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--train", type=Path, default=TRAIN_JSONL, help="default: %(default)s")
     parser.add_argument("--val", type=Path, default=VAL_JSONL, help="default: %(default)s")
@@ -187,7 +188,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8, help="rows a step; default: %(default)s")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the rows in a round; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--warm-up", type=int, default=1, metavar="STEPS", help="steps before the first round, cold")
+    parser.add_argument("--warm-up", type=int, default=1, metavar="STEPS", help="steps before the first round, cold "
+        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--contestants", default=",".join(DEFAULT_CONTESTANTS), help=f"default: %(default)s. {known}")
     parser.add_argument("--name", help="the report is OUT/training-NAME; default: base, dtype and device")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
