@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from observer.config import Config
 from observer.errors import ObserverError
-from observer.training.device import Device, Runtime
+
+if TYPE_CHECKING:  # torch would count in the peak of a process that has no other use for it
+    from observer.training.device import Device, Runtime
 
 USABLE = 0.9
 """Share of the free memory that a plan may fill; its estimate is one."""
