@@ -11,8 +11,6 @@ from observer.prompts import NO_EXAMPLES, Examples
 
 TIMEOUT_S = 120.0
 MAX_NEW_TOKENS = 512
-N_CTX_PER_ROW = 4096
-"""What Ollama gives a model by default; a model trained with less gets what it was trained with."""
 PREFERRED_TYPE = "q8_0"
 
 
@@ -41,13 +39,7 @@ def open_backend(
         return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
     from observer.engine.engine import Engine
 
-    return Engine(
-        best_gguf(path),
-        n_ctx_per_row=N_CTX_PER_ROW,
-        n_threads=n_threads,
-        max_new_tokens=max_new_tokens,
-        examples=examples,
-    )
+    return Engine(best_gguf(path), n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
 
 
 def best_gguf(path: Path) -> Path:

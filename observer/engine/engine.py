@@ -28,7 +28,8 @@ MAX_SEQUENCES = 256
 class Engine:
     """One GGUF ready to answer.
 
-    `n_seq` rows are answered at once, on `n_threads` cores (all of them unless given).
+    `n_seq` rows are answered at once, on `n_threads` cores (all of them unless given). A row's prompt and answer have
+    `n_ctx_per_row` tokens at most, or as many as the model was made for.
     Raises ObserverError when `path` is missing, cannot be loaded, or holds no model that can answer our prompts.
     """
 
@@ -36,7 +37,7 @@ class Engine:
         self,
         path: Path,
         *,
-        n_ctx_per_row: int = 1024,
+        n_ctx_per_row: int | None = None,
         n_seq: int = 16,
         n_threads: int | None = None,
         max_new_tokens: int = 512,
@@ -45,7 +46,7 @@ class Engine:
         self.model = LlamaModel(path)
         self.name = path.stem
         _check_can_answer(self.model)
-        self.n_ctx_per_row = min(n_ctx_per_row, self.model.n_ctx_train)
+        self.n_ctx_per_row = min(n_ctx_per_row or self.model.n_ctx_train, self.model.n_ctx_train)
         self.n_threads = n_threads or usable_cores()
         self.max_new_tokens = max_new_tokens
         self._examples = examples
@@ -162,9 +163,11 @@ class Engine:
         return rows
 
     def _too_long(self, n_prompt: int, n_new: int) -> str:
+        n_ctx, n_own = self.n_ctx_per_row, self.model.n_ctx_train
+        context = f"context: {n_ctx:,}" if n_ctx == n_own else f"context: {n_ctx:,} of the model's {n_own:,}"
         return (
-            f"its prompt has {n_prompt:,} tokens, room for {self.n_ctx_per_row - n_new:,} (context of a row: "
-            f"{self.n_ctx_per_row:,}, answer: {n_new}); shorten the exchange or raise n_ctx_per_row"
+            f"its prompt has {n_prompt:,} tokens, room for {n_ctx - n_new:,} ({context}, answer: {n_new}); "
+            "shorten the exchange"
         )
 
     def _prompt(self, task: Task, exchange: str) -> Prompt:

@@ -59,7 +59,9 @@ class LlamaContext:
         params.no_perf = True
         self.handle: Any = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise ObserverError(f"{model.path}: no memory for a context of {n_ctx:,} tokens; use fewer sequences")
+            raise ObserverError(
+                f"{model.path}: no memory for a context of {n_ctx:,} tokens; free some, or shorten the longest row"
+            )
         self.n_ctx = n_ctx
         self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)

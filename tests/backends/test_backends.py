@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, nano_gguf: Path) -> Iterato
 
 @pytest.fixture(scope="module")
 def engine(nano_gguf: Path) -> Iterator[Engine]:
-    with Engine(nano_gguf, n_threads=1, n_ctx_per_row=2048) as engine:
+    with Engine(nano_gguf, n_threads=1) as engine:
         yield engine
 
 
@@ -185,7 +185,7 @@ def test_examples_are_shown_before_the_exchange(nano_gguf: Path, server: OllamaS
     """They change the answers' probabilities, and equally so in all backends."""
     examples = {Task.GRADE: [Example(EXCHANGES[1], "IMPORTANT"), Example(EXCHANGES[3], "DISCARD")]}
     with (
-        Engine(nano_gguf, n_threads=1, n_ctx_per_row=2048, examples=examples) as engine,
+        Engine(nano_gguf, n_threads=1, examples=examples) as engine,
         HfBackend(BASE, n_threads=1, examples=examples) as hf,
         OllamaBackend("nano", server.url, patience=QUICK, examples=examples) as ollama,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -221,7 +222,24 @@ def test_every_row_longer_than_the_context_is_named_at_once(tiny_gguf: Path) -> 
         engine.grade(exchanges)
     assert list(error.value.faults) == [1, 3]
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["row 1", "row 3"]
-    assert "1,024" in str(error.value)
+    assert "2,048" in str(error.value)
+
+
+def test_a_row_may_be_as_long_as_the_model_takes(engine: Engine) -> None:
+    longest = render_exchange("word " * 720, "")
+    assert 1500 < len(engine.model.tokenize(render_prompt(Task.GRADE, longest))) < 2040
+    assert engine.grade([longest, EXCHANGES[0]])[1].label == engine.grade(EXCHANGES[:1])[0].label
+    assert engine.extract([longest])[0].n_tokens > 0
+
+
+def test_advice_on_a_row_too_long_names_no_option(tiny_gguf: Path) -> None:
+    with Engine(tiny_gguf, n_threads=1, n_ctx_per_row=600) as engine, pytest.raises(RowsError) as error:
+        engine.extract(["word " * 3000])
+    assert re.fullmatch(
+        r"its prompt has [\d,]+ tokens, room for 599 \(context: 600 of the model's 2,048, answer: 1\); "
+        "shorten the exchange",
+        error.value.faults[0],
+    )
 
 
 def test_a_row_near_the_limit_gets_the_room_that_is_left(tiny_gguf: Path) -> None:

@@ -146,7 +146,7 @@ def hf() -> Iterator[HfBackend]:
 
 @pytest.fixture(scope="module")
 def engine(nano_gguf: Path) -> Iterator[Engine]:
-    with Engine(nano_gguf, n_threads=1, n_ctx_per_row=2048) as engine:
+    with Engine(nano_gguf, n_threads=1) as engine:
         yield engine
 
 

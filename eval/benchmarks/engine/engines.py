@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from observer.prompts import Task, prompt_messages
 from observer.schema import Label, extraction_json_schema
 
-CONTEXT_TOKENS = 1024
-"""Of one exchange, in every contestant; the engine's own default."""
+CONTEXT_TOKENS = 2048
+"""Of one exchange and its answer, in every contestant but ours, which takes what a row needs: all shipped rows fit."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class Reference:
 
 def compare(path: Path, reference: Reference, file_type: str) -> list[Check]:
     """All checks of one file against its model."""
-    with Engine(path, n_ctx_per_row=2048) as engine:
+    with Engine(path) as engine:
         return [
             check_tokens(engine.model, reference),
             check_logits(engine.model, reference, file_type),
