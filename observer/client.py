@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from bisect import bisect_left
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from observer.backends.base import Answers, AsyncBackend, ReadingBackend, ask
+from observer.backends.base import Answers, AsyncBackend, MeasuringBackend, ReadingBackend, ask
 from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
@@ -47,8 +48,10 @@ _Asking = Generator[_Question, Any, _Result]
 class Observer:
     """Watches conversations with the model that `model` names: `FILE.gguf`, a run's folder, `hf:FOLDER`, `ollama:NAME`.
 
-    `timeout_s` bounds each answer of a server; an answer has at most `max_new_tokens`. Where a turn is asked for: a
-    user message, (user, assistant), an Exchange, or OpenAI messages; `context` are turns before it, `at` is its time.
+    `timeout_s` bounds each answer of a server; an answer has at most `max_new_tokens`, a prompt and its answer `n_ctx`
+    (None: what the model was made for). Where a turn is asked for: a user message, (user, assistant), an Exchange, or
+    OpenAI messages; `context` are turns before it, `at` is its time. Of more context than a model in this process has
+    room for, it is shown the newest turns: `Observation.context_cut`.
     Raises ObserverError for a model that is not there and for a turn that can have no answer.
     """
 
@@ -59,9 +62,14 @@ class Observer:
         n_threads: int | None = None,
         timeout_s: float = TIMEOUT_S,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        n_ctx: int | None = None,
     ) -> None:
-        self._backend = open_backend(model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens)
+        self._backend = open_backend(
+            model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens, n_ctx=n_ctx
+        )
         self._reads_once = isinstance(self._backend, ReadingBackend)
+        measuring = self._backend if isinstance(self._backend, MeasuringBackend) else None
+        self._measure, self._room = (measuring.n_tokens, measuring.room) if measuring else (None, 0)
         self._lock = threading.Lock()
         is_concurrent = isinstance(self._backend, AsyncBackend)
         self._shared = None if is_concurrent else SharedBackend(self._backend, self._lock, self._check_open)
@@ -140,7 +148,7 @@ class Observer:
         self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
     ) -> tuple[list[Observation], dict[int, str]]:
         """Drive `_observations` with answers of the backend."""
-        asking = _observations(self.name, asked, list(turns), progress, reads_once=self._reads_once)
+        asking = self._observations(asked, list(turns), progress)
         answers: _Answers | None = None
         while True:
             try:
@@ -158,7 +166,7 @@ class Observer:
         if self._shared:
             self._check_open()
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, asked, turns, progress)
-        asking = _observations(self.name, asked, list(turns), progress, reads_once=self._reads_once)
+        asking = self._observations(asked, list(turns), progress)
         answers: _Answers | None = None
         while True:
             try:
@@ -169,6 +177,57 @@ class Observer:
                 answers = await self._aanswer(question)
             except RowsError as error:
                 answers = error
+
+    def _observations(
+        self, asked: Asked, turns: Sequence[TurnLike], progress: Progress
+    ) -> _Asking[tuple[list[Observation], dict[int, str]]]:
+        """Ask what is needed and put it together; the faults of turns without an answer are told beside.
+
+        `progress` counts turns that are done with: their last answer is in.
+        """
+        prepared, faults = _prepared(turns)
+        prepared = {index: self._fitted(ready) for index, ready in prepared.items()}
+        waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
+        grades: dict[int, Grade] = {}
+        completions: dict[int, Completion] = {}
+        if asked == "observe" and self._reads_once:
+            progress(len(turns) - len(waiting), len(turns))
+            readings = yield from _ask("observe", waiting, faults, _offset(progress, turns, waiting))
+            grades = {index: reading.grade for index, reading in readings.items()}
+            completions = {index: reading.completion for index, reading in readings.items() if reading.completion}
+        else:
+            if asked != "extract":
+                of_grades = _offset(progress, turns, waiting) if asked == "grade" else no_progress
+                grades = yield from _ask("grade", waiting, faults, of_grades)
+                waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
+            if asked != "grade":
+                progress(len(turns) - len(waiting), len(turns))
+                completions = yield from _ask("extract", waiting, faults, _offset(progress, turns, waiting))
+        found = [
+            observation(
+                ready,
+                self.name,
+                asked,
+                grade=grades.get(index),
+                completion=completions.get(index),
+                fault=faults.get(index),
+            )
+            for index, ready in prepared.items()
+        ]
+        return found, faults
+
+    def _fitted(self, ready: Prepared) -> Prepared:
+        """The turn without as many of its oldest context turns as the model has no room for."""
+        measure, n_turns = self._measure, len(ready.exchange.context)
+        if not measure or not n_turns or len(ready.prompt.encode()) <= self._room:  # a token is a byte at least
+            return ready
+
+        def fits(n_cut: int) -> bool:
+            return measure(ready.without_oldest(n_cut).prompt) <= self._room
+
+        with self._lock:  # or the model could be closed meanwhile
+            self._check_open()
+            return ready.without_oldest(bisect_left(range(n_turns), True, key=fits))
 
     def _answer(self, question: _Question) -> Answers:
         if self._shared:
@@ -186,46 +245,6 @@ class Observer:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ObserverError(f"{self.name}: this observer is closed; open another")
-
-
-def _observations(
-    model: str, asked: Asked, turns: Sequence[TurnLike], progress: Progress, *, reads_once: bool
-) -> _Asking[tuple[list[Observation], dict[int, str]]]:
-    """Ask what is needed and put it together; the faults of turns without an answer are told beside. Does no I/O.
-
-    `reads_once`: one question has both answers. `progress` counts turns that are done with: their last answer is in.
-    """
-    prepared, faults = _prepared(turns)
-    waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
-    grades: dict[int, Grade] = {}
-    completions: dict[int, Completion] = {}
-    if asked == "observe" and reads_once:
-        progress(len(turns) - len(waiting), len(turns))
-        readings = yield from _ask("observe", waiting, faults, _offset(progress, turns, waiting))
-        grades = {index: reading.grade for index, reading in readings.items()}
-        completions = {index: reading.completion for index, reading in readings.items() if reading.completion}
-    else:
-        if asked != "extract":
-            is_last = asked == "grade"
-            grades = yield from _ask(
-                "grade", waiting, faults, _offset(progress, turns, waiting) if is_last else no_progress
-            )
-            waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
-        if asked != "grade":
-            progress(len(turns) - len(waiting), len(turns))
-            completions = yield from _ask("extract", waiting, faults, _offset(progress, turns, waiting))
-    found = [
-        observation(
-            ready,
-            model,
-            asked,
-            grade=grades.get(index),
-            completion=completions.get(index),
-            fault=faults.get(index),
-        )
-        for index, ready in prepared.items()
-    ]
-    return found, faults
 
 
 def _ask(asked: Asked, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> _Asking[dict[int, Any]]:

@@ -136,8 +136,9 @@ class Observation(_Frozen):
     """`grade` is None when only extraction was asked for; there is nothing extracted from a DISCARD.
 
     `truncated`: the answer reached its bound; `fault`: why an answer could not be read as a whole. What stood
-    whole before is here in both cases. `at` and `id` are the exchange's. `text_hash` is of its messages, secrets
-    blanked, and of `at`: an id that stands for another text is another exchange's.
+    whole before is here in both cases. `context_cut`: so many of the oldest context turns the model was not shown, for
+    want of room. `at` and `id` are the exchange's. `text_hash` is of its messages, secrets blanked, and of `at`: an id
+    that stands for another text is another exchange's.
     """
 
     task: Asked = "observe"
@@ -146,6 +147,7 @@ class Observation(_Frozen):
     relationships: list[ObservedRelationship] = []
     redactions: list[Redaction] = []
     truncated: bool = False
+    context_cut: int = 0
     fault: str | None = None
     model: str
     at: datetime | None = None
@@ -163,6 +165,10 @@ class Grade:
 
     label: Label
     probabilities: dict[Label, float]
+
+
+EXPECTED_ANSWER = 128
+"""Tokens that a usual answer takes; few take more."""
 
 
 @dataclass(frozen=True)

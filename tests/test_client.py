@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from observer import Exchange, Observation, Observer
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.files import sha256_file
 from observer.memory.diff import diff
@@ -25,7 +27,7 @@ from observer.observation import Completion, Grade
 from observer.ollama.address import ollama_url
 from observer.ollama.client import Endpoint, OllamaClient
 from observer.paths import NANO_BASE, PROJECT_ROOT
-from observer.prompts import IM_END, OLLAMA_TEMPLATE
+from observer.prompts import IM_END, OLLAMA_TEMPLATE, Task, render_exchange, render_prompt
 from observer.schema import Extraction, Label, Turn
 from observer.turns.after_model import observation, read_extraction
 from observer.turns.before_model import prepare
@@ -110,6 +112,38 @@ def test_many_equal_one_by_one_in_order(observer: Observer) -> None:
     assert [found.grade for found in observer.extract_many(TURNS[:2])] == [None, None]
     grades = [found.grade.label for found in observer.grade_many(TURNS) if found.grade]
     assert grades == [observer.grade(turn).label for turn in TURNS]
+
+
+def long_talk(n_turns: int) -> list[Turn]:
+    return [Turn(role="user", content=f"{n}: " + "the weather was fine and we walked " * 9) for n in range(n_turns)]
+
+
+@pytest.mark.parametrize("kind", ["gguf", pytest.param("hf", marks=pytest.mark.slow)])
+def test_the_oldest_context_turns_are_cut_where_the_model_has_no_room_for_them(nano_gguf: Path, kind: str) -> None:
+    context = long_talk(12)
+    turn = Exchange(user_message="my sister Ana lives in Zandrovia", context=context)
+    with Observer(nano_gguf if kind == "gguf" else f"hf:{PROJECT_ROOT / NANO_BASE}", n_threads=1, n_ctx=600) as narrow:
+        long, short, hopeless = narrow.extract_many([turn, "thanks!", Exchange(user_message="thanks! " * 900)])
+        n_cut = long.context_cut
+        assert 0 < n_cut < 12 and long.fault is None and (short.context_cut, short.fault) == (0, None)
+        as_cut, one_more = (
+            narrow.extract(turn.model_copy(update={"context": context[n:]})) for n in (n_cut, n_cut - 1)
+        )
+        assert (as_cut.context_cut, one_more.context_cut) == (0, 1)  # no more was cut than had to be
+        found, expected = (
+            compared([one.model_copy(update={"context_cut": 0, "text_hash": None})]) for one in (long, as_cut)
+        )
+        assert found == expected
+        assert hopeless.fault is not None and re.search(r"room for .*; shorten the exchange$", hopeless.fault)
+
+
+def test_a_turn_without_room_for_a_usual_answer_is_answered_in_what_is_left(nano_gguf: Path) -> None:
+    text = "my sister Ana lives in Zandrovia"
+    with Engine(nano_gguf, n_threads=1) as engine:
+        n_prompt = len(engine.model.tokenize(render_prompt(Task.EXTRACT, render_exchange(text, ""))))
+    with Observer(nano_gguf, n_threads=1, n_ctx=n_prompt + 20) as narrow:
+        found = narrow.extract(Exchange(user_message=text, context=long_talk(3)))
+    assert (found.context_cut, found.truncated) == (3, True)
 
 
 def test_awaited_forms_equal_the_others(observer: Observer, at_server: Observer) -> None:

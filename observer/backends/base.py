@@ -52,6 +52,18 @@ class ReadingBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class MeasuringBackend(Backend, Protocol):
+    """A backend that knows how long an exchange may be."""
+
+    @property
+    def room(self) -> int:
+        """Tokens of the longest exchange after which a usual answer has room."""
+        ...
+
+    def n_tokens(self, exchange: str) -> int: ...
+
+
+@runtime_checkable
 class AsyncBackend(Protocol):
     """A backend that can be awaited from any event loop, and that many callers may use at once."""
 

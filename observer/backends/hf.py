@@ -6,11 +6,12 @@ Only local safetensors, no code of the folder's. Answers are not kept to the sch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from observer.errors import ObserverError, RowsError
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
 from observer.weights.checkpoint import faults_of_transformers
@@ -32,6 +33,7 @@ class HfBackend:
         *,
         n_threads: int | None = None,
         max_new_tokens: int = 512,
+        n_ctx: int | None = None,
         examples: Examples = NO_EXAMPLES,
     ) -> None:
         import torch
@@ -42,7 +44,8 @@ class HfBackend:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.tokenizer = _load(folder, self.device)
         self._end = self.tokenizer.convert_tokens_to_ids(IM_END)
-        self.n_ctx: int = self.model.config.max_position_embeddings
+        n_own: int = self.model.config.max_position_embeddings
+        self.n_ctx = min(n_ctx or n_own, n_own)
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +56,16 @@ class HfBackend:
     def close(self) -> None:
         """Free the weights; the backend cannot be used afterwards."""
         del self.model
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens of the longest exchange after which a usual answer has room."""
+        n_around = max(len(self._tokens(render_prompt(task, "", self.examples.get(task, ())))) for task in Task)
+        return self.n_ctx - n_around - min(self.max_new_tokens, EXPECTED_ANSWER)
+
+    def n_tokens(self, exchange: str) -> int:
+        """How long a rendered exchange is."""
+        return len(self._tokens(exchange))
 
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """Score every label as the whole answer, its end token included, as the engine does."""

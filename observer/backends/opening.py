@@ -20,26 +20,32 @@ def open_backend(
     n_threads: int | None = None,
     timeout_s: float = TIMEOUT_S,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    n_ctx: int | None = None,
     examples: Examples = NO_EXAMPLES,
 ) -> Backend:
     """Open the model that `spec` names. Raises ObserverError when there is none.
 
-    `timeout_s` bounds each answer of a server; in this process `max_new_tokens` is the bound.
+    `timeout_s` bounds each answer of a server; in this process `max_new_tokens` is the bound, and `n_ctx` that of a
+    prompt and its answer together (None: what the model was made for).
     `examples` are shown before every exchange, for models that were not trained for the tasks.
     """
     kind, _, name = str(spec).partition(":")
     if kind == "ollama" and name:
         from observer.backends.ollama import OllamaBackend
 
+        if n_ctx:
+            raise ObserverError(f"{spec}: a server has a context of its own; set num_ctx in the model's Modelfile")
         return OllamaBackend(name, timeout_s=timeout_s, max_new_tokens=max_new_tokens, examples=examples)
     path = Path(name if kind == "hf" and name else spec)
     if kind == "hf" or (path / "config.json").is_file():
         from observer.backends.hf import HfBackend
 
-        return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
+        return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, n_ctx=n_ctx, examples=examples)
     from observer.engine.engine import Engine
 
-    return Engine(best_gguf(path), n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples)
+    return Engine(
+        best_gguf(path), n_ctx_per_row=n_ctx, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples
+    )
 
 
 def best_gguf(path: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,7 @@ from observer.engine.instructed_context import InstructedContext
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
 from observer.engine.rows import Prompt, Row, completion_of
 from observer.errors import ObserverError, RowsError
-from observer.observation import Completion, Grade, Progress, Reading, no_progress
+from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, Reading, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
@@ -69,6 +70,16 @@ class Engine:
             if part is not None:
                 part.close()
         self._grammar = None
+
+    @cached_property
+    def room(self) -> int:
+        """Tokens of the longest exchange after which a usual answer has room."""
+        n_around = max(len(self._tokenize_prompt(task, "")) for task in Task)
+        return self.n_ctx_per_row - n_around - min(self.max_new_tokens, EXPECTED_ANSWER)
+
+    def n_tokens(self, exchange: str) -> int:
+        """How long a rendered exchange is."""
+        return len(self.model.tokenize(exchange))
 
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """Score every label as the whole answer, its end token included, and normalize over the labels.

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 
 from observer.engine.grammar import Grammar
 from observer.engine.llama_model import LlamaModel
-from observer.observation import Completion, Grade
-
-EXPECTED_ANSWER = 128
-"""Tokens of an answer that a row finds room for when it starts; a longer one may have to wait for others to end."""
+from observer.observation import EXPECTED_ANSWER, Completion, Grade
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Row:
 
     @property
     def n_expected(self) -> int:
-        """Cells that a usual answer takes beyond those."""
+        """Cells that a usual answer takes beyond those; a longer one may have to wait for others to end."""
         return min(self.room - len(self.tokens), EXPECTED_ANSWER)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from observer.client import Observer
     from observer.observation import Asked
+    from observer.turns.inputs import Reading
 
 HELP: dict[Asked, str] = {
     "grade": "tell whether exchanges are worth remembering: DISCARD, STORE or IMPORTANT",
@@ -59,6 +60,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     add("--model", metavar="SPEC", help="FILE.gguf, a run's folder, ollama:NAME or hf:FOLDER "
         "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
     add("--threads", type=_count, metavar="N", help="threads of a model in this process (default: all cores)")
+    add("--n-ctx", type=_count, metavar="N", help="tokens of a prompt and its answer, for a model in this process; the "
+        "oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
     add("--timeout", type=float, metavar="S", help="seconds for one answer of a server (default: 120)")
 
 
@@ -67,7 +70,8 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     add("--every-turn", action="store_true", help="every user turn of a conversation, not only the last")
     add("--at", type=_time, metavar="TIME", help="when rows without a time of their own were said (ISO 8601)")
     add("--at-field", default="", metavar="NAME", help="where rows keep their time, if not in `at`; messages too")
-    add("--max-characters", type=_count, default=20_000, metavar="N", help="refuse longer rows (default: 20000)")
+    add("--max-characters", type=_count, default=20_000, metavar="N", help="refuse longer exchanges, their "
+        "context not counted (default: 20000)")  # fmt: skip
 
 
 def _add_output(command: argparse.ArgumentParser, task: Asked) -> None:
@@ -99,11 +103,12 @@ def _run_bulk(args: argparse.Namespace) -> int:
     from observer.errors import raise_all
     from observer.observe.bulk.run import ROWS_PER_PART, BulkOptions, run_bulk
     from observer.observe.run import default_model
-    from observer.turns.inputs import Reading
 
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
     if getattr(args, "memory", None):
         faults.append("--memory: a memory takes rows in their order; give it the parts after the run (docs/bulk.md)")
+    if args.n_ctx:
+        faults.append("--n-ctx: goes without --ray")
     raise_all(faults)
     return run_bulk(
         BulkOptions(
@@ -111,7 +116,7 @@ def _run_bulk(args: argparse.Namespace) -> int:
             inputs=tuple(args.input),
             out=args.out,
             spec=args.model or default_model(),
-            reading=Reading(args.every_turn, args.max_characters, args.at_field),
+            reading=_reading(args),
             at=args.at,
             rows_per_part=args.rows_per_part or ROWS_PER_PART,
             n_workers=args.workers,
@@ -132,19 +137,18 @@ def _run_here(args: argparse.Namespace) -> int:
     from observer.observe.observations_file import open_ledger
     from observer.observe.reading import Reader
     from observer.observe.run import Session, default_model, explain_stop
-    from observer.turns.inputs import Reading
 
     given = [name for name in ("workers", "rows_per_part", "ray_address") if getattr(args, name) is not None]
     raise_all([f"--{name.replace('_', '-')}: goes with --ray" for name in given])
-    reader = Reader(args.input, Reading(args.every_turn, args.max_characters, args.at_field), args.at)
+    reader = Reader(args.input, _reading(args), args.at)
     spec = args.model or default_model()
 
     def open_observer() -> Observer:
         from observer.client import Observer
 
         print(f"model: {spec}", file=sys.stderr)
-        options = {"n_threads": args.threads} | ({"timeout_s": args.timeout} if args.timeout else {})
-        return Observer(spec, **options)
+        options = {"n_threads": args.threads, "n_ctx": args.n_ctx}
+        return Observer(spec, **options | ({"timeout_s": args.timeout} if args.timeout else {}))
 
     with contextlib.ExitStack() as stack:
         ledger = stack.enter_context(open_ledger(args.out, args.task)) if args.out else None
@@ -166,6 +170,12 @@ def _run_here(args: argparse.Namespace) -> int:
             raise explain_stop(session, error) from error
     print(session.summary(), file=sys.stderr)
     return int(session.n_bad > 0)
+
+
+def _reading(args: argparse.Namespace) -> Reading:
+    from observer.turns.inputs import Reading
+
+    return Reading(args.every_turn, args.max_characters, args.at_field, counts_context=False)
 
 
 def _count(text: str) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from observer.client import Observer
 
 BATCH_ROWS = 64
+CONTEXT_CUT = "without their oldest context, for which the model had no room"
 VERBS: dict[Asked, str] = {"grade": "graded", "extract": "extracted", "observe": "observed"}
 
 
@@ -41,6 +42,7 @@ class Session:
     n_done: int = 0
     n_had: int = 0
     n_bad: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)
     changes: Counter[OperationKind] = field(default_factory=Counter)
     rows_per_s: float = 0.0
 
@@ -77,6 +79,7 @@ class Session:
             parts.append(f"{self.n_had:,} were in {self.ledger.path} before")
         if self.n_bad:
             parts.append(f"{self.n_bad:,} with a fault")
+        parts += in_words(self.remarks)
         if self.memory:
             n_added, n_ended = self.changes[OperationKind.ADD], self.changes[OperationKind.INVALIDATE]
             parts.append(f"{self.memory.path}: {n_added:,} added, {n_ended:,} ended")
@@ -118,6 +121,7 @@ class Session:
             self._remember(observation)
         self._write(rows, observations)
         self.n_done += len(rows)
+        self.remarks += remarks_on(observations)
         for row, observation in zip(rows, observations, strict=True):
             if observation.fault:
                 self._tell(row.place, observation.fault, meter)
@@ -144,6 +148,16 @@ class Session:
     def _tell(self, place: str, reason: str, meter: Meter) -> None:
         self.n_bad += 1
         meter.say(f"{place}: {reason}")
+
+
+def remarks_on(observations: Sequence[Observation]) -> Counter[str]:
+    """What is to be told of observations though it is no fault, and of how many."""
+    return Counter(CONTEXT_CUT for observation in observations if observation.context_cut)
+
+
+def in_words(remarks: Counter[str]) -> list[str]:
+    """For a summary."""
+    return [f"{count:,} {remark}" for remark, count in remarks.items()]
 
 
 def default_model(outputs: Path = Path("outputs")) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,14 +17,25 @@ from observer.turns.redaction import MARK, SHORTEST_TOLD, Secret, find_everywher
 
 @dataclass(frozen=True)
 class Prepared:
-    """An exchange, what the model gets to see of it, and the secrets that it does not."""
+    """An exchange, what the model may see of it, the secrets that it does not, and how much of the oldest context."""
 
     exchange: Exchange
-    prompt: str
+    shown: Exchange
     messages: list[Message]
     redactions: list[Redaction]
     secrets: frozenset[str]
     text_hash: str
+    context_cut: int = 0
+
+    @cached_property
+    def prompt(self) -> str:
+        """What the model gets to see."""
+        shown = self.shown
+        return render_exchange(shown.user_message, shown.assistant_message, shown.context[self.context_cut :])
+
+    def without_oldest(self, n_turns: int) -> Prepared:
+        """The same, but for so many of the oldest context turns."""
+        return replace(self, context_cut=n_turns)
 
     @cached_property
     def text(self) -> str:
@@ -46,7 +57,9 @@ def prepare(exchange: Exchange) -> Prepared:
     return Prepared(
         exchange=exchange,
         text_hash=_hash([exchange.at and exchange.at.isoformat(), sorted(shown.items())]),
-        prompt=render_exchange(shown["user"], shown["assistant"], context),
+        shown=exchange.model_copy(
+            update={"user_message": shown["user"], "assistant_message": shown["assistant"], "context": context}
+        ),
         messages=messages_of(
             exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
         ),

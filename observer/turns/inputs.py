@@ -31,11 +31,13 @@ KEPT_FIELDS = frozenset(GradingRow.model_fields) - GOLD_FIELDS - {"source"}
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read. `at_field` is where a row keeps its time, besides `at`."""
+    """How a file is read. `at_field` is where a row keeps its time, besides `at`; `counts_context`: an exchange is
+    longer than `max_characters` with its context or without."""
 
     every_turn: bool = False
     max_characters: int = 20_000
     at_field: str = ""
+    counts_context: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def iter_inputs(
         place = f"{name}:{block.number}"
         try:
             for item in _items_of(block, place, f"{Path(name).name}:{block.number}", reading, unused_fields):
-                reason = _fault(item, reading.max_characters)
+                reason = _fault(item, reading)
                 yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
         except Unusable as error:
             yield Unreadable(place, str(error), "\n".join(block.lines)[:500])
@@ -238,9 +240,11 @@ def _time_field(row: dict[str, Any], at: Any) -> str:
     return next((key for key in TIME_KEYS if row.get(key) is not None), "") if at is None else ""
 
 
-def _fault(item: Item, max_characters: int) -> str:
-    if not item.fields["user_message"].strip():
+def _fault(item: Item, reading: Reading) -> str:
+    messages = item.fields["user_message"], item.fields["assistant_message"]
+    if not messages[0].strip():
         return "empty user turn"
-    if len(item.exchange) > max_characters:
-        return f"{len(item.exchange):,} characters; at most {max_characters:,} are sent (--max-characters)"
+    n_characters = len(item.exchange if reading.counts_context else render_exchange(*messages))
+    if n_characters > reading.max_characters:
+        return f"{n_characters:,} characters; at most {reading.max_characters:,} are sent (--max-characters)"
     return ""

@@ -22,14 +22,16 @@ import pytest
 
 from observer.cli import main
 from observer.errors import ObserverError
-from observer.observation import Asked, Observation
+from observer.observation import Asked, Exchange, Observation
 from observer.observe.bulk.cluster import Size, _fit, _folder
 from observer.observe.bulk.parts import Done, PartsFolder, good_rows, parts_of
 from observer.observe.bulk.run import BulkOptions
-from observer.observe.bulk.worker import absolute
+from observer.observe.bulk.worker import Worker, absolute, identify
 from observer.observe.observations_file import to_line
+from observer.observe.run import CONTEXT_CUT
 from observer.paths import PROJECT_ROOT
 from observer.runs.lock import held_folder
+from observer.schema import Turn
 from tests.observe.test_observe_command import MODEL, write_chats
 from tests.support.observing_server import ObservingServer
 
@@ -354,6 +356,16 @@ def test_rays_sockets_fit_below_a_temporary_folder_of_any_length(monkeypatch: py
                 assert len(socket) <= 103, base  # macOS; Linux takes 107
             assert not os.path.exists(folder)
     assert is_below == {True, False}
+
+
+def test_a_part_says_of_how_many_rows_the_context_was_cut(nano_gguf: Path) -> None:
+    context = [Turn(role="user", content="we walked by the harbour " * 40) for _ in range(30)]
+    exchanges = [Exchange(user_message="thanks", context=context), Exchange(user_message="thanks")]
+    worker = Worker(str(nano_gguf), identify(str(nano_gguf)), "grade", {"n_threads": 1, "n_ctx": 700}, {})
+    rows = json.dumps([[f"x:{n}", exchange.model_dump_json()] for n, exchange in enumerate(exchanges)])
+    found = worker({"part": 0, "input": "", "rows": rows})
+    assert (found["stop"], json.loads(found["faults"])) == ("", [])
+    assert json.loads(found["remarks"]) == {CONTEXT_CUT: 1}
 
 
 def test_a_model_is_found_from_any_folder() -> None:

@@ -96,6 +96,31 @@ def observe_in_shell(command: str) -> Observation:
     return Observation.model_validate_json(done.stdout)
 
 
+def test_context_that_the_model_has_no_room_for_is_counted(nano_gguf: Path, tmp_path: Path, capsys: Captured) -> None:
+    """And a long talk is not refused for its length: what counts is the exchange."""
+    context = [{"role": "user", "content": f"{n}: " + "we walked by the harbour " * 40} for n in range(30)]
+    rows = [{"user_message": "thanks", "context": context}, {"user_message": "thanks"}, {"user_message": "hi " * 9000}]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["grade", str(path), "--model", str(nano_gguf), "--threads", "1", "--n-ctx", "700"]) == 1
+    printed = capsys.readouterr()
+    long, short = (Observation.model_validate_json(line) for line in printed.out.splitlines())
+    assert 20 < long.context_cut <= 30 and short.context_cut == 0
+    assert "; 1 without their oldest context, for which the model had no room" in printed.err
+    assert "chats.jsonl:3: 27,005 characters; at most 20,000 are sent (--max-characters)" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(MODEL, "set num_ctx in the model's Modelfile"), (["--ray", "--out", "parts"], "--n-ctx: goes without --ray")],
+)
+def test_an_option_of_a_models_context_says_where_there_is_none(
+    more: list[str], told: str, server: ObservingServer, capsys: Captured
+) -> None:
+    assert main(["grade", "thanks", "--n-ctx", "700", *more]) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_each_verb_asks_what_it_says(server: ObservingServer, capsys: Captured) -> None:
     texts = ["I live in Lisbon", "thanks"]
     assert main(["grade", *texts, *MODEL]) == 0

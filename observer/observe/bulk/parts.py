@@ -43,7 +43,7 @@ class Part:
 @dataclass(frozen=True)
 class Done:
     """A finished part. `model` is what `worker.identify` says, `input` and `output` are hashes, `faults` are
-    place and reason of rows whose observation has one."""
+    place and reason of rows whose observation has one, `remarks` say of how many something else is to be told."""
 
     part: int
     rows: int
@@ -53,6 +53,7 @@ class Done:
     input: str
     output: str
     faults: list[tuple[str, str]] = field(default_factory=list)
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
 def parts_of(rows: Iterable[Row], rows_per_part: int) -> Iterator[Part]:

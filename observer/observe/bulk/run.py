@@ -27,7 +27,7 @@ from observer.observe.bulk.dataset import Question, answers
 from observer.observe.bulk.parts import MAX_PARTS, Done, PartsFolder, good_rows, parts_of
 from observer.observe.bulk.worker import identify
 from observer.observe.reading import STDIN, BadRow, Reader
-from observer.observe.run import VERBS
+from observer.observe.run import VERBS, in_words
 from observer.observe.streaming import Meter
 from observer.runs.lock import held_folder
 from observer.runs.manifest import environment
@@ -71,6 +71,7 @@ class BulkRun:
     n_done: int = 0
     n_had: int = 0
     n_bad: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)
     rows_per_s: float = 0.0
     unused_fields: Counter[str] = field(default_factory=Counter)
 
@@ -86,7 +87,7 @@ class BulkRun:
             done = folder.finished(hashes, options.task, identity, options.spec)
             for number in sorted(done):
                 self.n_had += folder.done[number].rows
-                self._tell_faults(folder.done[number], None)
+                self._tell_of(folder.done[number], None)
             manifest, path = self._manifest(identity, n_rows, len(hashes)), options.out / "manifest.json"
             if len(done) == len(hashes) and _is_whole(path):
                 return
@@ -106,6 +107,7 @@ class BulkRun:
             parts.append(f"{self.n_had:,} were in {self.options.out} before")
         if self.n_bad:
             parts.append(f"{self.n_bad:,} with a fault")
+        parts += in_words(self.remarks)
         return "; ".join(filter(None, [*parts, unused_fields(self.unused_fields)]))
 
     def _plan(self, reader: Reader) -> tuple[list[str], int]:
@@ -165,13 +167,14 @@ class BulkRun:
             input=answer["input"],
             output=hashlib.sha256(answer["lines"]).hexdigest(),
             faults=json.loads(answer["faults"]),
+            remarks=json.loads(answer["remarks"]),
         )
         if done.input != hashes[done.part]:
             raise ObserverError(f"{folder.file(done.part)}: {_CHANGED}")
         folder.write(done, answer["lines"])
         self.n_done += done.rows
         meter.advance(done.rows, self.n_done)
-        self._tell_faults(done, meter)
+        self._tell_of(done, meter)
 
     def _tell_bad(self, bad: list[BadRow], meter: Meter) -> None:
         for row in bad:
@@ -179,7 +182,8 @@ class BulkRun:
             meter.say(f"{row.place}: {row.reason}")
         bad.clear()
 
-    def _tell_faults(self, done: Done, meter: Meter | None) -> None:
+    def _tell_of(self, done: Done, meter: Meter | None) -> None:
+        self.remarks.update(done.remarks)
         for place, reason in done.faults:
             self.n_bad += 1
             line = f"{place}: {reason}"

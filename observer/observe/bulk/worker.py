@@ -18,7 +18,7 @@ from observer.observation import Asked, Exchange, Observation
 from observer.observe.bulk.parts import Part, good_rows, parts_of
 from observer.observe.observations_file import to_line
 from observer.observe.reading import Reader
-from observer.observe.run import BATCH_ROWS
+from observer.observe.run import BATCH_ROWS, remarks_on
 from observer.observe.streaming import batches
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ class Worker:
         self._observer: Observer | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The part's observations as lines, places and reasons of those with a fault; or `stop`, why all must end."""
-        answer = {"part": row["part"], "input": row["input"], "lines": b"", "rows": 0, "faults": "[]"}
+        """The part's observations as lines, places and reasons of those with a fault, other remarks on how many; or
+        `stop`, why all must end."""
+        answer = {"part": row["part"], "input": row["input"], "lines": b"", "rows": 0, "faults": "[]", "remarks": "{}"}
         try:
             observer = self._open()
             rows: list[list[str]] = json.loads(row["rows"])
@@ -68,7 +69,7 @@ class Worker:
         faults = [(place, one.fault) for (place, _), one in zip(rows, observations, strict=True) if one.fault]
         lines = b"".join(map(to_line, observations))
         found = {"lines": lines, "rows": len(rows), "faults": json.dumps(faults), "model_name": observer.name}
-        return answer | found | {"stop": ""}
+        return answer | found | {"remarks": json.dumps(remarks_on(observations)), "stop": ""}
 
     def _open(self) -> Observer:
         if self._observer is None:
