@@ -136,9 +136,10 @@ class Observation(_Frozen):
     """`grade` is None when only extraction was asked for; there is nothing extracted from a DISCARD.
 
     `truncated`: the answer reached its bound; `fault`: why an answer could not be read as a whole. What stood
-    whole before is here in both cases. `context_cut`: so many of the oldest context turns the model was not shown, for
-    want of room. `at` and `id` are the exchange's. `text_hash` is of its messages, secrets blanked, and of `at`: an id
-    that stands for another text is another exchange's.
+    whole before is here in both cases. `repeated`: the model said nothing new any more, and its list was ended there.
+    `context_cut`: so many of the oldest context turns the model was not shown, for want of room. `at` and `id` are the
+    exchange's. `text_hash` is of its messages, secrets blanked, and of `at`: an id that stands for another text is
+    another exchange's.
     """
 
     task: Asked = "observe"
@@ -147,6 +148,7 @@ class Observation(_Frozen):
     relationships: list[ObservedRelationship] = []
     redactions: list[Redaction] = []
     truncated: bool = False
+    repeated: bool = False
     context_cut: int = 0
     fault: str | None = None
     model: str
@@ -177,12 +179,14 @@ class Completion:
 
     `logprobs` are the natural log-probabilities of `tokens` under the model's own distribution, before the grammar;
     None where they were not asked for or are unknown. A backend that knows no token ids leaves `tokens` empty.
+    `repeated`: the model said nothing new any more in a list, and the engine ended the list there.
     """
 
     text: str
     tokens: tuple[int, ...]
     truncated: bool
     logprobs: tuple[float, ...] | None = None
+    repeated: bool = False
 
     @property
     def n_tokens(self) -> int:

@@ -230,7 +230,8 @@ def _completion_of(line: dict[str, Any]) -> Completion:
     logprobs = None if line["logprobs"] is None else tuple(map(float, line["logprobs"]))
     if not isinstance(line["text"], str):
         raise TypeError("text is no text")
-    return Completion(line["text"], tuple(map(int, line["tokens"])), bool(line["truncated"]), logprobs)
+    tokens, repeated = tuple(map(int, line["tokens"])), bool(line.get("repeated"))
+    return Completion(line["text"], tokens, bool(line["truncated"]), logprobs, repeated)
 
 
 def _describe_gguf(engine: Any) -> ModelInfo:

@@ -144,6 +144,8 @@ def _said(card: Card, observation: Observation) -> list[Said]:
 
 def _notes(observation: Observation) -> list[str]:
     notes = [f"Hidden from the model: {redaction.kind.replace('_', ' ')}." for redaction in observation.redactions]
+    if observation.repeated:
+        notes.append("The model repeated itself, and was cut there.")
     if observation.context_cut:
         notes.append(f"No room for the oldest context turns: {observation.context_cut}.")
     return notes + ([f"Fault: {visible(observation.fault)}"] if observation.fault else [])

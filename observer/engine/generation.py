@@ -17,6 +17,7 @@ import numpy.typing as npt
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, n_common
+from observer.engine.repeats import without_repeats
 from observer.engine.rows import Row
 from observer.errors import ObserverError
 from observer.observation import Grade
@@ -149,10 +150,12 @@ class Generation:
                 self._append(row, int(best[number]), logits[number])
 
     def _append(self, row: Row, token: int, logits: npt.NDArray[np.float32]) -> None:
-        """Choose the row's next token: the likeliest, or the likeliest that its grammar allows."""
+        """Choose the row's next token: the likeliest that its grammar allows, or what is forced on it."""
         if not np.isfinite(logits[token]):  # a NaN is the largest to argmax
             raise ObserverError(damaged(self._model))
-        if row.grammar and not row.grammar.allows(token):
+        if row.forced:
+            token = row.forced.pop(0)
+        elif row.grammar and not row.grammar.allows(token):
             token = row.grammar.best(logits)
         row.has_ended = self._model.is_end(token)
         if row.has_ended:
@@ -162,6 +165,20 @@ class Generation:
             row.logprobs.append(float(logits[token]) - log_sum_exp(logits))
         if row.grammar and len(row.tokens) < row.room:
             row.grammar.accept(token)
+            if b"}" in self._model.piece(token) and (answer := without_repeats(self._model.detokenize(row.tokens))):
+                self._go_back(row, self._model.tokenize(answer))
+
+    def _go_back(self, row: Row, answer: Sequence[int]) -> None:
+        """Let the row's answer be this one, which begins as it did, and go on from there."""
+        assert self._grammar is not None and row.grammar is not None
+        n_kept = min(n_common(row.tokens, answer), len(answer) - 1)
+        row.forced, row.repeated = list(answer[n_kept:]), True
+        del row.tokens[n_kept:], row.logprobs[n_kept:]
+        row.grammar.close()
+        row.grammar = self._grammar.start()
+        for token in row.tokens:
+            row.grammar.accept(token)
+        self._context.cut(row.sequences[0], len(row.text) - 1)
 
     def _settle(self, row: Row, batch: _Batch) -> bool:
         """Take note of what the cache holds of the row now; True when the row needs nothing more."""

@@ -102,7 +102,7 @@ class LlamaModel:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of answer tokens; control tokens are left out, broken UTF-8 becomes U+FFFD."""
-        return b"".join(self._piece(token) for token in tokens).decode("utf-8", "replace")
+        return b"".join(self.piece(token) for token in tokens).decode("utf-8", "replace")
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends an answer: `<|im_end|>`, `<|endoftext|>`."""
@@ -121,7 +121,8 @@ class LlamaModel:
     def _pieces(self) -> dict[int, bytes]:
         return {}
 
-    def _piece(self, token: int) -> bytes:
+    def piece(self, token: int) -> bytes:
+        """What the token adds to a text; nothing for a control token."""
         if token not in self._pieces:
             self._pieces[token] = self._read_piece(token)
         return self._pieces[token]

@@ -23,6 +23,7 @@ class Prompt:
 class Row:
     """A row is graded by its prompt `to_grade`, then writes at most `room` tokens after `to_write`; either may be None.
 
+    `forced` are the next tokens of its answer, whatever the model says, where `repeated` made its list end.
     While it is at work it has `sequences` of the cache, and the first of them holds `n_held` tokens of its text.
     """
 
@@ -37,6 +38,8 @@ class Row:
     sequences: Sequence[int] = ()
     n_held: int = 0
     has_ended: bool = False
+    repeated: bool = False
+    forced: list[int] = field(default_factory=list)
 
     @property
     def is_to_be_graded(self) -> bool:
@@ -76,4 +79,5 @@ def completion_of(row: Row, model: LlamaModel, has_logprobs: bool) -> Completion
         tuple(row.tokens),
         truncated=not row.has_ended,
         logprobs=tuple(row.logprobs) if has_logprobs else None,
+        repeated=row.repeated,
     )

@@ -34,6 +34,7 @@ def print_observation(console: Console, text: str, observation: Observation) -> 
         console.print(Text("no relationships", style="dim"))
     notes = [f"hidden from the model: {redaction.kind}" for redaction in observation.redactions]
     notes += ["the answer reached its bound"] if observation.truncated else []
+    notes += ["the model repeated itself, and was cut there"] if observation.repeated else []
     notes += [f"no room for the oldest context turns: {observation.context_cut}"] if observation.context_cut else []
     notes += [f"fault: {observation.fault}"] if observation.fault else []
     for note in notes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from observer.client import Observer
 
 BATCH_ROWS = 64
+REPEATED = "cut where the model repeated itself"
 CONTEXT_CUT = "without their oldest context, for which the model had no room"
 VERBS: dict[Asked, str] = {"grade": "graded", "extract": "extracted", "observe": "observed"}
 
@@ -152,7 +153,9 @@ class Session:
 
 def remarks_on(observations: Sequence[Observation]) -> Counter[str]:
     """What is to be told of observations though it is no fault, and of how many."""
-    return Counter(CONTEXT_CUT for observation in observations if observation.context_cut)
+    remarks = Counter(CONTEXT_CUT for observation in observations if observation.context_cut)
+    remarks.update(REPEATED for observation in observations if observation.repeated)
+    return remarks
 
 
 def in_words(remarks: Counter[str]) -> list[str]:

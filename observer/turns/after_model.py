@@ -50,6 +50,7 @@ def observation(
         relationships=_relationships(found, prepared, _confidence(completion)),
         redactions=prepared.redactions,
         truncated=completion.truncated if completion else False,
+        repeated=completion.repeated if completion else False,
         context_cut=prepared.context_cut,
         fault=fault or (_without_secrets(unread, prepared) if unread else None),
         model=model,
