@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from observer.engine.drafts import Habits
 from observer.engine.generation import Generation
 from observer.engine.grammar import Grammar
 from observer.engine.instructed_context import InstructedContext
@@ -30,7 +31,8 @@ class Engine:
     """One GGUF ready to answer.
 
     `n_seq` rows are answered at once, on `n_threads` cores (all of them unless given). A row's prompt and answer have
-    `n_ctx_per_row` tokens at most, or as many as the model was made for.
+    `n_ctx_per_row` tokens at most, or as many as the model was made for. With `drafts` an extraction under the grammar
+    is written several tokens at a time, the same as one by one but for the rounding of other sums.
     Raises ObserverError when `path` is missing, cannot be loaded, or holds no model that can answer our prompts.
     """
 
@@ -43,6 +45,7 @@ class Engine:
         n_threads: int | None = None,
         max_new_tokens: int = 512,
         examples: Examples = NO_EXAMPLES,
+        drafts: bool = True,
     ) -> None:
         self.model = LlamaModel(path)
         self.name = path.stem
@@ -57,6 +60,7 @@ class Engine:
         self._n_seq = max(1, min(n_seq, (MAX_SEQUENCES - len(self._distinct)) // len(Label)))
         self._context = InstructedContext(self.model, self._distinct, self._n_seq * len(Label), self.n_threads)
         self._grammar: Grammar | None = None
+        self._drafts = drafts
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +147,7 @@ class Engine:
             n_cells=self._context.n_cells,
             label_tokens=self._label_tokens,
             grammar=grammar,
+            habits=self.habits if grammar and self._drafts else None,
             wants_logprobs=logprobs,
         )
         n_done = 0
@@ -185,6 +190,11 @@ class Engine:
         instruction, tokens = self._instructions[task], self._tokenize_prompt(task, exchange)
         n_shared = min(n_common(instruction, tokens), len(tokens) - 1)
         return Prompt(tokens, self._distinct.index(instruction), n_shared)
+
+    @cached_property
+    def habits(self) -> Habits:
+        """What drafts are made from, and how many of their tokens were accepted."""
+        return Habits(self.model)
 
     def _extraction_grammar(self) -> Grammar:
         if self._grammar is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from observer.engine.drafts import Drafts, Habits
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, n_common
@@ -30,14 +31,18 @@ class _Batch:
 
     tokens: list[BatchToken] = field(default_factory=list)
     to_score: dict[int, list[tuple[Row, int, int]]] = field(default_factory=dict)  # row, number of the label, token
-    to_write: dict[int, Row] = field(default_factory=dict)
-    scores: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)  # by the row's index
+    to_write: dict[int, tuple[Row, int | None]] = field(default_factory=dict)  # and the token drafted after that place
+    scores: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)  # by the row's index, as below
+    n_held: dict[int, int] = field(default_factory=dict)
+    n_accepted: dict[int, int] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
 
 
 class Generation:
     """The rows of one call, taken from `waiting` as `slots` of sequences and the `n_cells` that they share are free.
 
-    A row that is graded needs a slot with a sequence for every label of `label_tokens`.
+    A row that is graded needs a slot with a sequence for every label of `label_tokens`. With `habits` several tokens
+    are written in a step: those of a draft up to the first that the row would not have written by itself.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Generation:
         n_cells: int,
         label_tokens: Mapping[Label, Sequence[int]],
         grammar: Grammar | None,
+        habits: Habits | None,
         wants_logprobs: bool,
     ) -> None:
         self._model, self._context = model, context
@@ -58,7 +64,7 @@ class Generation:
         self._n_cells = n_cells
         self._label_tokens = label_tokens
         self._n_label_tokens = sum(map(len, label_tokens.values()))
-        self._grammar = grammar
+        self._grammar, self._habits = grammar, habits
         self._wants_logprobs = wants_logprobs
         self._active: list[Row] = []
 
@@ -73,6 +79,8 @@ class Generation:
             for row in ended:
                 self._release(row)
                 row.close()
+                if self._habits and row.has_ended and not row.repeated:
+                    self._habits.learn(row.tokens)
             yield ended
 
     def _next_batch(self) -> _Batch:
@@ -82,11 +90,12 @@ class Generation:
         while self._free and self._waiting and self._fits(self._waiting[0]):
             self._start(self._waiting.popleft())
         batch = _Batch()
+        n_free = self._n_cells - self._n_used
         for row in self._active:
             if row.is_to_be_graded:
                 self._add_graded(row, batch)
             else:
-                self._add_written(row, batch)
+                n_free -= self._add_written(row, batch, n_free)
         return batch
 
     @property
@@ -103,9 +112,14 @@ class Generation:
         for sequence in row.sequences if row.is_to_be_graded else row.sequences[:1]:
             self._context.share(row.prompt.instruction, sequence, row.prompt.n_shared)
         row.n_held = row.prompt.n_shared
-        if self._grammar and row.grammar is None:
+        if self._grammar and row.to_write and row.grammar is None:
             row.grammar = self._grammar.start()
+            row.drafts = self._drafts(row)
         self._active.append(row)
+
+    def _drafts(self, row: Row) -> Drafts | None:
+        prompt = row.to_write
+        return Drafts(self._habits, prompt.tokens[prompt.n_shared :]) if self._habits and prompt else None
 
     def _suspend(self, row: Row) -> None:
         """Take the row's cells; it waits in front, and its text is decoded anew when there is room."""
@@ -131,9 +145,16 @@ class Generation:
                 batch.tokens.append(BatchToken(token, len(text) + offset, (sequences[number],), True))
         batch.scores[row.index] = np.zeros(len(self._label_tokens))
 
-    def _add_written(self, row: Row, batch: _Batch) -> None:
-        batch.tokens += _tokens(row.text, row.n_held, (row.sequences[0],))
-        batch.to_write[len(batch.tokens) - 1] = row
+    def _add_written(self, row: Row, batch: _Batch, n_free: int) -> int:
+        """The text and a draft of what follows it, for logits from its last token on; how long the draft is."""
+        n_most = max(0, min(n_free, row.room - len(row.tokens) - 1))
+        draft = row.forced[:n_most] or (row.drafts.draft(n_most) if row.drafts else [])
+        tokens = _tokens([*row.text, *draft], row.n_held, (row.sequences[0],), 1 + len(draft))
+        first = len(batch.tokens) + len(tokens) - 1 - len(draft)
+        batch.to_write |= {first + n: (row, token) for n, token in enumerate([*draft, None])}
+        batch.tokens += tokens
+        batch.n_accepted[row.index], batch.n_held[row.index] = 0, len(row.text) + len(draft)
+        return len(draft)
 
     def _score(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
         """Add up the labels' log-probabilities."""
@@ -144,12 +165,19 @@ class Generation:
                 batch.scores[row.index][label] += float(logits[number, token]) - total
 
     def _write(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
+        """Append what follows each row's text, as far as its draft is what it would have written itself."""
         best = logits.argmax(axis=1)
         for number, place in enumerate(places):
-            if row := batch.to_write.get(place):
-                self._append(row, int(best[number]), logits[number])
+            row, drafted = batch.to_write.get(place, (None, None))
+            if row and row.index not in batch.refused:
+                n_before = len(row.tokens)
+                token = self._append(row, int(best[number]), logits[number])
+                if token == drafted and len(row.tokens) > n_before:
+                    batch.n_accepted[row.index] += 1
+                else:
+                    batch.refused.add(row.index)
 
-    def _append(self, row: Row, token: int, logits: npt.NDArray[np.float32]) -> None:
+    def _append(self, row: Row, token: int, logits: npt.NDArray[np.float32]) -> int:
         """Choose the row's next token: the likeliest that its grammar allows, or what is forced on it."""
         if not np.isfinite(logits[token]):  # a NaN is the largest to argmax
             raise ObserverError(damaged(self._model))
@@ -159,7 +187,7 @@ class Generation:
             token = row.grammar.best(logits)
         row.has_ended = self._model.is_end(token)
         if row.has_ended:
-            return
+            return token
         row.tokens.append(token)
         if self._wants_logprobs:
             row.logprobs.append(float(logits[token]) - log_sum_exp(logits))
@@ -167,6 +195,7 @@ class Generation:
             row.grammar.accept(token)
             if b"}" in self._model.piece(token) and (answer := without_repeats(self._model.detokenize(row.tokens))):
                 self._go_back(row, self._model.tokenize(answer))
+        return token
 
     def _go_back(self, row: Row, answer: Sequence[int]) -> None:
         """Let the row's answer be this one, which begins as it did, and go on from there."""
@@ -178,14 +207,18 @@ class Generation:
         row.grammar = self._grammar.start()
         for token in row.tokens:
             row.grammar.accept(token)
-        self._context.cut(row.sequences[0], len(row.text) - 1)
+        row.drafts = self._drafts(row)
 
     def _settle(self, row: Row, batch: _Batch) -> bool:
         """Take note of what the cache holds of the row now; True when the row needs nothing more."""
         if row.is_to_be_graded:
             self._take_grade(row, batch.scores[row.index])
             return row.to_write is None or row.grade is None or row.grade.label is Label.DISCARD
+        if row.drafts:
+            row.drafts.take(row.tokens, batch.n_accepted[row.index])
         row.n_held = len(row.text) - 1
+        if batch.n_held[row.index] > row.n_held:
+            self._context.cut(row.sequences[0], row.n_held)
         return row.has_ended or len(row.tokens) == row.room
 
     def _take_grade(self, row: Row, scores: npt.NDArray[np.float64]) -> None:
@@ -205,9 +238,9 @@ class Generation:
             self._context.share(row.to_write.instruction, row.sequences[0], row.n_held)
 
 
-def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...]) -> list[BatchToken]:
-    """Those of the text from `start` on, for logits after the last."""
-    return [BatchToken(text[n], n, sequences, n == len(text) - 1) for n in range(start, len(text))]
+def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...], n_wanted: int = 1) -> list[BatchToken]:
+    """Those of the text from `start` on, for logits after the last `n_wanted`."""
+    return [BatchToken(text[n], n, sequences, n >= len(text) - n_wanted) for n in range(start, len(text))]
 
 
 def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:

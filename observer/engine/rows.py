@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from observer.engine.drafts import Drafts
 from observer.engine.grammar import Grammar
 from observer.engine.llama_model import LlamaModel
 from observer.observation import EXPECTED_ANSWER, Completion, Grade
@@ -35,6 +36,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     grammar: Grammar | None = None
+    drafts: Drafts | None = None
     sequences: Sequence[int] = ()
     n_held: int = 0
     has_ended: bool = False

@@ -1,0 +1,187 @@
+"""Guesses at the next tokens of an extraction, so that one decode call can write several. Whether a guess is right is
+`generation`'s to find out: it changes how fast an answer is written, never what it says.
+
+An answer is keys, quotes and brackets that the grammar asks for, names that stand in the exchange, and names that stood
+in `entities` and come again in `relationships`. What leads from one piece to the next is counted over the answers so
+far, beginning with one made-up answer a predicate, so that a first answer's keys and predicates are known.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from observer.engine.llama_model import LlamaModel
+from observer.schema import USER, Entity, EntityType, Extraction, Predicate, Relationship, Temporal
+
+_MOST = 12
+"""Tokens drafted at once."""
+_LEAST = 0.5
+"""Drafting stops where the whole draft is right with a lower probability: a token costs a call its multiplications."""
+_LEARNED_ANSWERS = 512
+"""More would take memory and tell little new."""
+_STRUCTURE, _COPIED = 6, 4
+"""Tokens of context: before what every answer has, and within what is copied."""
+_START = -1
+
+
+class Followers:
+    """Which tokens followed which up to `longest` tokens."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._after: dict[tuple[int, ...], Counter[int]] = {}
+
+    def add(self, context: Sequence[int], token: int) -> None:
+        for n in range(1, min(self._longest, len(context)) + 1):
+            self._after.setdefault(tuple(context[len(context) - n :]), Counter())[token] += 1
+
+    def after(self, context: Sequence[int]) -> Iterator[Counter[int]]:
+        """What followed the last token of the context, then its last two, and so on as long as anything did."""
+        for n in range(1, min(self._longest, len(context)) + 1):
+            if (found := self._after.get(tuple(context[len(context) - n :]))) is None:
+                return
+            yield found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in an answer: after which keys, quotes and brackets, values left out, and after what of an open value."""
+
+    structure: tuple[int, ...] = (_START,)
+    value: tuple[int, ...] = ()
+    is_open: bool = False
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        return self.structure + self.value
+
+
+class Habits:
+    """How a model's answers go on, learned from its own; `n_drafted` and `n_accepted` count tokens of all rows."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+        self._is_quote: dict[int, tuple[bool, bool]] = {}
+        self._n_learned = 0
+        self.followers = Followers(_STRUCTURE)
+        self.n_drafted = self.n_accepted = 0
+        for answer in _made_up_answers():
+            self._add(model.tokenize(answer))
+
+    def learn(self, answer: Sequence[int]) -> None:
+        """From a whole answer, without its end."""
+        if self._n_learned < _LEARNED_ANSWERS:
+            self._n_learned += 1
+            self._add(answer)
+
+    def step(self, place: _Place, token: int) -> _Place:
+        """The place after one more token."""
+        if token not in self._is_quote:
+            piece = self._model.piece(token)
+            self._is_quote[token] = b'"' in piece, piece.endswith(b':"')
+        is_quote, opens_value = self._is_quote[token]
+        if place.is_open and not is_quote:
+            return _Place(place.structure, (*place.value, token)[-_STRUCTURE:], True)
+        return _Place((*place.structure, token)[-_STRUCTURE:], (), opens_value)
+
+    def _add(self, answer: Sequence[int]) -> None:
+        place = _Place()
+        for token in answer:
+            self.followers.add(place.context, token)
+            place = self.step(place, token)
+
+
+class Drafts:
+    """One row's guesses. `exchange` is what it may copy from.
+
+    A row whose first guess is refused is drafted half as much, down to one token a call; a guess that would have been
+    right, decoded or not, doubles it.
+    """
+
+    def __init__(self, habits: Habits, exchange: Sequence[int]) -> None:
+        self._habits = habits
+        self._copied = Followers(_COPIED)
+        self._place = _Place()
+        self._recent: list[int] = []
+        self._n_allowed = _MOST
+        self._guess: list[int] = []
+        for token in exchange:
+            self._follow(token)
+        self._recent = []
+        self._n_taken = 0
+
+    def draft(self, n_most: int) -> list[int]:
+        """Tokens that may come next, at most `n_most`."""
+        place, recent, probability = self._place, self._recent[:], 1.0
+        self._guess = []
+        while len(self._guess) < _MOST:
+            token, share = self._next(place, recent)
+            probability *= share
+            if probability < _LEAST:
+                break
+            self._guess.append(token)
+            place = self._habits.step(place, token)
+            recent.append(token)
+        drafted = self._guess[: min(n_most, self._n_allowed)]
+        self._habits.n_drafted += len(drafted)
+        return drafted
+
+    def take(self, answer: Sequence[int], n_accepted: int) -> None:
+        """Learn how the answer went on after the last draft, of which `n_accepted` tokens were right."""
+        self._habits.n_accepted += n_accepted
+        written = answer[self._n_taken :]
+        self._n_taken = len(answer)
+        if self._guess and written:
+            is_right = self._guess[0] == written[0]
+            self._n_allowed = min(_MOST, 2 * self._n_allowed + 1) if is_right else self._n_allowed // 2
+        for token in written:
+            self._follow(token)
+            self._place = self._habits.step(self._place, token)
+
+    def _follow(self, token: int) -> None:
+        self._copied.add(self._recent, token)
+        self._recent = [*self._recent, token][-_COPIED:]
+
+    def _next(self, place: _Place, recent: Sequence[int]) -> tuple[int, float]:
+        """The likeliest next token and its probability: every longer context corrects what the shorter ones say.
+
+        The shorter ones count for as much as the longer has seen different tokens (Witten and Bell, 1991). Within a
+        value the longest passage that goes on the same counts last, the more the longer it is.
+        """
+        levels = [(1, level) for level in self._habits.followers.after(place.context)]
+        if place.value:
+            copied = list(self._copied.after(recent))
+            levels += [(2 * len(copied), copied[-1])] if copied else []
+        best = (_START, 0.0)
+        for token in {level.most_common(1)[0][0] for _, level in levels}:
+            share = 0.0
+            for weight, level in levels:
+                share = (weight * level[token] + len(level) * share) / (weight * level.total() + len(level))
+            best = max(best, (token, share), key=lambda found: found[1])
+        return best
+
+
+def _made_up_answers() -> Iterator[str]:
+    """One a predicate, each with names of its own, and one that is empty."""
+    yield Extraction().to_compact_json()
+    types, tenses = itertools.cycle(EntityType), itertools.cycle(Temporal)
+    for number, (predicate, kind, temporal) in enumerate(zip(Predicate, types, tenses, strict=False)):
+        name = predicate.title()
+        yield Extraction(
+            entities=[
+                Entity(name=USER, type=EntityType.PERSON),
+                Entity(name=name, type=kind, attributes={"detail": name} if number % 4 == 0 else {}),
+            ],
+            relationships=[
+                Relationship(
+                    subject=USER,
+                    predicate=predicate,
+                    object=name,
+                    temporal=temporal,
+                    when=name if number % 4 == 1 else None,
+                )
+            ],
+        ).to_compact_json()

@@ -1,0 +1,90 @@
+"""Several tokens a step: what is drafted, when drafting stops, and that answers are those of one token a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from observer.data.dataset import read_split
+from observer.engine.drafts import Drafts, Habits
+from observer.engine.engine import Engine
+from observer.paths import PROJECT_ROOT
+from observer.prompts import Task, exchange_of
+
+N_NEW = 160
+
+
+@pytest.fixture(scope="module")
+def engine(nano_gguf: Path) -> Iterator[Engine]:
+    with Engine(nano_gguf, n_seq=8, n_threads=1, max_new_tokens=N_NEW) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def exchanges() -> list[str]:
+    rows = read_split(PROJECT_ROOT / "data" / "val.jsonl")
+    return [exchange_of(row) for row in rows if row["task"] == Task.EXTRACT][::16]
+
+
+def test_answers_are_those_of_one_token_a_step(engine: Engine, nano_gguf: Path, exchanges: list[str]) -> None:
+    with Engine(nano_gguf, n_seq=8, n_threads=1, max_new_tokens=N_NEW, drafts=False) as one_by_one:
+        expected = one_by_one.extract(exchanges, logprobs=True)
+        assert one_by_one.model.n_outputs >= sum(answer.n_tokens for answer in expected)
+    found = engine.extract(exchanges, logprobs=True)
+    assert [(answer.tokens, answer.truncated) for answer in found] == [(a.tokens, a.truncated) for a in expected]
+    for answer, other in zip(found, expected, strict=True):
+        assert answer.logprobs == pytest.approx(other.logprobs, abs=0.4)  # of nonsense, where nano is far from sure
+    assert 0.5 < engine.habits.n_accepted / engine.habits.n_drafted < 1
+    assert engine.habits.n_accepted > sum(answer.n_tokens for answer in found) / 3
+
+
+def test_a_lone_row_and_one_that_is_read_once_are_drafted_too(engine: Engine, exchanges: list[str]) -> None:
+    expected = engine.extract(exchanges[:4])
+    before = engine.habits.n_accepted
+    assert [engine.extract([exchange])[0].tokens for exchange in exchanges[:4]] == [a.tokens for a in expected]
+    assert engine.habits.n_accepted > before
+    for reading, answer in zip(engine.observe(exchanges[:4]), expected, strict=True):
+        assert reading.completion is None or reading.completion.tokens == answer.tokens
+
+
+@pytest.mark.parametrize("n_new", range(1, 9))
+def test_a_draft_never_passes_the_room_that_is_left(nano_gguf: Path, exchanges: list[str], n_new: int) -> None:
+    with Engine(nano_gguf, n_threads=1, max_new_tokens=n_new) as engine:
+        (answer,) = engine.extract(exchanges[:1])
+    assert (answer.n_tokens, answer.truncated) == (n_new, True)
+
+
+def test_a_first_answer_begins_with_a_draft_of_what_the_grammar_asks_for(engine: Engine) -> None:
+    habits = Habits(engine.model)
+    drafts = Drafts(habits, engine.model.tokenize("USER: I moved to Zandrovia"))
+    beginning = engine.model.detokenize(drafts.draft(99))
+    assert beginning.startswith('{"entities":[{"name":"')
+
+
+def test_a_name_that_began_as_one_in_the_exchange_is_drafted_to_its_end(engine: Engine) -> None:
+    exchange = engine.model.tokenize("USER: I moved to Zandrovia")
+    name = engine.model.tokenize("Zandrovia")
+    shared = next(n for n in range(1, len(name)) if exchange[-len(name) + n :] == name[n:])
+    drafts = Drafts(Habits(engine.model), exchange)
+    drafts.take(engine.model.tokenize('{"entities":[{"name":"') + name[: shared + 1], 0)
+    assert len(name) > shared + 1
+    assert drafts.draft(99)[: len(name) - shared - 1] == name[shared + 1 :]
+
+
+def test_a_row_whose_drafts_are_refused_goes_back_to_one_token_and_comes_again(engine: Engine) -> None:
+    letters = [engine.model.tokenize(letter)[0] for letter in "abcdefghijklmnopqrst"]  # each calls the next one
+    drafts = Drafts(Habits(engine.model), letters)
+    written = engine.model.tokenize('{"entities":[{"name":"')
+    drafts.take(written, 0)
+
+    def length_after(letter: int) -> int:
+        written.append(letter)
+        drafts.take(written, 0)
+        return len(drafts.draft(99))
+
+    refused = [length_after(letter) for letter in letters[:14:2]]
+    assert refused[0] > 1 and refused[-1] == 0
+    right = [length_after(letter) for letter in letters[13:17]]
+    assert right[0] == 1 and right[-1] > 1
