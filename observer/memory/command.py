@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import date
+
+    from observer.memory.facts import Fact
     from observer.memory.store import Event
 
 
@@ -19,8 +22,16 @@ def add_memory_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     )
     actions = memory.add_subparsers(required=True, metavar="ACTION")
 
-    show = actions.add_parser("show", help="what is known now; with --all what was once known too")
-    show.add_argument("--all", action="store_true", help="also what is over")
+    show = actions.add_parser(
+        "show",
+        help="what is known now, or what held on a day",
+        description="What is known now. With --as-of, what held at the end of a day, twice: as was known then, from "
+        "the conversations up to that day, and as is known now, from those since then too.",
+    )
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="also what is over")
+    which.add_argument("--as-of", type=_day, metavar="DAY", help="what held at the end of this day in UTC, such as "
+        "2026-03-01; in JSON, `known` is then or now")  # fmt: skip
     history = actions.add_parser("history", help="what was added and ended, when, and by which exchange")
     export = actions.add_parser(
         "export",
@@ -43,11 +54,30 @@ def _show(args: argparse.Namespace) -> int:
     from observer.memory.store import Store
 
     with Store(args.file, must_exist=True) as store:
-        facts = store.known(args.about, is_current=not args.all)
-    if not _is_for_a_person(args):
-        for fact in facts:
-            print(fact.model_dump_json(exclude_none=True))
-        return 0
+        if args.as_of:
+            from observer.memory.as_of import as_of
+
+            held = as_of(store, args.as_of, args.about)
+            parts = {"then": held.known_then, "now": held.known_now}
+        else:
+            parts = {"": store.known(args.about, is_current=not args.all)}
+    for known, facts in parts.items():
+        if not _is_for_a_person(args):
+            _print_json(facts, {"known": known} if known else {})
+        else:
+            _print_facts(facts, {"": "", "then": f"{args.as_of}, as known then", "now": "as known now"}[known])
+    return 0
+
+
+def _print_json(facts: list[Fact], head: dict[str, str]) -> None:
+    import json
+
+    for fact in facts:
+        record = head | fact.model_dump(mode="json", exclude_none=True)
+        print(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+
+
+def _print_facts(facts: list[Fact], heading: str) -> None:
     from observer.console.tables import STATE_STYLES, day, open_console, table
 
     columns = ["subject", "predicate", "object", "state", "when", "from", "until", "last seen"]
@@ -57,9 +87,10 @@ def _show(args: argparse.Namespace) -> int:
         for f in facts
     ]  # fmt: skip
     console = open_console()
+    if heading:
+        console.print(heading)
     console.print(table(columns, rows, [STATE_STYLES.get(fact.state, "dim") for fact in facts]))
     console.print(f"{len(facts):,} facts")
-    return 0
 
 
 def _history(args: argparse.Namespace) -> int:
@@ -100,6 +131,15 @@ def _export(args: argparse.Namespace) -> int:
     for record in records:
         print(json.dumps(record, ensure_ascii=False))
     return 0
+
+
+def _day(text: str) -> date:
+    from datetime import date
+
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: a day such as 2026-03-01 is expected") from None
 
 
 def _is_for_a_person(args: argparse.Namespace) -> bool:

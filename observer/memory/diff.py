@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of, in_utc
-from observer.memory.rules import RECURRING, TIMELESS, why_not_both
+from observer.memory.rules import RECURRING, TIMELESS, related_predicates, why_not_both
 from observer.observation import Observation
-from observer.schema import Temporal
+from observer.schema import Temporal, canonical_triple
 from observer.turns.pronouns import is_nobodys_name
 
 _ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
@@ -40,6 +40,19 @@ def apply_operations(known: Iterable[Fact], operations: Iterable[Operation]) -> 
     facts = {fact.id: fact for fact in known}
     facts |= {operation.fact.id: operation.fact for operation in operations if operation.is_stored}
     return list(facts.values())
+
+
+def names_and_predicates(observation: Observation) -> tuple[set[str], set[str]]:
+    """Facts with one of these names, in lower case, and one of these predicates are all that `diff` need know."""
+    names: set[str] = set()
+    predicates: set[str] = set()
+    for relationship in observation.relationships:
+        subject, predicate, obj = canonical_triple(
+            relationship.subject, str(relationship.predicate), relationship.object
+        )
+        names |= {subject, obj}
+        predicates |= related_predicates(predicate)
+    return names, predicates
 
 
 def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], list[Fact]]:

@@ -19,11 +19,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from observer.errors import ObserverError
 from observer.files import explain_os_error
-from observer.memory.diff import diff
+from observer.memory.diff import diff, names_and_predicates
 from observer.memory.facts import Fact, Operation, OperationKind, Reason, in_utc
-from observer.memory.rules import related_predicates
 from observer.observation import Observation, id_of_another
-from observer.schema import canonical_triple
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -133,6 +131,15 @@ class Store:
         with self._faults_explained():
             return self._database.execute("SELECT 1 FROM sources WHERE id = ?", (source,)).fetchone() is not None
 
+    def observations(self, before: datetime | None = None) -> list[tuple[Observation, datetime]]:
+        """What was applied and when it was said, in that order; all of it, or what was said `before` a moment."""
+        query, values = "SELECT observation, seen_at FROM sources", []
+        if before:
+            query, values = f"{query} WHERE seen_at < ?", [in_utc(before).isoformat()]
+        with self._faults_explained():
+            rows = self._database.execute(f"{query} ORDER BY seen_at, rowid", values).fetchall()
+        return self._parsed(_source, rows)
+
     def sources_of(self) -> dict[str, list[str]]:
         """fact id -> the sources that added or ended it."""
         found: dict[str, list[str]] = {}
@@ -144,9 +151,7 @@ class Store:
     def attributes(self) -> dict[str, dict[str, str]]:
         """Case-folded name -> what the observations told of it beside the facts; of each key the last."""
         found: dict[str, dict[str, str]] = {}
-        with self._faults_explained():
-            rows = self._database.execute("SELECT observation FROM sources ORDER BY seen_at, rowid").fetchall()
-        for observation in self._parsed(lambda row: Observation.model_validate_json(row["observation"]), rows):
+        for observation, _ in self.observations():
             for entity in observation.entities:
                 found.setdefault(entity.name.casefold(), {}).update(entity.attributes)
         return found
@@ -223,14 +228,7 @@ class Store:
 
     def _concerned(self, observation: Observation) -> list[Fact]:
         """All known facts that one of the observation could be the same as, or could end."""
-        names: set[str] = set()
-        predicates: set[str] = set()
-        for relationship in observation.relationships:
-            subject, predicate, obj = canonical_triple(
-                relationship.subject, str(relationship.predicate), relationship.object
-            )
-            names |= {subject, obj}
-            predicates |= related_predicates(predicate)
+        names, predicates = names_and_predicates(observation)
         of_names = f"IN ({_marks(names)})"
         conditions = [f"(subject_key {of_names} OR object_key {of_names})", f"predicate IN ({_marks(predicates)})"]
         return self._facts(conditions, [*names, *names, *predicates])
@@ -292,6 +290,10 @@ def _about(name: str | None) -> tuple[list[str], list[Any]]:
 
 def _marks(values: Iterable[Any]) -> str:
     return ", ".join("?" for _ in values)
+
+
+def _source(row: sqlite3.Row) -> tuple[Observation, datetime]:
+    return Observation.model_validate_json(row["observation"]), datetime.fromisoformat(row["seen_at"])
 
 
 def _event(row: sqlite3.Row) -> Event:
