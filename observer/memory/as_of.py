@@ -6,7 +6,7 @@ The two part where a later conversation tells of the past: what was over already
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -39,7 +39,8 @@ def as_of(store: Store, day: date, about: str | None = None) -> AsOf:
         end = datetime.combine(day + timedelta(days=1), time(), UTC)
     except OverflowError:
         raise ObserverError(f"{day}: the last day of the calendar; name an earlier one") from None
-    told = _replayed(store.observations(before=end))
+    forgotten = {e.source: e.operation.fact for e in store.history() if e.operation.reason is Reason.FORGOTTEN}
+    told = _replayed(store.observations(before=end), forgotten)
     if about is not None:
         told = [fact for fact in told if about.casefold() in (fact.key[0], fact.key[2])]
     known = store.known(about, is_current=False)
@@ -58,21 +59,33 @@ def _held(fact: Fact) -> tuple[datetime, datetime]:
     What has no known beginning counts from when it was first said to be so, and what was only told as over never.
     """
     if fact.predicate in TIMELESS:
-        return (_LAST if fact.ended_by is Reason.SUPERSEDED else _FIRST), _LAST  # another birth corrects the first
+        begin = _LAST if fact.ended_by is Reason.SUPERSEDED else _FIRST  # another birth corrects the first
+        return begin, fact.ended_at or _LAST
     if fact.temporal is Temporal.FUTURE:
         return fact.first_seen, fact.ended_at or _LAST
     begin = fact.valid_at or (fact.first_seen if fact.temporal is Temporal.ONGOING else _LAST)
     return begin, fact.invalid_at or fact.ended_at or _LAST
 
 
-def _replayed(observations: Iterable[tuple[Observation, datetime]]) -> list[Fact]:
-    """What is known after these, in the order in which they were said."""
+def _replayed(observations: Iterable[tuple[str, Observation, datetime]], forgotten: Mapping[str, Fact]) -> list[Fact]:
+    """What is known after these, in the order in which they were said. `forgotten` is what a source asked to forget."""
     facts: dict[tuple[str, str], dict[str, Fact]] = defaultdict(dict)
-    for observation, seen_at in observations:
+
+    def put(fact: Fact) -> None:
+        subject, predicate, obj = fact.key
+        facts[subject, predicate][fact.id] = facts[obj, predicate][fact.id] = fact
+
+    for source, observation, seen_at in observations:
+        if source in forgotten:
+            end = {"ended_at": seen_at, "ended_by": Reason.FORGOTTEN}
+            gone = forgotten[source]
+            for fact in list(facts[gone.key[0], gone.key[1]].values()):
+                if fact.is_current and (fact.key, fact.temporal) == (gone.key, gone.temporal):
+                    put(fact.model_copy(update=end))
+            continue
         names, predicates = names_and_predicates(observation)
         known = {id: fact for name in names for predicate in predicates for id, fact in facts[name, predicate].items()}
         for fact in apply_operations([], diff(observation, known.values(), seen_at)):
-            subject, predicate, obj = fact.key
-            facts[subject, predicate][fact.id] = facts[obj, predicate][fact.id] = fact
+            put(fact)
     found = {id: fact for of_name in facts.values() for id, fact in of_name.items()}
     return sorted(found.values(), key=lambda fact: (fact.first_seen, fact.id))

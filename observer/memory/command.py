@@ -42,10 +42,20 @@ def add_memory_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     export.add_argument("--to", required=True, choices=["graphiti", "mem0"])
     export.add_argument("--group-id", default="user", metavar="ID", help="whose memory it is, for graphiti "
         "(default: %(default)s)")  # fmt: skip
-    for action, function in ((show, _show), (history, _history), (export, _export)):
+    forget = actions.add_parser(
+        "forget",
+        help="end a fact because you ask for it, or delete it",
+        description="End a fact: it is no longer known as current, and its history stays. With --delete it goes from "
+        "the file with all that tells of the same two names and predicate, and reading the same log again does not "
+        "bring it back.",
+    )
+    for action, function in ((show, _show), (history, _history), (export, _export), (forget, _forget)):
         action.add_argument("file", type=Path, metavar="FILE", help="such as memory.sqlite")
-        action.add_argument("--about", metavar="NAME", help="only what has this name as subject or object")
         action.set_defaults(run=function)
+    for action in (show, history, export):
+        action.add_argument("--about", metavar="NAME", help="only what has this name as subject or object")
+    forget.add_argument("id", metavar="ID", help="of the fact, as `observer memory show --json` has it")
+    forget.add_argument("--delete", action="store_true", help="leave nothing of it in the file")
     for action in (show, history):
         action.add_argument("--json", action="store_true", help="JSON on a terminal too")
 
@@ -140,6 +150,15 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: a day such as 2026-03-01 is expected") from None
+
+
+def _forget(args: argparse.Namespace) -> int:
+    from observer.memory.store import Store
+
+    with Store(args.file, must_exist=True) as store:
+        fact = store.forget(args.id, delete=args.delete)
+    print(f"{'deleted' if args.delete else 'ended'}: {fact.as_text()}")
+    return 0
 
 
 def _is_for_a_person(args: argparse.Namespace) -> bool:

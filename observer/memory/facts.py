@@ -1,6 +1,6 @@
 """What a memory holds: facts with two times each, when they hold in the world and when a conversation told us.
 
-A fact is never deleted or rewritten: it is added, seen again, and at most once ended.
+A fact is never rewritten: it is added, seen again, and at most once ended. Only who asks for it deletes one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from observer.observation import ObservedRelationship
+from observer.observation import Observation, ObservedRelationship
 from observer.schema import EntityType, Predicate, Temporal, canonical_triple
 
 Key = tuple[str, str, str]
@@ -29,7 +29,7 @@ class OperationKind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an operation is what it is; the middle five also say why a fact ended."""
+    """Why an operation is what it is; the middle six also say why a fact ended."""
 
     NEW = "new"
     STATED = "stated"
@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """A plan that is now so, or done."""
     CALLED_OFF = "called_off"
     """A plan that was said to be over before its time had come."""
+    FORGOTTEN = "forgotten"
+    """Somebody asked to forget it."""
     KNOWN = "known"
     UNGROUNDED = "ungrounded"
     """A name of it stands nowhere in the text, or is a pronoun: not remembered."""
@@ -140,6 +142,18 @@ def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType],
         stated_by=relationship.stated_by,
         confidence=relationship.confidence,
     )
+
+
+def without(observation: Observation, key: Key) -> Observation:
+    """The observation less what it states of one triple, and less the names that stood only there."""
+    left, gone = [], []
+    for relationship in observation.relationships:
+        triple = canonical_triple(relationship.subject, str(relationship.predicate), relationship.object)
+        (gone if triple == key else left).append(relationship)
+    names = {name for relationship in gone for name in (relationship.subject, relationship.object)}
+    names -= {name for relationship in left for name in (relationship.subject, relationship.object)}
+    entities = [entity for entity in observation.entities if entity.name not in names]
+    return observation.model_copy(update={"relationships": left, "entities": entities})
 
 
 def fact_id(key: Key, number: int) -> str:

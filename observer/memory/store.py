@@ -1,6 +1,7 @@
 """A memory in one SQLite file: facts, every operation on them, and the observations they came from.
 
-Each observation is one transaction and counts once. Facts are ended, never deleted. One file remembers for one user.
+Each observation is one transaction and counts once. Facts are ended; deleted only by `forget`, when that is asked for.
+One file remembers for one user.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -20,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from observer.errors import ObserverError
 from observer.files import explain_os_error
 from observer.memory.diff import diff, names_and_predicates
-from observer.memory.facts import Fact, Operation, OperationKind, Reason, in_utc
+from observer.memory.facts import Fact, Operation, OperationKind, Reason, in_utc, without
 from observer.observation import Observation, id_of_another
 
 T = TypeVar("T")
@@ -108,6 +110,41 @@ class Store:
                     self._record(operation, source, seen_at)
         return operations
 
+    def forget(self, fact_id: str, *, delete: bool = False) -> Fact:
+        """End a fact because somebody asks for it, and return it as it is left; one that is over stays as it is.
+
+        With `delete` all that tells of its triple goes: other times of it, their history, and the statements in the
+        observations. These stay known by their ids: to read them again brings nothing back. Raises ObserverError for
+        an id that is no fact's.
+        """
+        with self._transaction():
+            found = self._facts(["id = ?"], [fact_id])
+            if not found:
+                raise ObserverError(f"{self.path}: no fact has the id {fact_id!r}; `observer memory show` has them all")
+            (fact,) = found
+            if delete:
+                self._delete(fact)
+            elif fact.is_current:
+                now = max(datetime.now(UTC), fact.last_seen)
+                fact = fact.model_copy(update={"ended_at": now, "ended_by": Reason.FORGOTTEN})
+                source = f"forgotten-{uuid.uuid4()}"
+                self._insert_source(Observation(model="forget"), source, now)
+                self._upsert(fact)
+                self._record(Operation(kind=OperationKind.INVALIDATE, reason=Reason.FORGOTTEN, fact=fact), source, now)
+        if delete:  # out of the log too, where others have read what was there before
+            with self._faults_explained():
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return fact
+
+    def _delete(self, fact: Fact) -> None:
+        of_triple = "SELECT id FROM facts WHERE (subject_key, predicate, object_key) = (?, ?, ?)"
+        self._database.execute(f"DELETE FROM operations WHERE fact_id IN ({of_triple})", fact.key)
+        self._database.execute(f"DELETE FROM facts WHERE id IN ({of_triple})", fact.key)
+        for source, observation, _ in self.observations():
+            if (left := without(observation, fact.key)) != observation:
+                text = left.model_dump_json(exclude_defaults=True)
+                self._database.execute("UPDATE sources SET observation = ? WHERE id = ?", (text, source))
+
     def known(self, subject: str | None = None, *, is_current: bool = True) -> list[Fact]:
         """Facts, of one name (as subject or object) or all; with `is_current` False the ended ones as well."""
         conditions, values = _about(subject)
@@ -131,9 +168,9 @@ class Store:
         with self._faults_explained():
             return self._database.execute("SELECT 1 FROM sources WHERE id = ?", (source,)).fetchone() is not None
 
-    def observations(self, before: datetime | None = None) -> list[tuple[Observation, datetime]]:
-        """What was applied and when it was said, in that order; all of it, or what was said `before` a moment."""
-        query, values = "SELECT observation, seen_at FROM sources", []
+    def observations(self, before: datetime | None = None) -> list[tuple[str, Observation, datetime]]:
+        """Sources, what was applied and when it was said, in that order; all, or what was said `before` a moment."""
+        query, values = "SELECT id, observation, seen_at FROM sources", []
         if before:
             query, values = f"{query} WHERE seen_at < ?", [in_utc(before).isoformat()]
         with self._faults_explained():
@@ -151,12 +188,13 @@ class Store:
     def attributes(self) -> dict[str, dict[str, str]]:
         """Case-folded name -> what the observations told of it beside the facts; of each key the last."""
         found: dict[str, dict[str, str]] = {}
-        for observation, _ in self.observations():
+        for _, observation, _ in self.observations():
             for entity in observation.entities:
                 found.setdefault(entity.name.casefold(), {}).update(entity.attributes)
         return found
 
     def _prepare(self) -> None:
+        self._database.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no bytes behind
         application_id, version = self._pragma("application_id"), self._pragma("user_version")
         if application_id == APPLICATION_ID:
             if version != SCHEMA_VERSION:
@@ -292,8 +330,9 @@ def _marks(values: Iterable[Any]) -> str:
     return ", ".join("?" for _ in values)
 
 
-def _source(row: sqlite3.Row) -> tuple[Observation, datetime]:
-    return Observation.model_validate_json(row["observation"]), datetime.fromisoformat(row["seen_at"])
+def _source(row: sqlite3.Row) -> tuple[str, Observation, datetime]:
+    observation = Observation.model_validate_json(row["observation"])
+    return row["id"], observation, datetime.fromisoformat(row["seen_at"])
 
 
 def _event(row: sqlite3.Row) -> Event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -113,6 +113,20 @@ def test_what_was_known_then_is_what_a_memory_of_that_day_knows(observations: li
             then = as_of(store, day(number)).known_then
         with filled(Path(folder) / "then.sqlite", in_order) as store:
             assert then == as_of(store, day(number)).known_now
+
+
+def test_what_was_forgotten_was_known_before(path: Path) -> None:
+    today = datetime.now(UTC).date()
+    with filled(
+        path, [said("User LIKES tea ongoing", "User LIKES jazz ongoing", "User BORN_IN Porto ongoing")]
+    ) as store:
+        for name in ("tea", "Porto"):  # a birth holds for ever, and is forgotten all the same
+            (fact,) = store.known(name)
+            store.forget(fact.id)
+        yesterday, now = as_of(store, today - timedelta(days=1)), as_of(store, today)
+    assert told(yesterday.known_then) == {"LIKES tea ongoing", "LIKES jazz ongoing", "BORN_IN Porto ongoing"}
+    assert told(yesterday.known_now) == {"LIKES tea forgotten", "LIKES jazz ongoing", "BORN_IN Porto forgotten"}
+    assert told(now.known_then) == told(now.known_now) == {"LIKES jazz ongoing"}
 
 
 def test_the_command_tells_the_two_apart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

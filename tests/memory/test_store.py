@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from observer.cli import main
 from observer.errors import ObserverError
 from observer.memory.diff import apply_operations, diff
 from observer.memory.facts import Fact, OperationKind
@@ -196,3 +197,51 @@ def test_a_memory_that_stays_locked_is_one_line(path: Path, monkeypatch: pytest.
             store.apply(JOB, "1")
         other._database.execute("ROLLBACK")
         assert store.apply(JOB, "1")
+
+
+def test_what_is_forgotten_is_over_and_can_be_told_anew(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        (job,) = store.known("Siemens")
+        ended = store.forget(job.id)
+        assert (ended.state, ended.id) == ("forgotten", job.id) and store.known("Siemens") == []
+        assert store.forget(job.id) == ended  # it is over: nothing more happens
+        assert [str(e.operation.reason) for e in store.history("Siemens")] == ["new", "forgotten"]
+        assert store.apply(JOB, "1") == []  # the same exchange tells nothing new
+        day = (datetime.now(UTC) - DAY).days + 2
+        assert [o.kind for o in store.apply(said("User WORKS_AT Siemens ongoing", day=day), "2")] == ["ADD"]
+        with pytest.raises(ObserverError, match="no fact has the id 'nonsense'"):
+            store.forget("nonsense")
+
+
+def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
+    """Two times of one triple, its history, and what the observations say of it; all else stays."""
+    with Store(path) as store:
+        for number in range(40):  # more than one page
+            store.apply(said(f"User LIKES thing{number} ongoing", day=number), f"filler-{number}")
+        store.apply(JOB, "1")
+        store.apply(CHANGE, "2")
+        store.apply(said("User WORKS_AT Siemens ongoing", "Ana WORKS_AT Bosch ongoing", day=50), "3")
+        before = {fact.id: fact for fact in store.known(is_current=False) if fact.object != "Siemens"}
+        jobs = store.known("siemens", is_current=False)
+        assert len(jobs) == 2
+        store.forget(jobs[0].id, delete=True)
+        assert by_id(store.known(is_current=False)) == before
+        assert store.history("siemens") == [] and len(store.history("bosch")) == 2
+        assert "siemens" not in store.attributes()
+        assert [b"Siemens" in file.read_bytes() for file in path.parent.iterdir()] == [False] * 3
+        assert store.apply(JOB, "1") == [] and store.known("Siemens") == []
+
+
+def test_the_command_forgets(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        (job,), (home,) = store.known("Siemens"), store.known("Porto")
+    assert main(["memory", "forget", str(path), job.id]) == 0
+    assert main(["memory", "forget", str(path), home.id, "--delete"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "ended: User works at Siemens (forgotten)",
+        "deleted: User lives in Porto",
+    ]
+    with Store(path) as store:
+        assert [fact.object for fact in store.known(is_current=False)] == ["Siemens"]
