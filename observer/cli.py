@@ -11,6 +11,7 @@ from observer.data.command import add_data_command
 from observer.demo.command import add_demo_command
 from observer.export.command import add_export_command
 from observer.export.package_command import add_package_command
+from observer.export.push_command import add_push_command
 from observer.labeling.command import add_label_command
 from observer.mcp_server.command import add_mcp_command
 from observer.memory.command import add_memory_command
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_label_command(commands)
     add_export_command(commands)
     add_package_command(commands)
+    add_push_command(commands)
     add_clean_command(commands)
     doctor = commands.add_parser("doctor", help="tell what this machine has, and how to get what it lacks")
     doctor.set_defaults(run=_doctor)

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
 class Label(StrEnum):
@@ -98,12 +98,19 @@ class Turn(_Row):
     content: str
 
 
+def _without_nulls(value: Any) -> Any:
+    """Null is absent, as for every field of a row: tables have a column for each key, empty where a row has none."""
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if item is not None}
+    return {} if value is None else value
+
+
 class Entity(_Row):
     """A named thing; `name` is copied from the text, or is `User`."""
 
     name: str = Field(min_length=1)
     type: EntityType
-    attributes: dict[str, str] = {}
+    attributes: Annotated[dict[str, str], BeforeValidator(_without_nulls)] = {}
 
 
 class Relationship(_Row):

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from observer.console.arguments import positive
 from observer.data.audit.command import add_audit_action
+from observer.data.push import add_push_action
 
 SPLIT_KINDS = ("random", "family", "name", "both")
 UNKNOWN_PREDICATES = ("strict", "quarantine", "related")
 
 
 def add_data_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    data = commands.add_parser("data", help="make or check the rows to train on")
+    data = commands.add_parser("data", help="make, check, split or publish the rows to train on")
     actions = data.add_subparsers(required=True, metavar="ACTION")
 
     generate = actions.add_parser(
@@ -36,6 +37,8 @@ def add_data_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
     check = actions.add_parser("check", help="check raw rows or split rows; every fault with file and line")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL, such as data/utility_grading.jsonl")
     check.set_defaults(run=_check)
+
+    add_push_action(actions)
 
 
 def add_split_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,10 +6,11 @@ put the adapter over the base of Ollama's library. Grammar: https://docs.ollama.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from observer.config import Config, ExportConfig
 from observer.errors import ObserverError
@@ -108,6 +109,20 @@ def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:
     for quantization in (*export.quantizations, *([ADAPTER] if library_base(base) else [])):
         files |= quantization_modelfiles(paths, export, quantization, base)
     return files
+
+
+def hub_files(export: ExportConfig) -> dict[str, str]:
+    """`template`, `system` and `params`, which Ollama reads in a repository of the Hub where it would a Modelfile.
+
+    They are those of the model for both tasks: https://huggingface.co/docs/hub/ollama
+    """
+    params: dict[str, Any] = {}
+    for name, value in _parameters(export):
+        if name == "stop":
+            params.setdefault(name, []).append(value)
+        else:
+            params[name] = json.loads(value)
+    return {"template": OLLAMA_TEMPLATE, "system": SYSTEM_PROMPT, "params": json.dumps(params, indent=2) + "\n"}
 
 
 def write_all(files: dict[Path, str]) -> None:
