@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from observer.config import Config
-from observer.training.batching.forest import Batch, Row, collate
+from observer.training.batching.forest import Batch, Forest, Row, collate
 from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.compiling import compile_blocks
@@ -65,6 +65,10 @@ class CompletionTrainer(SFTTrainer):
             nll = model(completion_batch=batch) if self.launch.is_shared else self.score(batch)
         n_items = len(nll) if num_items_in_batch is None else num_items_in_batch
         return nll.sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
+
+    def _prepare_input(self, data: Any) -> Any:
+        """transformers moves tensors and what holds them; a step that is handed its batch moves the forest too."""
+        return data.to(self.args.device) if isinstance(data, Forest) else super()._prepare_input(data)
 
     def score(self, batch: Batch) -> torch.Tensor:
         """`completion_nll` of this process's batch; where weights are split, all processes must call this together."""

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +223,33 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
         record = next(record for record in trainer.state.log_history if "grad_norm" in record)
         found.append((record["loss"], record["grad_norm"]))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """`meta` stands in for a GPU; the loop's own loader moves batches by itself."""
+    from observer.training.sft import make_trainer
+
+    config, tokenizer = tiny_config(tmp_path, tiny_model), load_tokenizer(tiny_model)
+    model, runtime = loaded(config)
+    splits = load_splits(config, encode_with(tokenizer))
+    trainer = make_trainer(model, tokenizer, splits, config, runtime)
+    batch = trainer.collate_counted([{"input_ids": row.input_ids, "labels": row.labels} for row in splits.train[:6]])
+    trainer.args.__dict__["_setup_devices"] = torch.device("meta")
+    moved = list(tensors_of(trainer._prepare_inputs(batch)))
+    assert len(moved) > 4 and {tensor.device.type for tensor in moved} == {"meta"}
+
+
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in a batch, however deep."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(part)
+    elif is_dataclass(value):
+        yield from tensors_of(vars(value))
 
 
 @pytest.mark.parametrize("override", ["model.backend=unsloth", "model.load_in_4bit=true"])
