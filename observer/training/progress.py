@@ -39,7 +39,11 @@ class RunLog:
 
 
 class ProgressCallback(TrainerCallback):
-    """Writes one metrics record a step and a log line every `logging_steps` steps; draws the bar on a terminal."""
+    """Writes one metrics record a step and a log line every `logging_steps` steps; draws the bar on a terminal.
+
+    The time of training runs from record to record, without evaluations and checkpoints. A record holds the step's
+    loss, so the GPU has done the step by then; at the step's end it may only have been given its work.
+    """
 
     def __init__(
         self, log: RunLog, metrics: Path, logging_steps: int, *, device: Device, resumed_step: int = 0
@@ -50,31 +54,28 @@ class ProgressCallback(TrainerCallback):
         write_jsonl(metrics, kept)
         self.losses: list[float] = []
         self.n_tokens, self.training_s = 0, 0.0
-        self.started = self.shown = self.step_began = time.monotonic()
+        self.started = self.shown = self.began = time.monotonic()
         self.bar: tqdm | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.started = self.shown = time.monotonic()
+        self.started = self.shown = self.began = time.monotonic()
         self.bar = tqdm(
             total=state.max_steps, initial=self.resumed_step, file=sys.stderr, bar_format=BAR, dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )  # fmt: skip
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.step_began = time.monotonic()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.training_s += time.monotonic() - self.step_began
-
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs = kwargs["logs"]
         if "loss" in logs:
+            self.training_s += time.monotonic() - self.began
             self._step(state, logs)
         elif "eval_loss" in logs:
             self._evaluation(state, logs)
+        self.began = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.log.write(f"step {state.global_step:>5}  checkpoint saved", show=False)
+        self.began = time.monotonic()
 
     def close(self) -> None:
         """Let go of the terminal's line, however the training ended."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from observer.config import Config, load_config
 from observer.errors import ObserverError
@@ -26,6 +28,7 @@ from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import memory_errors_explained
 from observer.training.planning.plan import count_parameters, count_steps
 from observer.training.prepare import check_settings
+from observer.training.progress import ProgressCallback, RunLog
 from observer.training.rows import Splits, TokenRow, encode_with, load_splits
 from observer.weights.base import load_tokenizer
 from observer.weights.checkpoint import read_shape
@@ -265,3 +268,26 @@ def test_a_cpu_trains_in_bfloat16_by_itself_only_where_it_computes_in_it(
     is_fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert runtime.dtype == chosen[is_fast]
     assert runtime.reasons[2].endswith(reason[is_fast])
+
+
+def test_tokens_a_second_are_those_of_the_work_done_not_of_the_work_given_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's step ends on the host at once; its loss, which the record holds, is there when the work is done."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    log = RunLog(tmp_path / "training.log", append=False)
+    progress = ProgressCallback(log, tmp_path / "metrics.jsonl", 1, device="cpu")
+    record = {"loss": 1.0, "learning_rate": 1e-3, "epoch": 1.0, "num_tokens": 200}
+    events: list[tuple[float, str, dict[str, Any]]] = [
+        (0.01, "on_step_begin", {}), (0.01, "on_step_end", {}), (1.98, "on_log", {"logs": record}),
+        (5.0, "on_log", {"logs": {"eval_loss": 1.0}}), (3.0, "on_save", {}),
+    ] * 2  # fmt: skip
+    args, state, control = TrainingArguments(str(tmp_path)), TrainerState(max_steps=2), TrainerControl()
+    progress.on_train_begin(args, state, control)
+    for seconds, event, given in events:
+        clock[0] += seconds
+        state.global_step += event == "on_step_begin"
+        getattr(progress, event)(args, state, control, **given)
+    lines = [line for line in log.path.read_text().splitlines() if "tokens/s" in line]  # type: ignore[union-attr]
+    assert len(lines) == 2 and all("  100 tokens/s" in line for line in lines), lines
