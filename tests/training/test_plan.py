@@ -166,6 +166,13 @@ def test_memory_grows_with_the_batch_and_shrinks_when_activations_are_computed_a
     assert thrifty < small < large
 
 
+def test_on_cuda_tensors_alone_are_planned_as_the_peak_of_a_run_counts_them_alone(tiny_model: Path) -> None:
+    shape, rows = read_shape(tiny_model), rows_like([(True, 20, 8)])
+    on_cuda = Runtime("cuda", "transformers", "float32", ())
+    weights = 4 * count_parameters(shape)
+    assert weights < estimate_memory(Config(), on_cuda, rows, shape) < weights + 16e6
+
+
 @pytest.mark.slow
 def test_memory_in_use_is_within_a_quarter_of_the_plan_on_the_nano_base(tmp_path: Path) -> None:
     """With the recipe's batch of 16; on the CPU, resident memory with all libraries."""
