@@ -87,6 +87,7 @@ def _load_with_unsloth(config: Config, runtime: Runtime, folder: Path) -> PreTra
         load_in_4bit=config.model.load_in_4bit,
         use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing is True else False,
         use_exact_model_name=True,
+        offload_embedding=False,  # our head reads its weight where the hidden states are
         local_files_only=True,
         trust_remote_code=False,
     )
@@ -110,12 +111,10 @@ def _nf4(runtime: Runtime) -> Any:
 
 
 def _attach_with_peft(model: PreTrainedModel, config: Config) -> PeftModel:
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    """PEFT's `prepare_model_for_kbit_training` is left out over 4-bit weights too: it casts embedding, head and norms
+    to float32, and with them what flows between the blocks; our 16-bit runs do without."""
+    from peft import LoraConfig, get_peft_model
 
-    if config.model.load_in_4bit:
-        model = prepare_model_for_kbit_training(
-            model, use_gradient_checkpointing=config.training.gradient_checkpointing is True
-        )
     return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora_settings(config)))  # type: ignore[return-value]
 
 

@@ -208,6 +208,12 @@ def test_it_is_exact_over_nf4_weights(nf4_model: PeftModel) -> None:
     assert max(differences(found, scores_of(nf4_model, plain_nll(nf4_model, rows)))) < TOLERANCE
 
 
+def test_over_nf4_weights_all_else_keeps_the_precision_of_the_run(tmp_path: Path, tiny_model: Path) -> None:
+    model = load(tmp_path, tiny_model, "model.load_in_4bit=true", "model.dtype=bfloat16")
+    kept = {str(p.dtype) for name, p in model.named_parameters() if "lora_" not in name}
+    assert kept == {"torch.bfloat16", "torch.uint8"}  # uint8 holds two weights of 4 bits
+
+
 def test_over_bfloat16_weights_it_differs_by_rounding_alone(tmp_path: Path, tiny_model: Path) -> None:
     """bfloat16 keeps 8 bits: the two layouts are as far from one another as each is from float32."""
     model, rows = load(tmp_path, tiny_model, "model.dtype=bfloat16"), CASES["both tasks mixed"]
