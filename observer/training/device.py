@@ -54,6 +54,8 @@ def prepare_backend(runtime: Runtime, *, dry_run: bool = False) -> None:
     """Import what has to come before trl, transformers and peft, with its environment settled first."""
     switch_off()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):  # theirs are in /tmp: gone with the next boot
+        os.environ.setdefault(variable, str(cache_folder() / variable.removesuffix("_CACHE_DIR").lower()))
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel is missing, always
     if dry_run or runtime.backend != "unsloth":
         return

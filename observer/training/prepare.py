@@ -132,9 +132,13 @@ def check_settings(config: Config, runtime: Runtime) -> None:
         faults.append("export.quantizations: empty; name at least one, such as q4_k_m")
     optimizer = config.training.optim
     if optimizer not in list(OptimizerNames):
-        faults.append(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_8bit on CUDA")
+        faults.append(f"training.optim: unknown optimizer {optimizer!r}; take adamw_torch, or adamw_torch_fused or "
+                      "adamw_8bit on CUDA")  # fmt: skip
     elif runtime.device == "cpu" and ("8bit" in optimizer or "paged" in optimizer):
         faults.append(f"training.optim: {optimizer} needs CUDA; take adamw_torch on CPU")
+    if config.training.torch_compile and runtime.backend == "unsloth":
+        faults.append("training.torch_compile: unsloth's forward would be compiled anew for every length of a batch; "
+                      "leave it out, or set model.backend=transformers")  # fmt: skip
     faults += sharding_faults(config, runtime.launch, runtime.backend)
     for reporter in config.training.report_to:
         packages = REPORTER_PACKAGES[reporter]

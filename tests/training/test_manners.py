@@ -20,9 +20,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from observer.config import Config, load_config
 from observer.errors import ObserverError
-from observer.paths import PROJECT_ROOT, RunPaths
+from observer.paths import PROJECT_ROOT, RunPaths, cache_folder
 from observer.runs.lock import held_for_one_run
-from observer.training.device import Runtime, choose_runtime
+from observer.training.device import Runtime, choose_runtime, prepare_backend
 from observer.training.multiprocess.processes import Launch, SharedOrder, find_launch
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import memory_errors_explained
@@ -151,6 +151,25 @@ def test_reporters_that_are_not_installed_are_named_together_with_all_else(tmp_p
     assert "unknown optimizer" in lines[0]
     for name, line in zip(missing, lines[1:], strict=True):
         assert line.startswith(f"training.report_to: {name} is not installed") and f"pip install {name}" in line
+
+
+def test_compiled_blocks_are_refused_over_unsloths_forward(tmp_path: Path, tiny_model: Path) -> None:
+    config = tiny_config(tmp_path, tiny_model, "training.torch_compile=true")
+    check_settings(config, Runtime("cuda", "transformers", "bfloat16", ()))
+    with pytest.raises(ObserverError, match=r"^training.torch_compile: .*model.backend=transformers$"):
+        check_settings(config, Runtime("cuda", "unsloth", "bfloat16", ()))
+
+
+def test_what_is_compiled_stays_compiled_in_our_cache_unless_the_user_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "elsewhere")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is unset again after this test
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    prepare_backend(ON_CPU)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "torchinductor"
+    assert tmp_path in cache_folder().parents and os.environ["TRITON_CACHE_DIR"] == "elsewhere"
 
 
 def test_a_reporter_of_another_name_is_refused_with_those_we_know(tmp_path: Path, tiny_model: Path) -> None:
