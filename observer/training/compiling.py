@@ -8,16 +8,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def compile_blocks(model: PeftModel) -> None:
+def compile_blocks(model: PeftModel, backend: str = "inductor") -> None:
     """Compile each block for any number of tokens; one compilation serves them all, at its first batch.
 
-    Attention stays as it is: its calls differ with the rows of every batch.
+    Attention is compiled with it where it is one call, and stays as it is where its calls differ with every batch.
     """
-    import torch
-    from transformers import AttentionInterface
-
-    from observer.training.batching.attention import FOREST_ATTENTION, forest_attention
-
-    AttentionInterface.register(FOREST_ATTENTION, torch.compiler.disable(forest_attention))
     for block in cast(Any, model.get_base_model()).model.layers:
-        block.compile(dynamic=True)
+        block.compile(dynamic=True, backend=backend)

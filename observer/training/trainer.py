@@ -215,6 +215,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         logging_nan_inf_filter=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=runtime.device == "cuda",
+        accelerator_config={"non_blocking": runtime.device == "cuda"},
         disable_tqdm=True,
         report_to=list(t.report_to),
         run_name=config.run.name,

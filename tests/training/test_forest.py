@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from observer.training.batching.attention import FOREST_ATTENTION
-from observer.training.batching.forest import SHORTEST_SHARED_PREFIX, Batch, Piece, Row, collate, pad, without_stems
+from observer.training.batching.forest import SHORTEST_SHARED_PREFIX, Batch, Piece, Row, collate, move_together, pad
 from observer.training.batching.loss import (
     completion_nll,
     hidden_states,
@@ -281,9 +282,34 @@ def test_an_exchange_is_computed_once_for_both_its_tasks() -> None:
     rows = CASES["exchanges with both tasks"]
     exchanges = sum(18 + 5 * n for n in range(3))
     batch = collate(as_dicts(rows))
-    three, two = batch["input_ids"].shape[1], without_stems(batch).input_ids.shape[1]
-    assert two == len(GRADE) + 2 * exchanges + sum(6 + 9 * (n % 2) for n in range(6))
-    assert two - three == exchanges
+    assert batch["input_ids"].shape[1] == len(GRADE) + exchanges + sum(6 + 9 * (n % 2) for n in range(6))
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies from one device to another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@each_case
+def test_a_forest_goes_to_its_device_in_one_copy_and_arrives_whole(rows: list[TokenRow]) -> None:
+    """`meta` stands in for a GPU, where each copy would wait for all the work given out before."""
+    forest = collate(as_dicts(rows))["forest"]
+    with Copies() as copies:
+        forest.to("meta")
+    holders = [*(group for tree in forest.trees for group in tree.groups), forest.segments]
+    moved = move_together(holders, torch.device("cpu"))
+    for whole, arrived in zip(holders, moved, strict=True):
+        for name, part in vars(whole).items():
+            if isinstance(part, torch.Tensor):
+                torch.testing.assert_close(getattr(arrived, name), part, rtol=0, atol=0)
+    assert copies.n == 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -303,8 +329,3 @@ def test_unpacking_a_forest_gives_the_rows_back(shapes: list[tuple[int, int, int
     targets = batch["labels"][0][batch["scored"] + 1].tolist()
     assert targets == [label for row in rows for label in row.labels if label != IGNORED]
     assert torch.equal(padded.input_ids.flatten()[padded.place], batch["input_ids"][0])
-    flat = without_stems(batch)
-    assert torch.equal(flat.input_ids[0][flat.place], batch["input_ids"][0])
-    assert torch.equal(flat.position_ids[0][flat.place], batch["position_ids"][0])
-    assert sum(prefix + sum(lengths) for prefix, lengths in flat.trees) == flat.input_ids.shape[1]
-    assert sum(len(lengths) for _, lengths in flat.trees) == len(rows)

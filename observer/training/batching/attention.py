@@ -1,13 +1,14 @@
 """Attention over a forest: a row's tokens attend to the keys of its instruction, its exchange and its own alone.
 
 Registered with transformers beside its own attention functions. The forest comes down the model's forward as the
-keyword `forest`; without one, this is transformers' sdpa. Chosen by measurement over a dense 4-D mask through stock
-sdpa, which computes what it then masks: forward and backward took 2.8 to 4.2 times as long (16 rows, one CPU core).
+keyword `forest`, or its segments alone where one call does (`varlen`); without one, this is transformers' sdpa. Calls
+for groups of rows were chosen by measurement over a dense 4-D mask through stock sdpa, which computes what it then
+masks: forward and backward took 2.8 to 4.2 times as long (16 rows, one CPU core).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -15,7 +16,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from observer.training.batching import varlen
 from observer.training.batching.forest import Forest, RowGroup, Tree
+from observer.training.batching.varlen import Segments
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 FOREST_ATTENTION = "forest"
 """Its name among transformers' attention implementations."""
@@ -33,6 +39,15 @@ def attention_obstacle(config: PreTrainedConfig) -> str | None:
     return "attention dropout differs between rows" if getattr(config, "attention_dropout", 0.0) else None
 
 
+def call_obstacle(model: PeftModel) -> str | None:
+    """Why a forest's attention is not one call over this model, or None."""
+    config = model.config
+    n_heads: int = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    dtype = model.get_input_embeddings().weight.dtype  # the adapter has another
+    return varlen.obstacle(model.device, dtype, n_heads, config.num_key_value_heads, head_dim)
+
+
 def use_forest_attention(config: PreTrainedConfig) -> None:
     """Make the model of this config take forests; what it did without them it still does."""
     config._attn_implementation = FOREST_ATTENTION
@@ -45,12 +60,22 @@ def forest_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    forest: Forest | None = None,
+    forest: Forest | Segments | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' signature: `query` is (1, heads, tokens, head_dim), the output (1, tokens, heads, head_dim)."""
     if forest is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if isinstance(forest, Segments):
+        query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+        return varlen.attend(query, key, value, forest, scaling)[None], None
+    return _attend_in_groups(query, key, value, forest, scaling)
+
+
+@torch.compiler.disable  # its calls differ with the rows of every batch
+def _attend_in_groups(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, scaling: float | None
+) -> tuple[torch.Tensor, None]:
     states = [part[0].transpose(0, 1) for part in (query, key, value)]  # (tokens, heads, head_dim)
     outputs = []
     for tree in forest.trees:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
+from observer.training.batching.varlen import Segments, Span, segments_of
 from observer.training.rows import IGNORED
 
 SHORTEST_SHARED_PREFIX = 16
@@ -86,13 +87,20 @@ class Tree:
 
 @dataclass(frozen=True)
 class Forest:
-    """Where the parts of a batch are."""
+    """Where the parts of a batch are; `segments` say it for one call of attention, the groups of its trees for many."""
 
     trees: tuple[Tree, ...]
+    segments: Segments
 
     def to(self, device: torch.device | str) -> Forest:
         """The same with its indices and masks on `device`; the trainer calls it as it does for tensors."""
-        return Forest(tuple(_tree_to(tree, torch.device(device)) for tree in self.trees))
+        if torch.device(device) == self.segments.keys.device:
+            return self
+        holders = [*(group for tree in self.trees for group in tree.groups), self.segments]
+        *groups, segments = move_together(holders, torch.device(device))
+        moved = iter(groups)
+        trees = (replace(tree, groups=tuple(next(moved) for _ in tree.groups)) for tree in self.trees)
+        return Forest(tuple(trees), segments)
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -126,7 +134,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
         labels=torch.from_numpy(labels[order])[None],
         scored=torch.from_numpy(place[np.flatnonzero(labels != IGNORED) - 1]),
-        forest=Forest(tuple(trees)),
+        forest=Forest(tuple(trees), segments_of(spans for tree in trees for spans in _spans_of_pieces(tree))),
     )
 
 
@@ -253,15 +261,19 @@ def _padded(starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((starts + np.minimum(np.arange(lengths.max()), lengths - 1)).ravel())
 
 
-def _tree_to(tree: Tree, device: torch.device) -> Tree:
-    return replace(tree, groups=tuple(_group_to(group, device) for group in tree.groups))
-
-
-def _group_to(group: RowGroup, device: torch.device) -> RowGroup:
-    indices = {
-        name: index.to(device) for name in ("spread", "gather", "stems") if (index := getattr(group, name)) is not None
-    }
-    return replace(group, mask=group.mask.to(device), **indices)
+def move_together(holders: Sequence[Any], device: torch.device) -> list[Any]:
+    """The same dataclasses with their tensors on `device`, in one copy: one from pinned memory waits for nothing."""
+    names = [[name for name, part in vars(holder).items() if isinstance(part, torch.Tensor)] for holder in holders]
+    tensors = [getattr(holder, name) for holder, own in zip(holders, names, strict=True) for name in own]
+    ends = np.cumsum([-(-part.nbytes // 8) * 8 for part in tensors])  # a view of 8 bytes starts at a multiple of 8
+    buffer = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    places = [slice(end - -(-part.nbytes // 8) * 8, end) for part, end in zip(tensors, ends.tolist(), strict=True)]
+    for part, place in zip(tensors, places, strict=True):
+        buffer[place][: part.nbytes].copy_(part.contiguous().view(-1).view(torch.uint8))
+    buffer = buffer.to(device, non_blocking=True)
+    moved = (buffer[place][: part.nbytes].view(part.dtype).view(part.shape)
+             for part, place in zip(tensors, places, strict=True))  # fmt: skip
+    return [replace(holder, **{name: next(moved) for name in own}) for holder, own in zip(holders, names, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -286,38 +298,20 @@ def pad(batch: Batch) -> Padded:
     return Padded(batch["input_ids"][0][tokens * mask], mask.long(), place)
 
 
-@dataclass(frozen=True)
-class TwoLevels:
-    """The same batch with every row's exchange its own: `trees` are the lengths of an instruction and of its rows.
-
-    `input_ids` and `position_ids` are (1, tokens); `place` finds each token of the forest in them.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    trees: list[tuple[int, list[int]]]
-    place: torch.Tensor
-
-
-def without_stems(batch: Batch) -> TwoLevels:
-    """Exchanges repeated for each row that continues them, for an attention that knows instructions alone."""
-    tokens, trees, device = [], [], batch["input_ids"].device
-    for tree in batch["forest"].trees:
-        rows = [own[tree.prefix_length :] for own in _tokens_of_rows(tree)]
-        tokens += [np.arange(tree.prefix.start, tree.prefix.stop), *rows]
-        trees.append((tree.prefix_length, [len(row) for row in rows]))
-    order = torch.from_numpy(np.concatenate(tokens)).to(device)
-    place = torch.empty_like(batch["input_ids"][0])
-    place[order] = torch.arange(len(order), device=device)
-    return TwoLevels(batch["input_ids"][:, order], batch["position_ids"][:, order], trees, place)
-
-
 def _tokens_of_rows(tree: Tree) -> Iterator[np.ndarray]:
     """Where the tokens of each row of a tree are in the batch."""
     continued = {piece.parent for piece in tree.pieces}
-    for number, piece in enumerate(tree.pieces):
-        if number in continued:
-            continue
+    paths = list(_spans_of_pieces(tree))[-len(tree.pieces) :]
+    for number, spans in enumerate(paths):
+        if number not in continued:
+            yield np.concatenate([np.arange(start, start + length) for start, length in spans])
+
+
+def _spans_of_pieces(tree: Tree) -> Iterator[list[Span]]:
+    """What the instruction, if there is one, and then each piece of a tree continues, and at the end itself."""
+    before = [(tree.prefix.start, tree.prefix_length)] * bool(tree.prefix_length)
+    if before:
+        yield before
+    for piece in tree.pieces:
         path = [piece] if piece.parent is None else [tree.pieces[piece.parent], piece]
-        spans = [(tree.prefix.start, tree.prefix_length), *((part.start, part.length) for part in path)]
-        yield np.concatenate([np.arange(start, start + length) for start, length in spans])
+        yield [*before, *((part.start, part.length) for part in path)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from observer.training.batching import unsloth_forward
-from observer.training.batching.attention import attention_obstacle, use_forest_attention
+from observer.training.batching.attention import attention_obstacle, call_obstacle, use_forest_attention
 from observer.training.batching.forest import Batch, collate, pad, to_device
 from observer.training.batching.head import head_nll
 from observer.training.multiprocess.sharding import gather_weights
@@ -43,8 +43,9 @@ def hidden_states(model: PeftModel, batch: Batch) -> torch.Tensor:
     if is_shared:
         use_forest_attention(model.config)
         unread = torch.empty(1, 1, 0, 0, device=model.device)  # a mask of four dimensions is passed on as it is
+        forest = batch["forest"] if call_obstacle(model) else batch["forest"].segments
         return body(
-            input_ids=batch["input_ids"], position_ids=batch["position_ids"], forest=batch["forest"],
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], forest=forest,
             attention_mask=unread, use_cache=False,
         ).last_hidden_state[0]  # fmt: skip
     rows = pad(batch)
@@ -58,7 +59,7 @@ def sharing_obstacle(model: PeftModel) -> str | None:
     if any(dropouts):
         return f"LoRA dropout {max(dropouts):g} differs between rows"
     if unsloth_forward.is_in(model):
-        return unsloth_forward.forest_obstacle(model)
+        return call_obstacle(model) or unsloth_forward.forest_obstacle(model)
     return attention_obstacle(model.config)
 
 
@@ -66,7 +67,12 @@ def layout_line(model: PeftModel) -> str:
     """How batches are laid out and, where instructions are not shared, why."""
     obstacle = sharing_obstacle(model)
     if obstacle is None:
-        return "batches: each instruction once, rows packed without padding"
+        line = "batches: each instruction once, rows packed without padding"
+        if model.device.type == "cpu":
+            return line
+        groups = call_obstacle(model)
+        line += f", attention group by group ({groups})" if groups else ", attention in one call"
+        return line + (unsloth_forward.difference_note(model) if unsloth_forward.is_in(model) else "")
     return f"batches: rows of like length, padded, each with its instruction ({obstacle})"
 
 

@@ -1,9 +1,10 @@
 """Unsloth's own forward on CUDA: it replaces the model's, attention included, so a forest goes in its own way.
 
 It drops 4-D masks (in training it drops every mask and counts on causality) and never asks transformers for an
-attention function. But it has an attention of shared prefixes, made for GRPO: FlexAttention over a table of segments,
-handed down the forward as `prefix_seg_info`. Written from unsloth 2026.10.9's source; so it is compared with padded
-rows before the first batch, and given up for them if the numbers differ or it does not run.
+attention function. But it has a place for an attention of shared prefixes, made for GRPO: whatever is handed down the
+forward as `prefix_seg_info` goes to one function of `attention_dispatch`, which is replaced by ours. Written from
+unsloth 2026.10.9's source; so it is compared with padded rows before the first batch, and given up for them if the
+numbers differ or it does not run.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from observer.training.batching.forest import Batch, collate, pad, to_device, without_stems
+from observer.errors import ObserverError
+from observer.training.batching import varlen
+from observer.training.batching.forest import Batch, collate, pad, to_device
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 LARGEST_DIFFERENCE = 0.03
 """Of the hidden states of both ways, relative to their norm; room for bfloat16's rounding, none for a wrong mask."""
+_ATTENTION = "_flex_shared_prefix_attention"
 
 
 def is_in(model: PeftModel) -> bool:
@@ -38,31 +42,63 @@ def over_rows(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.T
 
 def over_forest(model: PeftModel, batch: Batch) -> torch.Tensor:
     """Hidden states of a forest, (tokens, hidden)."""
-    from unsloth.utils.prefix_grouper_kernel import build_seg_info_multigroup
+    from unsloth.utils import attention_dispatch
 
-    rows = without_stems(batch)  # its table knows two levels
-    segments, _ = build_seg_info_multigroup(rows.trees, batch["input_ids"].device)
-    inputs: dict[str, Any] = {"input_ids": rows.input_ids, "position_ids": rows.position_ids}
+    setattr(attention_dispatch, _ATTENTION, _attend)
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
     with _hidden_states_returned():
-        return model(**inputs, prefix_seg_info=segments, use_cache=False).logits[0].index_select(0, rows.place)
+        return model(**inputs, prefix_seg_info=batch["forest"].segments, use_cache=False).logits[0]
+
+
+def forest_obstacle(model: PeftModel) -> str | None:
+    """Why Unsloth's forward cannot take forests here, or None."""
+    found = _difference(model)
+    if isinstance(found, str):
+        return found
+    return None if found < LARGEST_DIFFERENCE else f"unsloth's forward over a forest differs by {found:.2g} from rows"
+
+
+def difference_note(model: PeftModel) -> str:
+    """How far both ways are apart, for the log."""
+    return f"; {_difference(model):.1g} from padded rows in unsloth's forward"
 
 
 @functools.lru_cache(maxsize=1)
 @torch.no_grad()
-def forest_obstacle(model: PeftModel) -> str | None:
-    """Why Unsloth's forward cannot take forests here, or None: tried once a model, on rows made up for it."""
-    instruction = list(range(40))
-    rows = [instruction + list(range(first, first + length)) for first, length in ((50, 9), (70, 30))]
-    batch = to_device(collate([{"input_ids": row, "labels": [-100] * 42 + row[42:]} for row in rows]), model.device)
+def _difference(model: PeftModel) -> float | str:
+    """Of hidden states over a forest from those over padded rows, relative; or why the forest cannot be run.
+
+    Tried once a model, on rows made up for it. Raises ObserverError where Unsloth cannot run even the rows.
+    """
+    from unsloth.utils import attention_dispatch
+
+    instruction, exchange = list(range(40)), list(range(100, 130))
+    prompts = [[*instruction, *exchange], [*instruction, *exchange, 7], [*instruction, 50], instruction[::-1]]
+    rows = [prompt + list(range(60, 60 + length)) for prompt, length in zip(prompts, (9, 30, 5, 20), strict=True)]
+    labels = [[-100] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
+    batch = collate([{"input_ids": row, "labels": own} for row, own in zip(rows, labels, strict=True)])
+    batch = to_device(batch, model.device)
     padded = pad(batch)
-    expected = over_rows(model, padded.input_ids, padded.attention_mask).flatten(0, 1)[padded.place]
     try:
-        difference = (over_forest(model, batch) - expected).float().norm() / expected.float().norm()
-    except Exception as error:  # a kernel that is missing or does not compile raises what it likes
-        return f"unsloth's shared-prefix attention does not run here: {type(error).__name__}"
-    if not difference < LARGEST_DIFFERENCE:
-        return f"unsloth's shared-prefix attention differs by {difference:.2g} from padded rows here"
-    return None
+        expected = over_rows(model, padded.input_ids, padded.attention_mask).flatten(0, 1)[padded.place]
+    except Exception as error:  # kernels are compiled and checked here, which raises what it likes
+        raise ObserverError(
+            f"model.backend: unsloth's forward does not run here ({type(error).__name__}: "
+            f"{next(iter(str(error).splitlines()), '')[:200]}); set model.backend=transformers"
+        ) from error
+    if not hasattr(attention_dispatch, _ATTENTION):
+        return "this unsloth has no place for an attention of shared prefixes"
+    try:
+        return ((over_forest(model, batch) - expected).float().norm() / expected.float().norm()).item()
+    except Exception as error:
+        return f"unsloth's forward does not run over a forest here: {type(error).__name__}"
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: varlen.Segments, scale: float | None = None
+) -> torch.Tensor:
+    """Unsloth's signature: all of (1, tokens, heads, head_dim)."""
+    return varlen.attend(query[0], key[0], value[0], segments, scale)[None]
 
 
 @contextmanager
