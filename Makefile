@@ -18,7 +18,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOO
 # It is built for CUDA where there is a compiler for it and a GPU: without a driver such a build does not load.
 CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && echo '-DGGML_CUDA=on ')
 
-.PHONY: help setup train test lint data docs bench-training sweep trust audit clean distclean
+.PHONY: help setup train test lint data docs bench-training gpu-check sweep trust audit clean distclean
 
 help:
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
@@ -27,6 +27,7 @@ help:
 	@echo "make data       write the rows in data/ again (the same bytes)"
 	@echo "make docs       write what docs/reference, docs/requests and docs/serving.md say of the code again"
 	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
+	@echo "make gpu-check  on a CUDA machine: does all work there, and how fast; 8 minutes, one page in docs/benchmarks"
 	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
 	@echo "make trust      the nightly set, two and a half hours, and its page (TRUST='--jobs 2': less)"
 	@echo "make audit      ask a database of known vulnerabilities about constraints.txt"
@@ -58,6 +59,9 @@ docs: $(STAMP)
 
 bench-training: $(STAMP)
 	@$(BIN)/python -m eval.benchmarks.training.benchmark --config $(CONFIG) $(BENCH)
+
+gpu-check: $(STAMP)
+	@$(BIN)/python -m eval.benchmarks.gpu_check.check
 
 sweep: $(STAMP)
 	@$(BIN)/python -m eval.benchmarks.training.sweep --config $(CONFIG) --grid $(GRID)

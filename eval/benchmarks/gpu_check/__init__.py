@@ -1,0 +1,1 @@
+"""One page on whether training works on this GPU, and how fast."""
