@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
+from observer.console.progress import Progress
 from observer.errors import ObserverError
 from observer.labeling.answers_file import Ledger
 from observer.labeling.jobs import Call, Job, Sampling, next_call
 from observer.labeling.pricing import Price
-from observer.labeling.progress import Progress
 from observer.labeling.server import Endpoint, NotAnswered, Refused, Server
 
 GIVE_UP_AFTER = 10
@@ -52,11 +53,8 @@ class Run:
         """
         missing = [job for job in jobs if next_call(self.sampling, job, self.ledger.answers)]
         if missing:
-            progress = Progress(len(jobs), len(jobs) - len(missing))
-            try:
+            with closing(Progress("answers", len(jobs), had=len(jobs) - len(missing))) as progress:
                 asyncio.run(self._ask_all(deque(missing), endpoint, progress))
-            finally:
-                progress.close()
 
     async def _ask_all(self, jobs: deque[Job], endpoint: Endpoint, progress: Progress) -> None:
         server = Server(endpoint, self.sampling, self.terms.price, progress.say)
@@ -79,7 +77,7 @@ class Run:
                     return jobs.appendleft(job)
                 if not await self._ask(job, call, reserve_usd, server):
                     break
-            progress.advance(self.ledger.cost_usd)
+            progress.advance(note=f"${self.ledger.cost_usd:.4f}")
 
     async def _ask(self, job: Job, call: Call, reserve_usd: float, server: Server) -> bool:
         """Send one call and record its answer; False when there is none."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observer.console.progress import Progress
 from observer.errors import ObserverError
 from observer.memory.facts import OperationKind
 from observer.memory.store import Store
 from observer.observation import Asked, Observation, id_of_another
 from observer.observe.observations_file import Ledger, to_line
 from observer.observe.reading import BadRow, Reader, Row
-from observer.observe.streaming import Meter, arriving, batches
+from observer.observe.streaming import arriving, batches
 from observer.turns.before_model import prepare
 from observer.turns.row_fields import unused_fields
 
@@ -52,24 +53,26 @@ class Session:
         with contextlib.ExitStack() as stack:
             self._catch_up()
             is_shown = self.ledger is not None or not self.is_pretty
-            meter = Meter(VERBS[self.task], total_bytes=self.reader.total_bytes, is_shown=is_shown)
-            stack.callback(meter.close)
+            progress = Progress(
+                VERBS[self.task], self.reader.total_bytes, in_bytes=True, unit=" rows", is_shown=is_shown
+            )
+            stack.callback(progress.close)
             observer: Observer | None = None
             in_batches = arriving if self.reader.is_live else batches
             for found in in_batches(self.reader.rows(), self.batch_rows):
                 for warning in self.reader.untimed_fields():
-                    meter.say(warning)
-                rows = self._to_do(found, meter)
+                    progress.say(warning)
+                rows = self._to_do(found, progress)
                 if not rows:
                     continue
                 if observer is None:
                     observer = stack.enter_context(self.open_observer())
-                    meter.begin(self.reader.n_bytes)
+                    progress.begin(self.reader.n_bytes)
                     if self.ledger:
                         self.ledger.check_model(observer.name)
-                self._take(rows, observer, meter)
-                meter.advance(len(rows), self.reader.n_bytes)
-            self.rows_per_s = meter.rows_per_s
+                self._take(rows, observer, progress)
+                progress.advance(len(rows), self.reader.n_bytes)
+            self.rows_per_s = progress.per_s
 
     def summary(self) -> str:
         """What was done, in one line."""
@@ -92,18 +95,18 @@ class Session:
             for observation in self.ledger.observations():
                 self._remember(observation)
 
-    def _to_do(self, found: Sequence[Row | BadRow], meter: Meter) -> list[Row]:
+    def _to_do(self, found: Sequence[Row | BadRow], progress: Progress) -> list[Row]:
         """The rows to ask about; of bad rows, and of those that are done with a fault, tell."""
         rows = []
         for row in found:
             if isinstance(row, BadRow):
-                self._tell(row.place, row.reason, meter)
+                self._tell(row.place, row.reason, progress)
                 continue
             row = self._with_own_id(row)
             if self.ledger and row.id in self.ledger.done:
                 self.n_had += 1
                 if fault := self.ledger.done[row.id]:
-                    self._tell(row.place, fault, meter)
+                    self._tell(row.place, fault, progress)
             else:
                 rows.append(row)
         return rows
@@ -115,7 +118,7 @@ class Session:
             return row
         return Row(row.place, row.exchange.model_copy(update={"id": id_of_another(row.id, text_hash)}))
 
-    def _take(self, rows: Sequence[Row], observer: Observer, meter: Meter) -> None:
+    def _take(self, rows: Sequence[Row], observer: Observer, progress: Progress) -> None:
         ask = {"grade": observer.grade_many, "extract": observer.extract_many, "observe": observer.observe_many}
         observations = ask[self.task]([row.exchange for row in rows])
         for observation in observations:  # before they are written: a line in the file says that all of it is done
@@ -125,7 +128,7 @@ class Session:
         self.remarks += remarks_on(observations)
         for row, observation in zip(rows, observations, strict=True):
             if observation.fault:
-                self._tell(row.place, observation.fault, meter)
+                self._tell(row.place, observation.fault, progress)
 
     def _remember(self, observation: Observation) -> None:
         if self.memory and self.task != "grade":
@@ -146,9 +149,9 @@ class Session:
             sys.stdout.buffer.write(b"".join(map(to_line, observations)))
             sys.stdout.buffer.flush()
 
-    def _tell(self, place: str, reason: str, meter: Meter) -> None:
+    def _tell(self, place: str, reason: str, progress: Progress) -> None:
         self.n_bad += 1
-        meter.say(f"{place}: {reason}")
+        progress.say(f"{place}: {reason}")
 
 
 def remarks_on(observations: Sequence[Observation]) -> Counter[str]:

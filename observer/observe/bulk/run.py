@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from observer.console.progress import Progress
 from observer.console.stopping import check_asked
 from observer.errors import ObserverError, raise_all
 from observer.files import write_json
@@ -28,7 +29,6 @@ from observer.observe.bulk.parts import MAX_PARTS, Done, PartsFolder, good_rows,
 from observer.observe.bulk.worker import identify
 from observer.observe.reading import STDIN, BadRow, Reader
 from observer.observe.run import VERBS, in_words
-from observer.observe.streaming import Meter
 from observer.runs.lock import held_folder
 from observer.runs.manifest import environment
 from observer.turns.inputs import Reading
@@ -113,15 +113,15 @@ class BulkRun:
     def _plan(self, reader: Reader) -> tuple[list[str], int]:
         """The hash of every part, and the number of rows; bad rows are told."""
         hashes, n_rows, bad = list[str](), 0, list[BadRow]()
-        with closing(Meter("read", total_bytes=reader.total_bytes, is_shown=True)) as meter:
+        with closing(Progress("read", reader.total_bytes, in_bytes=True, unit=" rows")) as progress:
             for part in parts_of(good_rows(reader.rows(), bad), self.options.rows_per_part):
                 hashes.append(part.sha256)
                 n_rows += len(part.rows)
-                self._tell_bad(bad, meter)
-                meter.advance(len(part.rows), reader.n_bytes)
-            self._tell_bad(bad, meter)
+                self._tell_bad(bad, progress)
+                progress.advance(len(part.rows), reader.n_bytes)
+            self._tell_bad(bad, progress)
             for warning in reader.untimed_fields():
-                meter.say(warning)
+                progress.say(warning)
         if len(hashes) > MAX_PARTS:
             least = -(-n_rows // MAX_PARTS)
             raise ObserverError(f"--rows-per-part: {n_rows:,} rows are more than {MAX_PARTS:,} parts; at least {least}")
@@ -139,22 +139,20 @@ class BulkRun:
             print(f"model: {options.spec}", file=sys.stderr)
             print(f"{len(left):,} of {len(hashes):,} parts on {size.n_workers} workers with {size.n_threads} threads "
                   "each", file=sys.stderr, flush=True)  # fmt: skip
-            meter = Meter(VERBS[options.task], total_bytes=n_rows - self.n_had, is_shown=True)  # rows stand for bytes
-            with closing(meter):
-                meter.begin(0)
+            with closing(Progress(VERBS[options.task], n_rows, had=self.n_had, unit=" rows")) as progress:
                 try:
                     for answer in answers(question, size):
                         check_asked()
-                        self._take(answer, folder, identity, hashes, meter)
+                        self._take(answer, folder, identity, hashes, progress)
                 except KeyboardInterrupt:  # it may have come after a part was recorded, and before it was counted
                     self.n_done = sum(done.rows for done in PartsFolder(options.out).done.values()) - self.n_had
                     raise
-            self.rows_per_s = meter.rows_per_s
+            self.rows_per_s = progress.per_s
         if missing := left - folder.done.keys():
             raise ObserverError(f"{folder.file(min(missing))}: {_CHANGED}")
 
     def _take(
-        self, answer: dict[str, Any], folder: PartsFolder, identity: str, hashes: list[str], meter: Meter
+        self, answer: dict[str, Any], folder: PartsFolder, identity: str, hashes: list[str], progress: Progress
     ) -> None:
         if answer["stop"]:
             raise ObserverError(answer["stop"])
@@ -173,21 +171,21 @@ class BulkRun:
             raise ObserverError(f"{folder.file(done.part)}: {_CHANGED}")
         folder.write(done, answer["lines"])
         self.n_done += done.rows
-        meter.advance(done.rows, self.n_done)
-        self._tell_of(done, meter)
+        progress.advance(done.rows)
+        self._tell_of(done, progress)
 
-    def _tell_bad(self, bad: list[BadRow], meter: Meter) -> None:
+    def _tell_bad(self, bad: list[BadRow], progress: Progress) -> None:
         for row in bad:
             self.n_bad += 1
-            meter.say(f"{row.place}: {row.reason}")
+            progress.say(f"{row.place}: {row.reason}")
         bad.clear()
 
-    def _tell_of(self, done: Done, meter: Meter | None) -> None:
+    def _tell_of(self, done: Done, progress: Progress | None) -> None:
         self.remarks.update(done.remarks)
         for place, reason in done.faults:
             self.n_bad += 1
             line = f"{place}: {reason}"
-            meter.say(line) if meter else print(line, file=sys.stderr)
+            progress.say(line) if progress else print(line, file=sys.stderr)
 
     def _manifest(self, identity: str, n_rows: int, n_parts: int) -> dict[str, Any]:
         options = self.options
