@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+
+from observer.runs.manifest import environment
 
 STAND_IN_NOTE = (
     "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "
@@ -31,9 +35,14 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Machine:
+    """`n_cores` may be used by this process, which may be fewer than there are."""
+
     cpu: str
     n_cores: int
     n_threads: int
+
+    def __str__(self) -> str:
+        return f"{self.cpu}, {self.n_cores} usable cores, {self.n_threads} threads"
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:
@@ -51,6 +60,18 @@ def this_machine(n_threads: int | None = None) -> Machine:
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         cpu = lines[0].partition(":")[2].strip() if lines else cpu
     return Machine(cpu, usable_cores(), usable_cores() if n_threads is None else n_threads)
+
+
+def facts_of(command: str, *, n_threads: int | None = None, gpu: str | None = None) -> dict[str, str]:
+    """Where and when something was measured: the first lines of its page."""
+    versions = environment()
+    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
+    return {
+        "machine": f"{this_machine(n_threads)}, {os.cpu_count()} cores in all, {gpu or 'no GPU used'}",
+        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
+        "versions": f"Python {versions['python']}, {packages}",
+        "command": f"`{command}`",
+    }
 
 
 def split_prefix(split: str) -> str:

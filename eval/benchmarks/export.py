@@ -7,7 +7,7 @@ Both converters run as programs of their own, in turn, on the nano model, on a b
 turns, with start-up; memory is the largest resident set. llama.cpp's converter is in the source archive of
 llama-cpp-python and needs `sentencepiece`; without --converter only ours is measured. The table of types is llama.cpp's
 quantizer on the nano model; with --imatrix-tool, both importance matrices of the same tokens are compared. Writes
-docs/benchmarks/export.md.
+docs/benchmarks/export.md; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.answers.origin import command_line, this_machine
+from eval.answers.origin import facts_of
+from eval.benchmarks.harness import parse_benchmark, say, write_benchmark
 from eval.benchmarks.imatrix_agreement import ImatrixAgreement, compare_imatrix
 from eval.benchmarks.random_base import random_base
+from eval.reports.tables import table
 from observer.console.run import run_cli
 from observer.errors import ObserverError
-from observer.files import write_text
 from observer.paths import NANO_BASE, python_path
-from observer.runs.manifest import environment
 from observer.weights.checkpoint import list_tensors, read_shape
 
 DIRECT_TYPES = ("f32", "bf16", "f16", "q8_0")
@@ -102,8 +101,8 @@ class TypeRow:
     answer: str
 
 
-def main() -> int:
-    args = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     models = {"nano": args.model}
     if args.vocab:
         models["random weights, 0.6B shape"] = random_base("0.6b", vocab=args.vocab)
@@ -114,13 +113,14 @@ def main() -> int:
         for name, model in models.items():
             for file_type in args.types.split(","):
                 comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
-                _say(f"{name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
+                say(f"benchmark: {name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
         rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
         imatrix = compare_imatrix(args.model, args.imatrix_tool, Path(folder)) if args.imatrix_tool else None
-    report = args.out / "export.md"
-    command = command_line("-m eval.benchmarks.export", None)
-    write_text(report, render(comparisons, rows, imatrix, command))
-    print(report)
+    figures = {"comparisons": [asdict(one) for one in comparisons], "types": [asdict(row) for row in rows]}
+    write_benchmark(
+        args.out / "export", "Export: our converter beside llama.cpp's", facts_of(args.command),
+        sections(comparisons, rows, imatrix), figures, {"n_compared": len(comparisons)},
+    )  # fmt: skip
     return 0
 
 
@@ -213,53 +213,37 @@ def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
     return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
 
 
-def render(
-    comparisons: Sequence[Comparison], rows: Sequence[TypeRow], imatrix: ImatrixAgreement | None, command: str
-) -> str:
-    machine, versions = this_machine(0), environment()
-    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
-    parts = [
-        "# Export: our converter beside llama.cpp's",
-        f"- machine: {machine.cpu}, {machine.n_cores} cores, shared: trust the ratios\n"
-        f"- date: {date.today().isoformat()}, commit {versions['git_commit']}\n"
-        f"- versions: Python {versions['python']}, {packages}\n- command: `{command}`",
-        _comparison_table(comparisons),
-    ]
+def sections(comparisons: Sequence[Comparison], rows: Sequence[TypeRow], imatrix: ImatrixAgreement | None) -> list[str]:
+    parts = [_comparison_table(comparisons)]
     if any(comparison.theirs is None for comparison in comparisons):
         parts.append("llama.cpp's converter was not given (`--converter`): nothing here compares with it.")
     if rows:
         parts += ["## Every type, on the nano model", _type_table(rows)]
     if imatrix:
         parts += ["## Importance matrix beside llama.cpp's tool, on the nano model", _imatrix_text(imatrix)]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    lines = [
-        "| model | type | tensors equal | differing keys | seconds | to llama.cpp's | peak MB | to theirs | bound |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for c in comparisons:
         equal = "" if c.differing_tensors is None else f"{c.n_tensors - len(c.differing_tensors)} of {c.n_tensors}"
         keys = "" if c.differing_keys is None else ", ".join(c.differing_keys) or "none"
         time_ratio = f"{c.ours.seconds / c.theirs.seconds:.2f}" if c.theirs else ""
         memory_ratio = f"{c.ours.peak_bytes / c.theirs.peak_bytes:.2f}" if c.theirs else ""
         cells = [c.model, c.file_type, equal, keys, f"{c.ours.seconds:.1f}", time_ratio]
-        cells += [f"{c.ours.peak_bytes / 1e6:,.0f}", memory_ratio, f"{c.bound_bytes / 1e6:,.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{c.ours.peak_bytes / 1e6:,.0f}", memory_ratio, f"{c.bound_bytes / 1e6:,.0f}"])
+    header = ["model", "type", "tensors equal", "differing keys", "seconds", "to llama.cpp's", "peak MB", "to theirs"]
+    return table([*header, "bound"], lines)
 
 
 def _type_table(rows: Sequence[TypeRow]) -> str:
-    lines = [
-        "| type | MB | tensors in the file | other types than asked for | imatrix | answers |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in sorted(rows, key=lambda row: -row.size_bytes):
         tensors = ", ".join(f"{count} {kind}" for kind, count in row.tensor_types.items())
         cells = [row.name, f"{row.size_bytes / 1e6:.2f}", tensors, str(row.n_fallbacks), "yes" * row.has_imatrix]
-        lines.append(f"| {' | '.join(cells)} | `{row.answer}` |")
-    return "\n".join(lines)
+        lines.append([*cells, f"`{row.answer}`"])
+    return table(["type", "MB", "tensors in the file", "other types than asked for", "imatrix", "answers"], lines)
 
 
 def _imatrix_text(found: ImatrixAgreement) -> str:
@@ -274,29 +258,19 @@ def _elements(shape: tuple[int, ...]) -> int:
     return shape[0] * (shape[1] if len(shape) == 2 else 1)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
-    add(
-        "--shapes",
-        default=SHAPES,
-        metavar="NAME,…",
-        help="one block each of other architectures (default: %(default)s)",
-    )
+    add("--shapes", default=SHAPES, metavar="NAME,…", help="a block each of other architectures (%(default)s)")
     add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
     add("--imatrix-tool", type=Path, metavar="FILE", help="llama.cpp's llama-imatrix, to compare with ours")
     add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
     add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
     add("--skip-table", action="store_true", help="leave the table of all types out")
     add("--work", type=Path, default=Path("outputs"), help="where files are written for a while (default: %(default)s)")
-    add("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
-    return parser
-
-
-def _say(line: str) -> None:
-    print(f"benchmark: {line}", file=sys.stderr, flush=True)
+    return parse_benchmark(parser, "eval.benchmarks.export", arguments)
 
 
 if __name__ == "__main__":

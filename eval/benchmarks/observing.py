@@ -14,26 +14,22 @@ Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
-from pathlib import Path
 
-from eval.answers.origin import command_line, this_machine
-from eval.benchmarks.reciting_base import note_on
+from eval.answers.origin import facts_of
+from eval.benchmarks.harness import parse_benchmark, write_benchmark
+from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
+from eval.reports.tables import table
 from observer.client import Observer
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
-from observer.engine.llama_model import usable_cores
 from observer.errors import ObserverError
-from observer.files import read_jsonl, write_text
+from observer.files import read_jsonl
 from observer.observation import Exchange, Observation
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL
-from observer.runs.manifest import environment
 from observer.schema import parse_row
 
 
@@ -52,15 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
-    with Observer(args.model or str(_reciting(args)), n_threads=args.threads) as observer:
+    model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
+    with Observer(model, n_threads=args.threads) as observer:
         observer.observe_many(turns[:2])  # the first answers open contexts and read the weights
         parts = measure(observer, turns, args.part)
         name = observer.name
-    command = command_line("-m eval.benchmarks.observing", arguments)
-    report = args.out / f"observing-{name}.md"
-    write_text(report, render(name, parts, args.threads or usable_cores(), command))
-    print(f"wrote {report}")
-    print(json.dumps({"ratio": ratio(parts), "parts": [asdict(part) for part in parts]}))
+    note = [f"> {note}"] if (note := note_on(name)) else []
+    facts = facts_of(args.command, n_threads=args.threads) | {
+        "data": f"{args.turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread"
+    }
+    found = [f"{speed_in_words(parts)} {agreement_in_words(parts)}", to_table(parts)]
+    write_benchmark(
+        args.out / f"observing-{name}", f"observe_many beside a loop of observe, {name}", facts, [*note, *found],
+        {"parts": [asdict(part) for part in parts]}, {"ratio": ratio(parts)},
+    )  # fmt: skip
     return 0
 
 
@@ -112,36 +113,14 @@ def ratio(parts: Sequence[Part]) -> float:
     return sum(part.loop_s for part in parts) / sum(part.many_s for part in parts)
 
 
-def render(name: str, parts: Sequence[Part], n_threads: int, command: str) -> str:
-    machine, versions = this_machine(n_threads), environment()
-    n_turns = sum(part.n_turns for part in parts)
-    lines = [
-        f"# observe_many beside a loop of observe, {name}",
-        "",
-        *([f"> {note}", ""] if (note := note_on(name)) else []),
-        f"- machine: {machine.cpu}, {usable_of_all()}, {n_threads} threads, shared: trust the ratios",
-        f"- date: {date.today().isoformat()}, commit {versions['git_commit']}",
-        f"- data: {n_turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread",
-        f"- command: `{command}`",
-        "",
-        f"{speed_in_words(parts)} {agreement_in_words(parts)}",
-        "",
-        "| part | turns | loop s | many s | ratio | loop turns/s | many turns/s | equal | with probabilities |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def to_table(parts: Sequence[Part]) -> str:
+    header = ["part", "turns", "loop s", "many s", "ratio", "loop turns/s", "many turns/s", "equal"]
+    rows = []
     for number, p in enumerate(parts, 1):
-        speeds = f"{p.loop_s / p.many_s:.2f} | {p.n_turns / p.loop_s:.1f} | {p.n_turns / p.many_s:.1f}"
-        equal = f"{p.n_equal} | {p.n_identical}"
-        lines.append(f"| {number} | {p.n_turns} | {p.loop_s:.1f} | {p.many_s:.1f} | {speeds} | {equal} |")
-    return "\n".join(lines) + "\n"
-
-
-def usable_of_all() -> str:
-    """The cores that this process may run on, of those there are."""
-    if not hasattr(os, "sched_getaffinity"):
-        return f"{usable_cores()} cores"
-    numbers = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
-    return f"{usable_cores()} of its {os.cpu_count()} cores ({numbers})"
+        speeds = [f"{p.loop_s / p.many_s:.2f}", f"{p.n_turns / p.loop_s:.1f}", f"{p.n_turns / p.many_s:.1f}"]
+        equal = [str(p.n_equal), str(p.n_identical)]
+        rows.append([str(number), str(p.n_turns), f"{p.loop_s:.1f}", f"{p.many_s:.1f}", *speeds, *equal])
+    return table([*header, "with probabilities"], rows)
 
 
 def speed_in_words(parts: Sequence[Part]) -> str:
@@ -163,26 +142,15 @@ def agreement_in_words(parts: Sequence[Part]) -> str:
     return f"{of_all} observations are equal but for probabilities, {n_identical:,} with them."
 
 
-def _reciting(args: argparse.Namespace) -> Path:
-    from eval.benchmarks.reciting_base import reciting_gguf
-
-    return reciting_gguf(args.random_shape, args.type, vocab=args.vocab)
-
-
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("model", nargs="?", metavar="MODEL", help="FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME")
-    source.add_argument("--random-shape", metavar="SHAPE", help="a reciting model instead: 0.6b, 0.6b:block_count=4, …")
-    add("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
-    add("--type", default="q8_0", help="with --random-shape; default: %(default)s")
+    models = "FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME"
+    add_model_options(parser, "q8_0").add_argument("model", nargs="?", metavar="MODEL", help=models)
     add("--turns", type=int, default=1000, metavar="N", help="default: %(default)s")
     add("--part", type=int, default=250, metavar="N", help="turns a part (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="default: all cores")
-    add("--out", type=Path, default=Path("docs/benchmarks"), metavar="DIR", help="default: %(default)s")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return parser.parse_args(arguments)
+    return parse_benchmark(parser, "eval.benchmarks.observing", arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m eval.benchmarks.pipeline --config configs/nano.yaml
 
 Runs `train_sft.py` twice in a folder of its own: once from nothing, once more to show that nothing is done
-twice. Writes docs/benchmarks/pipeline-<run>.md with the machine, the date and the command.
+twice. Writes docs/benchmarks/pipeline-<run>.md; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eval.answers.origin import this_machine
-from observer.config import Config, load_config
+from eval.answers.origin import facts_of
+from eval.benchmarks.harness import parse_benchmark, write_benchmark
+from eval.reports.tables import table
+from observer.config import load_config
 from observer.console.run import run_cli
 from observer.errors import ObserverError
-from observer.files import write_text
-from observer.runs.manifest import environment
 
 RECIPE = Path("train_sft.py")
 _STAGE = re.compile(r"^(?P<name>[\w ]+): (?:done in (?P<seconds>[\d.]+) s|(?P<skipped>done before))", re.MULTILINE)
@@ -37,19 +37,23 @@ class Timing:
     stages: dict[str, float | None]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/nano.yaml"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
-    args = parser.parse_args()
+    args = parse_benchmark(parser, "eval.benchmarks.pipeline", arguments)
     config = load_config(args.config)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(RECIPE), "--config", str(args.config), "--set", f"run.output_dir={folder}"]
         first, again = run_recipe(command), run_recipe(command)
         summary = Path(folder, config.run.name, "reports", "summary.md").read_text(encoding="utf-8")
-    report = args.out / f"pipeline-{config.run.name}.md"
-    write_text(report, render(config, args.config, first, again, summary))
-    print(f"wrote {report}")
+    facts = facts_of(args.command, gpu="one CUDA GPU" if config.run.device == "cuda" else None) | {
+        "data": f"{config.data.train} and {config.data.val}; quality is measured on {config.data.val}"
+    }
+    title = f"Pipeline, {config.run.name}: from rows to evaluated GGUF files"
+    seconds = {"seconds": first.seconds, "seconds_again": again.seconds}
+    figures = {"first": asdict(first), "again": asdict(again)}
+    parts = [stage_table(first, again), summary.strip()]
+    write_benchmark(args.out / f"pipeline-{config.run.name}", title, facts, parts, figures, seconds)
     return 0
 
 
@@ -72,35 +76,13 @@ def stage_seconds(output: str) -> dict[str, float | None]:
     return {match["name"]: None if match["skipped"] else float(match["seconds"]) for match in _STAGE.finditer(output)}
 
 
-def render(config: Config, config_path: Path, first: Timing, again: Timing, summary: str) -> str:
-    """The report as Markdown."""
-    machine, versions = this_machine(0), environment()
-    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
+def stage_table(first: Timing, again: Timing) -> str:
     rows = [
-        f"| {name} | {seconds or 0:.1f} | {'skipped' if again.stages.get(name) is None else 'done again'} |"
+        [name, f"{seconds or 0:.1f}", "skipped" if again.stages.get(name) is None else "done again"]
         for name, seconds in first.stages.items()
     ]
-    return "\n".join(
-        [
-            f"# Pipeline, {config.run.name}: from rows to evaluated GGUF files",
-            "",
-            f"- machine: {machine.cpu}, {machine.n_cores} cores, no GPU used"
-            if config.run.device != "cuda"
-            else f"- machine: {machine.cpu}, {machine.n_cores} cores, one CUDA GPU",
-            f"- date: {date.today().isoformat()}, commit {versions['git_commit']}",
-            f"- versions: Python {versions['python']}, {packages}",
-            f"- command: `python -m eval.benchmarks.pipeline --config {config_path}`",
-            f"- data: {config.data.train} and {config.data.val}; quality is measured on {config.data.val}",
-            "",
-            "| stage | wall s | second run |",
-            "|---|---|---|",
-            *rows,
-            f"| **all, with start-up** | **{first.seconds:.1f}** | **{again.seconds:.1f} s** |",
-            "",
-            summary.strip(),
-            "",
-        ]
-    )
+    rows.append(["**all, with start-up**", f"**{first.seconds:.1f}**", f"**{again.seconds:.1f} s**"])
+    return table(["stage", "wall s", "second run"], rows)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ All matrix multiplications are those of the shape; the head is untied, which add
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import tempfile
@@ -44,6 +45,15 @@ def note_on(name: str) -> str | None:
     return STAND_IN_NOTE if "nano" in name else None
 
 
+def add_model_options(parser: argparse.ArgumentParser, file_type: str) -> argparse._MutuallyExclusiveGroup:
+    """What names a reciting model; the group returned takes the option of a real one."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--random-shape", metavar="SHAPE", help="a reciting model instead: 0.6b, 0.6b:block_count=4, …")
+    parser.add_argument("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
+    parser.add_argument("--type", default=file_type, help="with --random-shape; default: %(default)s")
+    return group
+
+
 def reciting_gguf(shape: str, file_type: str, *, vocab: Path | None, work: Path = WORK) -> Path:
     """The GGUF of this shape and type, made when it is not there. Raises ObserverError as `random_base` does."""
     from observer.export.gguf.write import write_gguf
@@ -54,7 +64,8 @@ def reciting_gguf(shape: str, file_type: str, *, vocab: Path | None, work: Path 
     name = "-".join([RECITING, re.sub(r"[^a-z0-9.]+", "-", shape.casefold()), vocab.stem if vocab else "nano-vocab"])
     path = work / f"{name}-{file_type}.gguf"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=_made(work)) as folder:
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=work) as folder:
             merged, full = Path(folder) / "merged", Path(folder) / "full.gguf"
             recite(random_base(untied, vocab=vocab), merged)
             if file_type in UNQUANTIZED:
@@ -107,8 +118,3 @@ def distinct_tokens(text: str, vocabulary: Mapping[str, int]) -> list[int]:
     if not spell(0):
         raise ObserverError(f"--vocab: its tokens cannot spell {text!r} without using one twice; name Qwen's own")
     return chosen
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -23,3 +23,8 @@ def spread(values: Iterable[float]) -> Spread | None:
     """None of no values."""
     values = list(values)
     return Spread(min(values), statistics.median(values), max(values)) if values else None
+
+
+def ratios(values: Mapping[int, float], reference: Mapping[int, float]) -> Spread | None:
+    """By number of the round: a pair of one round, in which the machine was slow or quick for both."""
+    return spread(value / reference[number] for number, value in values.items() if reference.get(number))

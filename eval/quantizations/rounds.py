@@ -7,17 +7,15 @@ same command goes on where it was cut, and what is on record is not measured aga
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.rows import Row, take
 from eval.quantizations.files import Candidate
-from observer.console.durations import format_duration
-from observer.console.progress import show_progress
+from observer.console.progress import Progress, show_progress
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file, write_json
 from observer.paths import PROJECT_ROOT
@@ -89,16 +87,17 @@ def measure(bench: Bench) -> Measurements:
     """
     found: list[Measured] = []
     failures: dict[str, str] = {}
-    say = _Clock(len(bench.candidates))
-    for candidate in bench.candidates:
-        say(candidate.name)
-        try:
-            found.append(_measure_one(bench, candidate))
-        except ObserverError as error:
-            if candidate is bench.reference:
-                raise
-            failures[candidate.name] = str(error)
-            print(f"{candidate.name}: {error}", file=sys.stderr, flush=True)
+    with closing(Progress("answers and divergence, files", len(bench.candidates), every_s=0)) as progress:
+        for candidate in bench.candidates:
+            progress.say(candidate.name)
+            try:
+                found.append(_measure_one(bench, candidate))
+            except ObserverError as error:
+                if candidate is bench.reference:
+                    raise
+                failures[candidate.name] = str(error)
+                progress.say(f"{candidate.name}: {error}")
+            progress.advance()
     rounds = speed_rounds(bench, [one.candidate for one in found])
     for one in found:
         one.speeds.extend(turn[one.candidate.name] for turn in rounds)
@@ -178,17 +177,3 @@ def _from_json(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
     """Lists of JSON back to the tuples of a frozen dataclass."""
     names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in names})
-
-
-class _Clock:
-    """A line before each file, with the time the rest will take by those of this call."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.n_begun, self.start = total, 0, time.monotonic()
-
-    def __call__(self, name: str) -> None:
-        spent = time.monotonic() - self.start
-        left = spent / self.n_begun * (self.total - self.n_begun) if self.n_begun else 0
-        self.n_begun += 1
-        eta = f", about {format_duration(left)} left before speed is measured" if left > 1 else ""
-        print(f"{self.n_begun}/{self.total}  {name}{eta}", file=sys.stderr, flush=True)

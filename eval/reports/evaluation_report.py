@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.answers.origin import STAND_IN_NOTE, Machine, ModelInfo, split_prefix
-from eval.reports.tables import show, table
+from eval.reports.tables import bullets, page, show, table
 from observer.files import write_json, write_text
 from observer.schema import Label
 
@@ -91,10 +91,8 @@ def summary_table(reports: Sequence[Report]) -> str:
 
 def to_markdown(report: Report) -> str:
     """The report as a person reads it."""
-    parts = [f"# Evaluation of {report.model.name}, {report.model.file_type}"]
-    if report.model.is_stand_in:
-        parts.append(f"> {STAND_IN_NOTE}")
-    parts += [summary_table([report]), INTERVAL_NOTE, _origin(report)]
+    stand_in = f"> {STAND_IN_NOTE}" if report.model.is_stand_in else ""
+    parts = [stand_in, summary_table([report]), INTERVAL_NOTE, _origin(report)]
     if report.grading:
         parts += ["## Grading", *_grading_section(report.grading, report.baselines)]
     if report.extraction:
@@ -109,7 +107,7 @@ def to_markdown(report: Report) -> str:
         from eval.reports.attack_report import attacks_section
 
         parts += ["## Attacks", *attacks_section(report.attacks)]
-    return "\n\n".join(parts) + "\n"
+    return page(f"Evaluation of {report.model.name}, {report.model.file_type}", *parts)
 
 
 def _summary_row(report: Report) -> list[str]:
@@ -121,20 +119,19 @@ def _summary_row(report: Report) -> list[str]:
 
 
 def _origin(report: Report) -> str:
-    machine = report.machine
     packages = report.environment["packages"]
     facts = {
         "model": f"`{report.model.path}`" + (f" ({size} MB)" if (size := _megabytes(report.model)) else ""),
         "data": f"`{report.split}`",
         "date": report.date,
-        "machine": f"{machine.cpu}, {machine.n_cores} cores, {machine.n_threads} threads",
+        "machine": report.machine,
         "versions": f"llama-cpp-python {packages['llama-cpp-python']}, commit {report.environment['git_commit']}",
     }
     if report.command:
         facts["reproduce"] = f"`{report.command}`"
     if report.unfinished:
         facts["cut short"] = f"without {' and '.join(report.unfinished)}"
-    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return bullets(facts)
 
 
 def _grading_section(scores: GradingScores, baselines: Mapping[str, GradingScores]) -> list[str]:

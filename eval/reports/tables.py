@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eval.metrics.significance import Interval
+
+
+def page(title: str, *parts: str) -> str:
+    """A page of Markdown; empty parts are left out."""
+    return "\n\n".join([f"# {title}", *filter(None, parts)]) + "\n"
+
+
+def bullets(facts: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.benchmarks.harness import Record
 from eval.benchmarks.random_base import parse_shape, random_base
 from eval.benchmarks.training.benchmark import main
 from eval.benchmarks.training.child import plain_nll, reset_adapter
-from eval.benchmarks.training.report import standings, summary, to_markdown
-from eval.benchmarks.training.rounds import Bench, Record, Records, run_rounds
+from eval.benchmarks.training.report import sections, standings, summary
+from eval.benchmarks.training.rounds import Bench, run_rounds
 from eval.benchmarks.training.trainers import Entrant, parse_entrants
 from eval.metrics.spread import Spread
 from observer.config import Config
@@ -70,22 +71,12 @@ def test_the_report_marks_another_loss_a_failure_and_rows_that_were_left_out() -
         round_record("ours", 1, 1.0, rows=20),
     ]
     found = standings(parse_entrants(["trl", "first-version", "ours", "unsloth"], 8), records, tokens=1000)
-    text = to_markdown("Title", [], found, 24, "picture.png")
+    text = "\n".join(sections(found, 24, "picture.png"))
     assert "3.0000 (another loss)" in text
     assert "0.5000 (-50.000 %)" in text
     assert "20 (of 24!)" in text
     assert "- `unsloth`: unsloth is not installed" in text
     assert summary(found)["failed"] == {"unsloth": "unsloth is not installed"}
-
-
-def test_records_go_on_where_they_were_cut_and_forget_failures(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    first = Records(path)
-    first.keep("round", "ours", round=1, seconds=2.0)
-    first.keep("failed", "trl", error="no memory")
-    again = Records(path)
-    assert again.has("round", "ours", round=1) and not again.has("round", "ours", round=2)
-    assert not again.has("failed", "trl")
 
 
 def test_a_shape_is_a_size_with_changes_and_its_faults_come_together() -> None:
@@ -155,10 +146,11 @@ def test_all_contestants_do_the_same_work(tiny_model: Path, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["failed"] == {}
 
     report = json.loads((tmp_path / "reports" / "training-tiny.json").read_text(encoding="utf-8"))
-    found = {contestant["label"]: contestant for contestant in report["contestants"]}
+    found = {contestant["entrant"]["label"]: contestant for contestant in report["contestants"]}
     assert all(contestant["rows"] == 12 for contestant in found.values())
-    assert len({contestant["nll_before"] for contestant in found.values()}) == 1
-    for label in (*peers, "ours"):
-        assert found[label]["probe_loss"] == pytest.approx(found["trl"]["probe_loss"], rel=1e-5)
-        assert found[label]["probe_grad_norm"] == pytest.approx(found["trl"]["probe_grad_norm"], rel=1e-4)
+    trl, *others = (found[label]["start"] for label in ("trl", *peers, "ours"))
+    for start in others:
+        assert start["nll_before"] == trl["nll_before"]
+        assert start["probe_loss"] == pytest.approx(trl["probe_loss"], rel=1e-5)
+        assert start["probe_grad_norm"] == pytest.approx(trl["probe_grad_norm"], rel=1e-4)
     assert (tmp_path / "reports" / "training-tiny.png").stat().st_size > 0

@@ -13,28 +13,25 @@ it goes on with the same command. The last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
+import functools
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
-from typing import Any
 
-from eval.answers.origin import this_machine
+from eval.answers.origin import facts_of
 from eval.answers.rows import of_task, rows_of_split, take
 from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
-from eval.benchmarks.engine.report import SERVER, ModelSize, as_dict, floors, standings, summary, to_markdown
-from eval.benchmarks.reciting_base import note_on
-from eval.benchmarks.training.rounds import Record, Records
+from eval.benchmarks.engine.report import SERVER, ModelSize, floors, sections, standings, summary
+from eval.benchmarks.harness import Record, Records, failures, parse_benchmark, say, take_turns, write_benchmark
+from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from observer.console.run import run_cli
 from observer.errors import ObserverError
-from observer.files import write_json, write_text
 from observer.paths import PROJECT_ROOT
 from observer.prompts import IM_END, Task, exchange_of
-from observer.runs.manifest import environment, fingerprint
+from observer.runs.manifest import fingerprint
 from observer.schema import Label
 
 WORK = Path("outputs/benchmark-engine")
@@ -45,7 +42,7 @@ _MATRIX_REPEATS = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    model = args.model or _reciting(args)
+    model = args.model or reciting_gguf(args.random_shape, args.type, vocab=args.vocab, work=args.work)
     rows = choose_rows(args.split, args.rows)
     limits = limits_of(model, args)
     names = chosen_names(args)
@@ -55,14 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = run_rounds(names, model, rows, limits, args, folder)
     n_rows = {str(task): len(rows[task]) for task in Task}
     found, under = standings(records, n_rows), floors(records, model_size(model))
-    failed = {record["entrant"]: record["error"] for record in records if record["kind"] == "failed"}
-    report = args.out / f"{report_stem(args, model)}.md"
-    facts = facts_of(args, model, limits, n_rows)
-    write_json(report.with_suffix(".json"), facts | as_dict(found, under) | {"failed": failed})
-    head = [f"{name}: {value}" for name, value in facts.items()]
-    write_text(report, to_markdown(f"Engine, {model.stem}", head, found, under, failed))
-    print(f"wrote {report}")
-    print(json.dumps({"report": str(report)} | summary(found)))
+    failed = failures(records)
+    figures = {"standings": [asdict(one) for one in found], "floors": [asdict(floor) for floor in under]}
+    write_benchmark(
+        args.out / report_stem(args, model), f"Engine, {model.stem}", bench_facts(args, model, limits, n_rows),
+        sections(found, under, failed), figures | {"failed": failed}, summary(found),
+    )  # fmt: skip
     return 0 if found and not failed else 1
 
 
@@ -101,30 +96,20 @@ def run_rounds(
     names: Sequence[str], model: Path, rows: Rows, limits: Limits, args: argparse.Namespace, folder: Path
 ) -> list[Record]:
     """Take turns until every contestant has its rounds on record; one that fails is left out from then on."""
-    records = Records(folder / "rounds.jsonl")
     opened: dict[str, Contestant] = {}
-    try:
-        for number in range(1, args.rounds + 1):
-            todo = [name for name in names if not records.has("round", name, round=number)]
-            rate = gflop_per_s(limits.n_threads) if todo else 0.0
-            for name in todo:
-                if any(record["entrant"] == name for record in records.all if record["kind"] == "failed"):
-                    continue
-                try:
-                    if name not in opened:
-                        opened[name] = open_contestant(name, model, limits, args, folder)
-                        opened[name].answer({task: rows[task][:_WARM_UP_ROWS] for task in Task})
-                    turn = opened[name].answer(rows)
-                except (ObserverError, RuntimeError, ValueError, OSError) as error:  # the others go on
-                    records.keep("failed", name, error=f"{type(error).__name__}: {error}")
-                    _say(f"{name}: {error}")
-                    continue
-                records.keep("round", name, round=number, gflop_per_s=rate, **asdict(turn))
-                _say(f"round {number}/{args.rounds}  {name:<15} {_speeds(rows, turn)}")
-    finally:
-        for contestant in opened.values():
-            contestant.close()
-    return records.all
+    rate = functools.cache(lambda number: gflop_per_s(limits.n_threads))
+    with ExitStack() as stack:
+
+        def take_one(name: str, number: int) -> Record:
+            now = rate(number)
+            if name not in opened:
+                opened[name] = stack.enter_context(closing(open_contestant(name, model, limits, args, folder)))
+                opened[name].answer({task: rows[task][:_WARM_UP_ROWS] for task in Task})
+            turn = opened[name].answer(rows)
+            say(f"round {number}/{args.rounds}  {name:<15} {_speeds(rows, turn)}")
+            return {"gflop_per_s": now} | asdict(turn)
+
+        return take_turns(names, args.rounds, Records(folder / "rounds.jsonl"), take_one)
 
 
 def _speeds(rows: Rows, turn: Turn) -> str:
@@ -166,23 +151,16 @@ def model_size(model: Path) -> ModelSize:
     return ModelSize(body, head[0] * head[1])
 
 
-def facts_of(args: argparse.Namespace, model: Path, limits: Limits, n_rows: dict[str, int]) -> dict[str, Any]:
+def bench_facts(args: argparse.Namespace, model: Path, limits: Limits, n_rows: dict[str, int]) -> dict[str, str]:
     """Where and on what it was measured."""
-    machine, versions = this_machine(limits.n_threads), environment()
-    packages = versions["packages"]
-    facts = {
-        "machine": f"{machine.cpu}, {machine.n_cores} usable cores, {machine.n_threads} threads, no GPU used",
-        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
-        "versions": f"Python {versions['python']}, llama-cpp-python {packages['llama-cpp-python']}",
-        "command": f"`python -m eval.benchmarks.engine.benchmark {shlex.join(args.command)}`",
+    facts = facts_of(args.command, n_threads=limits.n_threads) | {
         "model": f"`{model}`, {model.stat().st_size / 1e6:,.1f} MB",
         "rows": f"of `{args.split}`: {', '.join(f'{n} to {task}' for task, n in n_rows.items())}, {args.rounds} rounds",
         "limits of all": f"{limits.label_tokens} tokens for a label that is written, {limits.extract_tokens} for an "
         f"extraction; {limits.n_seq} sequences or slots where there are several",
     }
-    if note := note_on(model.stem):
-        facts["note"] = note
-    return facts
+    note = note_on(model.stem)
+    return facts | ({"note": note} if note else {})
 
 
 def code_hash() -> str:
@@ -197,25 +175,11 @@ def report_stem(args: argparse.Namespace, model: Path) -> str:
     return f"engine-{args.name or model.stem}"
 
 
-def _reciting(args: argparse.Namespace) -> Path:
-    from eval.benchmarks.reciting_base import reciting_gguf
-
-    return reciting_gguf(args.random_shape, args.type, vocab=args.vocab, work=args.work)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     known = "; ".join(f"{entrant.name}: {entrant.title}" for entrant in ENTRANTS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="FILE.gguf")
-    source.add_argument("--random-shape", metavar="SHAPE", help="a reciting model instead: 0.6b, 0.6b:block_count=4, …")
-    add("--vocab", type=Path, metavar="PATH", help="with --random-shape: a GGUF's tokenizer")
-    add("--type", default="q4_k_m", help="with --random-shape; default: %(default)s")
+    add_model_options(parser, "q4_k_m").add_argument("--model", type=Path, metavar="FILE.gguf")
     add("--split", default="val", help="rows to answer, as in eval/evaluate.py; default: %(default)s")
     add("--rows", type=int, default=64, metavar="N", help="rows of each task; default: %(default)s")
     add("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
@@ -225,12 +189,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--contestants", help=f"of all, if not these: a comma list; {known}; {SERVER}")
     add("--llama-server", type=Path, metavar="BINARY", help="llama.cpp's server, built by you; adds it")
     add("--name", help="the report is OUT/engine-NAME; default: the model's file name")
-    add("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
     add("--work", type=Path, default=WORK, help="records and reciting models; default: %(default)s")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(arguments)
-    args.command = list(sys.argv[1:] if arguments is None else arguments)
-    return args
+    return parse_benchmark(parser, "eval.benchmarks.engine.benchmark", arguments)
 
 
 if __name__ == "__main__":

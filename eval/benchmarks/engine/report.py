@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from eval.benchmarks.engine.engines import ENTRANTS, as_json, as_label
-from eval.benchmarks.training.rounds import Record
-from eval.metrics.spread import Spread, spread
+from eval.benchmarks.harness import Record, did_not_run, rounds_of
+from eval.metrics.spread import Spread, ratios, spread
 from eval.reports.tables import table
 from observer.prompts import Task
 
 OURS = "ours"
+FLOOR_COLUMNS = ("task", "tokens decoded", "with logits", "TFLOP", "machine's GFLOP/s", "floor s", "engine s", "share")
 SERVER, SERVER_TITLE = "llama-server", "(c) llama.cpp's own server, a slot for each sequence, asked concurrently"
 
 
@@ -65,55 +66,36 @@ class Floor:
 
 def standings(records: Sequence[Record], n_rows: dict[str, int]) -> list[Standing]:
     """Every contestant with rounds on record, by task."""
-    names = [name for name in _names() if any(r["entrant"] == name and r["kind"] == "round" for r in records)]
+    names = [name for name in (*(entrant.name for entrant in ENTRANTS), SERVER) if rounds_of(name, records)]
     return [_standing(name, task, records, n_rows[task]) for task in Task for name in names if n_rows[task]]
 
 
 def floors(records: Sequence[Record], size: ModelSize) -> list[Floor]:
-    mine = [record for record in records if record["kind"] == "round" and record["entrant"] == OURS]
+    mine = list(rounds_of(OURS, records).values())
     return [_floor(task, mine, size) for task in Task if mine and mine[0]["seconds"][task]]
 
 
-def to_markdown(
-    title: str, head: Sequence[str], found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[str, str]
-) -> str:
-    """The report; `head` are its bullet points, `failed` the contestants that did not run."""
+def sections(found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[str, str]) -> list[str]:
+    """The report below its facts; `failed` are the contestants that did not run."""
     titles = {entrant.name: entrant.title for entrant in ENTRANTS} | {SERVER: SERVER_TITLE}
     used = dict.fromkeys(standing.name for standing in found)
-    parts = [f"# {title}", "\n".join(f"- {line}" for line in head)]
+    parts = list[str]()
     for task in Task:
         rows = [_row(standing) for standing in found if standing.task == task]
         header = ["contestant", "examples/s", "the engine's, to this", "answers as the engine's", "tokens written"]
         parts += [f"## {'Grading' if task is Task.GRADE else 'Extraction'}", table(header, rows)]
-    parts += [
+    return [
+        *parts,
         "Min / median / max over interleaved rounds; a ratio pairs the two of one round.",
         "## Where the time goes",
-        table(
-            [
-                "task",
-                "tokens decoded",
-                "with logits",
-                "TFLOP",
-                "machine's GFLOP/s",
-                "floor s",
-                "engine s",
-                "share",
-            ],
-            [_floor_row(floor) for floor in under],
-        ),
+        table(FLOOR_COLUMNS, [_floor_row(floor) for floor in under]),
         "The floor is the multiplications with weights of the tokens the engine truly decoded, at the rate of float32 "
         "matrices in torch on the same cores, measured before each round. Quantized weights are multiplied as integers "
         "and may pass it. Above the floor: attention, unpacking of weights, sampling, the interpreter.",
         "## Contestants",
         "\n".join(f"- `{name}`: {titles[name]}" for name in used),
+        *did_not_run(failed),
     ]
-    if failed:
-        parts += ["## Did not run", "\n".join(f"- `{name}`: {error}" for name, error in failed.items())]
-    return "\n\n".join(parts) + "\n"
-
-
-def as_dict(found: Sequence[Standing], under: Sequence[Floor]) -> dict[str, Any]:
-    return {"standings": [asdict(standing) for standing in found], "floors": [asdict(floor) for floor in under]}
 
 
 def summary(found: Sequence[Standing]) -> dict[str, Any]:
@@ -128,20 +110,16 @@ def summary(found: Sequence[Standing]) -> dict[str, Any]:
     }
 
 
-def _names() -> list[str]:
-    return [*(entrant.name for entrant in ENTRANTS), SERVER]
-
-
 def _standing(name: str, task: Task, records: Sequence[Record], n_rows: int) -> Standing:
-    rounds = {r["round"]: r for r in records if r["kind"] == "round" and r["entrant"] == name}
-    ours = {r["round"]: r for r in records if r["kind"] == "round" and r["entrant"] == OURS}
+    rounds, ours = rounds_of(name, records), rounds_of(OURS, records)
     speeds = spread(n_rows / r["seconds"][task] for r in rounds.values())
-    ratios = spread(r["seconds"][task] / ours[n]["seconds"][task] for n, r in rounds.items() if n in ours)
-    assert speeds and ratios
-    one, other = next(iter(rounds.values()))["answers"][task], next(iter(ours.values()))["answers"][task]
+    paired = ratios(*({n: r["seconds"][task] for n, r in one.items()} for one in (rounds, ours)))
+    assert speeds and paired
+    first = next(iter(rounds.values()))
     read = as_label if task is Task.GRADE else as_json
-    agreement = statistics.mean(read(a) == read(b) for a, b in zip(one, other, strict=True))
-    return Standing(name, task, speeds, ratios, agreement, next(iter(rounds.values()))["n_written"][task])
+    pairs = zip(first["answers"][task], next(iter(ours.values()))["answers"][task], strict=True)
+    agreement = statistics.mean(read(one) == read(other) for one, other in pairs)
+    return Standing(name, task, speeds, paired, agreement, first["n_written"][task])
 
 
 def _floor(task: Task, rounds: Sequence[Record], size: ModelSize) -> Floor:

@@ -10,13 +10,13 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.engine.engines import CONTEXT_TOKENS, Limits, Rows, Turn, timed
+from eval.benchmarks.harness import last_words, stop
 from observer.errors import ObserverError
 from observer.prompts import Task, render_prompt
 from observer.schema import extraction_grammar
@@ -61,11 +61,7 @@ class LlamaServer:
 
     def close(self) -> None:
         self.process.terminate()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process)
         if hasattr(self, "pool"):
             self.pool.shutdown()
 
@@ -96,7 +92,7 @@ class LlamaServer:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise ObserverError(f"llama-server: {_last_line(self.log)} [{self.log}]")
+                raise ObserverError(f"llama-server: {last_words(self.log, 'it ended without a word')}")
             if self._is_ready():
                 return
             time.sleep(0.1)
@@ -115,8 +111,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _last_line(log: Path) -> str:
-    lines: Sequence[str] = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without a word")

@@ -16,23 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shlex
 import sys
 from collections.abc import Sequence
-from datetime import date
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.answers.origin import STAND_IN_NOTE, this_machine
+from eval.answers.origin import STAND_IN_NOTE, facts_of
+from eval.benchmarks.harness import parse_benchmark, write_benchmark
 from eval.benchmarks.random_base import random_base
-from eval.benchmarks.training.report import Standing, as_json, plot, standings, summary, to_markdown
+from eval.benchmarks.training.report import plot, sections, standings, summary
 from eval.benchmarks.training.rounds import Bench, run_rounds
 from eval.benchmarks.training.trainers import CONTESTANTS, DEFAULT_CONTESTANTS, parse_entrants
 from observer.config import Config, load_config
 from observer.console.run import run_cli
 from observer.data.dataset import read_split
 from observer.errors import ObserverError
-from observer.files import read_text, write_json, write_jsonl, write_text
+from observer.files import read_text, write_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.runs.manifest import environment, fingerprint
 
@@ -44,9 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = prepare_bench(args)
     print(f"{bench.n_rows:,} rows, {bench.n_tokens:,} tokens a round; logs in {bench.folder}", file=sys.stderr)
     found = standings(bench.entrants, run_rounds(bench), bench.n_tokens)
-    report = write_reports(args, bench, found)
-    print(f"wrote {report}")
-    print(json.dumps({"report": str(report)} | summary(found)))
+    base = f"random weights of shape {args.random_shape}" if args.random_shape else str(args.base)
+    title = f"Training, {base}, {args.dtype}{', base in NF4' if args.load_in_4bit else ''}"
+    stem = args.out / report_stem(args, bench.device)
+    picture = stem.with_name(f"{stem.name}.png")
+    plot(title, found, picture)
+    parts, figures = sections(found, bench.n_rows, picture.name), {"contestants": [asdict(one) for one in found]}
+    write_benchmark(stem, title, bench_facts(args, bench), parts, figures, summary(found))
     return 0 if any(standing.tokens_per_s for standing in found) else 1
 
 
@@ -134,29 +138,10 @@ def report_stem(args: argparse.Namespace, device: str) -> str:
     return f"training-{base}-{args.dtype}{'-4bit' if args.load_in_4bit else ''}-{device}"
 
 
-def write_reports(args: argparse.Namespace, bench: Bench, found: Sequence[Standing]) -> Path:
-    """JSON, Markdown and PNG; return the Markdown's path."""
-    stem = report_stem(args, bench.device)
-    data, picture, report = (args.out / f"{stem}.{suffix}" for suffix in ("json", "png", "md"))
-    base = f"random weights of shape {args.random_shape}" if args.random_shape else str(args.base)
-    title = f"Training, {base}, {args.dtype}{', base in NF4' if args.load_in_4bit else ''}"
-    facts = facts_of(args, bench)
-    write_json(data, as_json(facts, found))
-    plot(title, found, picture)
-    head = [f"{name}: {value}" for name, value in facts.items()]
-    write_text(report, to_markdown(title, head, found, bench.n_rows, picture.name))
-    return report
-
-
-def facts_of(args: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+def bench_facts(args: argparse.Namespace, bench: Bench) -> dict[str, Any]:
     """Where and on what it was measured."""
-    machine, versions, t = this_machine(0), environment(), bench.config.training
-    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
-    facts = {
-        "machine": f"{machine.cpu}, {machine.n_cores} usable cores, {cuda_name() or 'no GPU used'}",
-        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
-        "versions": f"Python {versions['python']}, {packages}",
-        "command": f"`python -m eval.benchmarks.training.benchmark {shlex.join(args.command)}`",
+    t = bench.config.training
+    facts = facts_of(args.command, gpu=cuda_name()) | {
         "rows": f"{bench.n_rows:,} a round ({args.epochs} epochs), {bench.n_tokens:,} real tokens, of {args.train}; "
         f"held out: {bench.n_val_rows:,} of {args.val}",
         "shared by all": f"LoRA r {bench.config.lora.r} on {', '.join(bench.config.lora.target_modules)}; {t.optim}, "
@@ -192,12 +177,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--contestants", default=",".join(DEFAULT_CONTESTANTS), help=f"default: %(default)s. {known}")
     parser.add_argument("--name", help="the report is OUT/training-NAME; default: base, dtype and device")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="default: %(default)s")
     parser.add_argument("--work", type=Path, default=WORK, help="records and logs; default: %(default)s")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(arguments)
-    args.command = list(sys.argv[1:] if arguments is None else arguments)
-    return args
+    return parse_benchmark(parser, "eval.benchmarks.training.benchmark", arguments)
 
 
 if __name__ == "__main__":

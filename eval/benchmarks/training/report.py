@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.training.rounds import Record
+from eval.benchmarks.harness import Record, did_not_run, failures, rounds_of
 from eval.benchmarks.training.trainers import Entrant
-from eval.metrics.spread import Spread, spread
+from eval.metrics.spread import Spread, ratios, spread
 from eval.reports.tables import table
 from observer.files import atomic_path
 
@@ -22,15 +22,12 @@ REFERENCES = ("trl", "unsloth")
 class Standing:
     """One contestant's figures. `ratios` are real tokens/s over those of a reference in the same round.
 
-    Cold figures are seconds. `cpu_seconds` of all threads show whether something else had the cores. `rows` of a round
-    must be the benchmark's rows times its epochs; `error` says why there are no figures.
+    `start` is what the child said of its start: seconds, the probe, and the held-out NLL before training. `cpu_seconds`
+    of all threads show whether something else had the cores. `rows` of a round must be the benchmark's rows times its
+    epochs; `error` says why there are no figures.
     """
 
-    label: str
-    title: str
-    note: str
-    scored: str
-    batch_size: int
+    entrant: Entrant
     error: str | None
     n_rounds: int
     seconds: Spread | None
@@ -40,62 +37,42 @@ class Standing:
     steps: int | None
     rows: int | None
     peak_bytes: int | None
-    cold: dict[str, float]
-    probe_loss: float | None
-    probe_grad_norm: float | None
-    nll_before: float | None
+    start: dict[str, float]
     nll_after: float | None
+
+    @property
+    def label(self) -> str:
+        return self.entrant.label
 
 
 def standings(entrants: Sequence[Entrant], records: Sequence[Record], tokens: int) -> list[Standing]:
     """Every entrant's figures; `tokens` are the real ones of a round: the rows' own, times the epochs."""
-    seconds = {entrant.label: _seconds(entrant.label, records) for entrant in entrants}
-    return [_standing(entrant, records, tokens, seconds) for entrant in entrants]
+    return [_standing(entrant, records, tokens) for entrant in entrants]
 
 
-def _standing(
-    entrant: Entrant, records: Sequence[Record], tokens: int, seconds: dict[str, dict[int, float]]
-) -> Standing:
-    label, contestant = entrant.label, entrant.contestant
-    mine = [record for record in records if record["entrant"] == label]
-    rounds = [record for record in mine if record["kind"] == "round"]
-    start = next((record for record in mine if record["kind"] == "start"), {})
-    peaks = [record["peak_bytes"] for record in rounds if record["peak_bytes"] is not None]
-    ratios = {reference: spread(_ratios(seconds[label], seconds.get(reference, {}))) for reference in REFERENCES}
+def _standing(entrant: Entrant, records: Sequence[Record], tokens: int) -> Standing:
+    label, rounds = entrant.label, list(rounds_of(entrant.label, records).values())
+    told = {record["kind"]: record for record in records if record["entrant"] == label}
+    speeds = {name: _speeds(name, records, tokens) for name in (label, *REFERENCES)}
+    paired = {reference: ratios(speeds[label], speeds[reference]) for reference in REFERENCES}
     return Standing(
-        label=label,
-        title=contestant.title,
-        note=contestant.note,
-        scored=contestant.scored,
-        batch_size=entrant.batch_size,
-        error=next((record["error"] for record in mine if record["kind"] == "failed"), None),
+        entrant=entrant,
+        error=failures(records).get(label),
         n_rounds=len(rounds),
-        seconds=spread(seconds[label].values()),
+        seconds=spread(record["seconds"] for record in rounds),
         cpu_seconds=spread(record["cpu_seconds"] for record in rounds),
-        tokens_per_s=spread(tokens / value for value in seconds[label].values()),
-        ratios={reference: ratio for reference, ratio in ratios.items() if ratio},
+        tokens_per_s=spread(speeds[label].values()),
+        ratios={reference: ratio for reference, ratio in paired.items() if ratio},
         steps=rounds[0]["steps"] if rounds else None,
         rows=rounds[0]["rows"] if rounds else None,
-        peak_bytes=max(peaks, default=None),
-        cold={name: start[name] for name in ("import_s", "load_s", "first_step_s") if name in start},
-        probe_loss=start.get("probe_loss"),
-        probe_grad_norm=start.get("probe_grad_norm"),
-        nll_before=start.get("nll_before"),
-        nll_after=next((record["nll"] for record in mine if record["kind"] == "nll"), None),
+        peak_bytes=max((record["peak_bytes"] for record in rounds if record["peak_bytes"] is not None), default=None),
+        start={name: value for name, value in told.get("start", {}).items() if name not in ("kind", "entrant")},
+        nll_after=told.get("nll", {}).get("nll"),
     )
 
 
-def _seconds(label: str, records: Sequence[Record]) -> dict[int, float]:
-    return {r["round"]: r["seconds"] for r in records if r["kind"] == "round" and r["entrant"] == label}
-
-
-def _ratios(mine: dict[int, float], reference: dict[int, float]) -> list[float]:
-    return [reference[number] / mine[number] for number in sorted(mine.keys() & reference.keys())]
-
-
-def as_json(head: dict[str, Any], found: Sequence[Standing]) -> dict[str, Any]:
-    """All figures, for programs."""
-    return head | {"contestants": [asdict(standing) for standing in found]}
+def _speeds(label: str, records: Sequence[Record], tokens: int) -> dict[int, float]:
+    return {number: tokens / record["seconds"] for number, record in rounds_of(label, records).items()}
 
 
 def summary(found: Sequence[Standing]) -> dict[str, Any]:
@@ -109,12 +86,10 @@ def summary(found: Sequence[Standing]) -> dict[str, Any]:
     }
 
 
-def to_markdown(title: str, head: Sequence[str], found: Sequence[Standing], expected_rows: int, picture: str) -> str:
-    """The report; `head` are its bullet points, `expected_rows` those of a round, `picture` a file beside it."""
+def sections(found: Sequence[Standing], expected_rows: int, picture: str) -> list[str]:
+    """The report below its facts; `expected_rows` are those of a round, `picture` is a file beside it."""
     done = [standing for standing in found if standing.tokens_per_s]
-    parts = [
-        f"# {title}",
-        "\n".join(f"- {line}" for line in head),
+    return [
         "## Speed and memory",
         "Min / median / max over the interleaved rounds, all warm; ratios pair the rounds of one turn. "
         "CPU seconds are those of all threads: where they are far below cores times seconds, the machine was shared.",
@@ -129,11 +104,9 @@ def to_markdown(title: str, head: Sequence[str], found: Sequence[Standing], expe
         "Seconds before the first warm round, in a fresh process: imports, loading and setting up, first step.",
         _cold_table(done),
         "## Contestants",
-        "\n".join(f"- `{s.label}`: {s.title}. {s.note}." for s in found),
+        "\n".join(f"- `{s.label}`: {s.entrant.contestant.title}. {s.entrant.contestant.note}." for s in found),
+        *did_not_run({s.label: s.error for s in found if s.error}),
     ]
-    if failed := [standing for standing in found if standing.error]:
-        parts += ["## Did not run", "\n".join(f"- `{s.label}`: {s.error}" for s in failed)]
-    return "\n\n".join(parts) + "\n"
 
 
 def _speed_table(done: Sequence[Standing]) -> str:
@@ -142,40 +115,39 @@ def _speed_table(done: Sequence[Standing]) -> str:
     rows = []
     for s in done:
         assert s.seconds and s.tokens_per_s
-        ratios = [s.ratios[name].show(2) if name in s.ratios else "" for name in REFERENCES]
+        paired = [s.ratios[name].show(2) if name in s.ratios else "" for name in REFERENCES]
         peak = f"{s.peak_bytes / 1e9:.2f}" if s.peak_bytes is not None else ""
         cpu = s.cpu_seconds.show(2) if s.cpu_seconds else ""
-        rows.append(
-            [s.label, str(s.batch_size), str(s.steps), s.seconds.show(2), cpu, s.tokens_per_s.show(), *ratios, peak]
-        )
+        work = [s.label, str(s.entrant.batch_size), str(s.steps)]
+        rows.append([*work, s.seconds.show(2), cpu, s.tokens_per_s.show(), *paired, peak])
     return table(header, rows)
 
 
 def _work_table(done: Sequence[Standing], expected_rows: int) -> str:
     header = ["contestant", "rows trained", "probe loss", "probe gradient norm", "NLL before", "NLL after"]
-    reference = next((s for s in done if s.scored == "completion"), None)
+    reference = next((s for s in done if s.entrant.contestant.scored == "completion"), None)
     rows = []
     for s in done:
         trained = f"{s.rows:,}" + ("" if s.rows == expected_rows else f" (of {expected_rows:,}!)")
-        losses = [_against(getattr(s, name), reference, name, s) for name in ("probe_loss", "probe_grad_norm")]
-        nll = ["" if value is None else f"{value:.4f}" for value in (s.nll_before, s.nll_after)]
+        losses = [_against(reference, name, s) for name in ("probe_loss", "probe_grad_norm")]
+        nll = ["" if value is None else f"{value:.4f}" for value in (s.start.get("nll_before"), s.nll_after)]
         rows.append([s.label, trained, *losses, *nll])
     return table(header, rows)
 
 
-def _against(value: float | None, reference: Standing | None, name: str, standing: Standing) -> str:
+def _against(reference: Standing | None, name: str, standing: Standing) -> str:
+    value, other = standing.start.get(name), reference and reference.start.get(name)
     if value is None:
         return ""
-    if standing.scored != "completion":
+    if standing.entrant.contestant.scored != "completion":
         return f"{value:.4f} (another loss)"
-    other = getattr(reference, name)
     return f"{value:.4f}" if standing is reference or not other else f"{value:.4f} ({100 * (value / other - 1):+.3f} %)"
 
 
 def _cold_table(done: Sequence[Standing]) -> str:
     names = ("import_s", "load_s", "first_step_s")
     header = ["contestant", "imports", "loading", "first step"]
-    return table(header, [[s.label, *(f"{s.cold.get(name, 0):.1f}" for name in names)] for s in done])
+    return table(header, [[s.label, *(f"{s.start.get(name, 0):.1f}" for name in names)] for s in done])
 
 
 def plot(title: str, found: Sequence[Standing], picture: Path) -> None:
@@ -190,7 +162,7 @@ def plot(title: str, found: Sequence[Standing], picture: Path) -> None:
     medians = [speed.median for _, speed in shown]
     whiskers = [[speed.median - speed.min for _, speed in shown], [speed.max - speed.median for _, speed in shown]]
     colors = ["#1f4e79" if s.label.startswith("ours") else "#b9c4d0" for s, _ in shown]
-    names = [f"{s.title}\n{s.batch_size} rows a step" for s, _ in shown]
+    names = [f"{s.entrant.contestant.title}\n{s.entrant.batch_size} rows a step" for s, _ in shown]
     axes.barh(names, medians, xerr=whiskers, color=colors, ecolor="#555555", capsize=3)
     for number, (_, speed) in enumerate(shown):
         axes.annotate(

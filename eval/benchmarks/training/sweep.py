@@ -20,23 +20,20 @@ small enough. The last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
-from eval.answers.origin import this_machine
+from eval.answers.origin import facts_of
+from eval.benchmarks.harness import last_words, parse_benchmark, say, write_benchmark
 from eval.benchmarks.training.benchmark import choose_rows
-from eval.benchmarks.training.grid import Outcome, Point, by_time_to, default_target, parse_grid, read_outcome, to_table
+from eval.benchmarks.training.grid import Point, by_time_to, default_target, parse_grid, read_outcome, to_table
 from observer.config import Config, load_config
 from observer.console.run import run_cli
 from observer.errors import ObserverError, raise_all
-from observer.files import write_json, write_jsonl, write_text
+from observer.files import write_jsonl
 from observer.paths import PROJECT_ROOT
-from observer.runs.manifest import environment
 
 RECIPE = PROJECT_ROOT / "train_sft.py"
 INTERRUPTED = 130
@@ -51,17 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configs = check_points(args, points, root)
     errors = {}
     for number, (point, config) in enumerate(zip(points, configs, strict=True), 1):
-        print(f"{number}/{len(points)}  {point.name}", file=sys.stderr, flush=True)
+        say(f"{number}/{len(points)}  {point.name}")
         errors[point.name] = run_point(args, point, config, root)
     outcomes = [read_outcome(point, config.paths, errors[point.name])
                 for point, config in zip(points, configs, strict=True)]  # fmt: skip
     target = args.target_nll if args.target_nll is not None else default_target(outcomes)
-    report = write_reports(args, base, outcomes, target)
-    print(report.read_text(encoding="utf-8"))
-    best = by_time_to(outcomes, target)[0]
+    ordered = by_time_to(outcomes, target)
+    found = to_table(ordered, target)
+    print(found)
     failed = {outcome.point.name: outcome.error for outcome in outcomes if outcome.error}
-    line = {"report": str(report), "target_nll": target, "best": best.point.name, "failed": failed}
-    print(json.dumps(line | {"time_to_target_s": best.time_to(target)}))
+    line = {"target_nll": target, "best": ordered[0].point.name, "failed": failed}
+    write_benchmark(
+        args.out / f"sweep-{base.run.name}", f"Sweep, {base.run.name}", sweep_facts(args, target), [found],
+        {"points": [o.as_json(target) for o in ordered]}, line | {"time_to_target_s": ordered[0].time_to(target)},
+    )  # fmt: skip
     return 0 if any(not outcome.error for outcome in outcomes) else 1
 
 
@@ -108,30 +108,17 @@ def run_point(args: argparse.Namespace, point: Point, config: Config, root: Path
         raise KeyboardInterrupt
     if code == 0:
         return None
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    words = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
-    print(f"  failed: {words} [{log}]", file=sys.stderr, flush=True)
+    words = last_words(log, f"exit code {code}")
+    say(f"  failed: {words}")
     return words
 
 
-def write_reports(args: argparse.Namespace, base: Config, outcomes: Sequence[Outcome], target: float | None) -> Path:
-    """JSON and Markdown; return the Markdown's path."""
-    machine, versions = this_machine(0), environment()
-    stem = args.out / f"sweep-{base.run.name}"
-    facts = {
-        "machine": f"{machine.cpu}, {machine.n_cores} usable cores",
-        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
-        "command": f"`python -m eval.benchmarks.training.sweep {shlex.join(args.command)}`",
+def sweep_facts(args: argparse.Namespace, target: float | None) -> dict[str, str]:
+    return facts_of(args.command) | {
         "target": "no point was evaluated twice" if target is None else f"validation NLL {target:.4f}, "
         + ("as asked" if args.target_nll is not None else "the median of the points' lowest"),
         "seconds": "wall time of the training with its evaluations, start-up left out",
     }  # fmt: skip
-    ordered = by_time_to(outcomes, target)
-    report = stem.with_name(f"{stem.name}.md")
-    write_json(stem.with_name(f"{stem.name}.json"), facts | {"points": [o.as_json(target) for o in ordered]})
-    head = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    write_text(report, f"# Sweep, {base.run.name}\n\n{head}\n\n{to_table(ordered, target)}\n")
-    return report
 
 
 def _place(point: Point, root: Path) -> list[str]:
@@ -147,11 +134,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--val-rows", type=int, help="rows of the validation loss, drawn likewise; default: all")
     parser.add_argument("--target-nll", type=float, help="nats a token; default: the median of the points' lowest")
     parser.add_argument("--evaluate", action="store_true", help="go on to GGUF files and task metrics")
-    parser.add_argument("--out", type=Path, default=Path("outputs"), help="for the table; default: %(default)s")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(arguments)
-    args.command = list(sys.argv[1:] if arguments is None else arguments)
-    return args
+    return parse_benchmark(parser, "eval.benchmarks.training.sweep", arguments, out="outputs")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""What the speed benchmarks share, and the words and figures of those that have no file of their own here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.answers.origin import facts_of
+from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
+from eval.benchmarks.imatrix_agreement import N_CHUNKS, N_CTX, agreement, calibration_text
+from eval.benchmarks.observing import Part, agreement_in_words, speed_in_words, to_table
+from eval.benchmarks.pipeline import stage_seconds
+from eval.benchmarks.reciting_base import note_on
+from eval.metrics.spread import Spread, ratios
+from observer.errors import ObserverError
+from observer.export.quantize.imatrix_file import Imatrix
+from observer.paths import NANO_BASE, PROJECT_ROOT
+
+
+def test_rounds_take_turns_and_go_on_where_they_were_cut_past_what_fails(tmp_path: Path) -> None:
+    taken: list[tuple[str, int]] = []
+
+    def take(name: str, number: int) -> Record:
+        taken.append((name, number))
+        if name == "trl" and len(taken) < 4:
+            raise ObserverError("no memory")
+        return {"seconds": 1.0}
+
+    path = tmp_path / "records.jsonl"
+    assert [record["kind"] for record in take_turns(["trl", "ours"], 1, Records(path), take)] == ["failed", "round"]
+    found = take_turns(["trl", "ours"], 2, Records(path), take)  # the failure is forgotten, and comes again
+    assert taken == [("trl", 1), ("ours", 1), ("trl", 1), ("ours", 2)]
+    assert [record for record in found if record["kind"] == "failed"] == [
+        {"kind": "failed", "entrant": "trl", "error": "no memory"}
+    ]
+    take_turns(["trl", "ours"], 2, Records(path), take)
+    assert taken[4:] == [("trl", 1), ("trl", 2)]
+
+
+def test_ratios_are_of_rounds_that_both_took() -> None:
+    assert ratios({1: 2.0, 2: 8.0, 3: 5.0}, {1: 1.0, 2: 2.0}) == Spread(2.0, 3.0, 4.0)
+    assert ratios({1: 2.0}, {}) is None
+
+
+def test_a_report_is_a_page_a_file_of_figures_and_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = facts_of("python -m a.benchmark --rows 3", n_threads=1)
+    write_benchmark(tmp_path / "random-0.6b", "A title", facts, ["## Part"], {"figures": [1]}, {"ratio": 2})
+    page = (tmp_path / "random-0.6b.md").read_text(encoding="utf-8")
+    assert page.startswith("# A title\n\n- machine: ") and page.endswith("\n\n## Part\n")
+    assert " 1 threads" in page and "- command: `python -m a.benchmark --rows 3`" in page
+    assert json.loads((tmp_path / "random-0.6b.json").read_text(encoding="utf-8")) == facts | {"figures": [1]}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratio"] == 2
+
+
+def test_the_last_words_are_the_last_line_with_words(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("loading\nerror: no memory\n \n")
+    assert last_words(log, "nothing") == f"no memory [{log}]"
+    log.write_text("\n")
+    assert last_words(log, "nothing") == f"nothing [{log}]"
+
+
+def test_stage_seconds_reads_done_and_skipped_stages_in_order() -> None:
+    output = (
+        "plan: 2,640 rows: done soon\ntrain: done in 101.5 s\nmerge: done before on the same inputs, skipped\n"
+        "gguf q4_k_m: done in 0.4 s\n"
+    )
+    assert stage_seconds(output) == {"train": 101.5, "merge": None, "gguf q4_k_m": 0.4}
+
+
+def test_the_ratio_is_that_of_all_seconds_with_the_range_of_the_parts() -> None:
+    words = speed_in_words([Part(10, 6.0, 2.0, 10, 10), Part(30, 14.0, 8.0, 30, 30)])
+    assert "**2.00 times** as fast (1.75 to 3.00 in the parts)" in words
+    assert "4.0 turns/s where the loop does 2.0" in words
+
+
+def test_equal_observations_are_told_apart_from_identical_ones() -> None:
+    assert "All 20 observations are equal to the last" in agreement_in_words([Part(20, 1, 1, 20, 20)])
+    assert agreement_in_words([Part(20, 1, 1, 20, 7)]).startswith("All 20 observations are equal but for prob")
+    some = agreement_in_words([Part(20, 1, 1, 19, 7)])
+    assert "19 of 20 observations are equal but for probabilities, 7 with" in some
+    assert to_table([Part(20, 2.0, 1.0, 20, 20)]).split("|")[-10:-1] == [
+        " 1    ", " 20    ", " 2.0    ", " 1.0    ", " 2.00  ", " 10.0         ", " 20.0         ", " 20    ",
+        " 20                 ",
+    ]  # fmt: skip
+
+
+def test_a_report_says_what_kind_of_model_it_was() -> None:
+    assert "random weights with a head that recites" in (note_on("reciting-0.6b-f16") or "")
+    assert "stand-in" in (note_on("nano-q8_0") or "") and note_on("mine") is None
+
+
+def imatrix(values: list[float], count: int = 2) -> Imatrix:
+    return Imatrix({"blk.0.attn_q.weight": np.array(values, np.float32)}, {"blk.0.attn_q.weight": count}, 1)
+
+
+def test_distances_of_importance_matrices_are_relative_to_the_tool_s() -> None:
+    found = agreement(imatrix([6, 8.8]), imatrix([6, 8]))  # means 3, 4.4 beside 3, 4: |0.4| / |(3, 4)| = 0.08
+    assert found.largest_distance == pytest.approx(0.08)
+    assert found.largest_column_error == pytest.approx(0.1)
+    assert found.counts_equal and found.n_layers == 1
+    assert not agreement(imatrix([6, 8], 4), imatrix([6, 8])).counts_equal
+    with pytest.raises(ObserverError, match="other layers"):
+        agreement(imatrix([1]), Imatrix({"x": np.ones(1, np.float32)}, {"x": 1}, 1))
+
+
+def test_chunks_are_the_text_s_first_tokens() -> None:
+    _, chunks = calibration_text(PROJECT_ROOT / NANO_BASE)
+    assert [len(chunk) for chunk in chunks] == [N_CTX] * N_CHUNKS
