@@ -79,6 +79,7 @@ def draw_rows(args: argparse.Namespace, base: Config, root: Path) -> list[str]:
         drawn = root / f"{key}-{n_rows}.jsonl"
         write_jsonl(drawn, choose_rows(getattr(base.data, key), n_rows, base.run.seed))
         settings.append(f"data.{key}={drawn}")
+        settings += ["data.more=[]"] if key == "train" else []
     return settings
 
 
