@@ -20,21 +20,16 @@ from eval.answers.rows import SPLITS, answer_of, of_task, rows_of_split, take
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
 from observer.data.dataset import read_rows
-from observer.errors import ObserverError
 from observer.files import read_text, write_json
 from observer.paths import PROJECT_ROOT, RunPaths
-from observer.prompts import END_OF_TEXT, IM_END, Task, exchange_of, render_exchange, render_prompt
+from observer.prompts import IM_END, Task, exchange_of, render_exchange, render_prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from observer.engine.engine import Engine
+    from observer.backends.hf import HfBackend
+    from observer.observation import Completion
 
 REQUIRED_SHARE = 0.99
 HOSTILE_TEXT = PROJECT_ROOT / "tests" / "hostile.txt"
-BATCH = 16
-
-Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -86,25 +81,30 @@ def compare(
     max_new_tokens: int = 512,
 ) -> Agreement:
     """Compare the merged model and the f16 GGUF of a run on `rows`, and both tokenizers on every text we have."""
+    from observer.backends.hf import HfBackend
     from observer.engine.engine import Engine
 
-    model, tokenizer = _load_merged(paths.merged, n_threads)
     differences: list[Difference] = []
-    with Engine(paths.gguf("f16"), n_threads=n_threads, max_new_tokens=max_new_tokens) as engine:
-        texts = [*_split_texts(), *(_row_text(row) for row in rows), *_hostile_texts()]
-        differing = [text for text in dict.fromkeys(texts) if _ids(tokenizer, text) != engine.model.tokenize(text)]
+    options: dict[str, Any] = {"n_threads": n_threads, "max_new_tokens": max_new_tokens}
+    with HfBackend(paths.merged, device="cpu", **options) as model, Engine(paths.gguf("f16"), **options) as engine:
+        texts = list(dict.fromkeys([*_split_texts(), *(_row_text(row) for row in rows), *_hostile_texts()]))
+        differing = [text for text in texts if model.tokens(text) != engine.model.tokenize(text)]
         for task in Task:
             part = of_task(rows, task)
-            ours, theirs = _answers(engine, model, tokenizer, task, part, max_new_tokens)
-            for row, gguf, reference in zip(part, ours, theirs, strict=True):
-                if gguf != reference:
-                    differences.append(_difference(model, tokenizer, row, reference, gguf))
+            exchanges = [exchange_of(row) for row in part]
+            with show_progress(f"{task} in llama.cpp", len(part)) as progress:
+                found = engine.generate(task, exchanges, progress=progress)
+            with show_progress(f"{task} in transformers", len(part)) as progress:
+                expected = model.generate(task, exchanges, progress)
+            for row, reference, gguf in zip(part, expected, found, strict=True):
+                if gguf.tokens != reference.tokens:
+                    differences.append(_difference(model, row, reference, gguf))
     return Agreement(
         split=split,
         n_rows=len(rows),
         share_identical=1 - len(differences) / len(rows),
         differences=differences,
-        n_texts=len(dict.fromkeys(texts)),
+        n_texts=len(texts),
         n_texts_differing=len(differing),
         first_text_differing=differing[0] if differing else None,
     )
@@ -133,86 +133,17 @@ def summary(result: Agreement) -> str:
     return "\n".join(lines)
 
 
-def _load_merged(folder: Path, n_threads: int | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not (folder / "config.json").exists():
-        raise ObserverError(f"{folder}: no merged model; name a finished run, such as outputs/qwen3-observer-nano")
-    if n_threads:
-        torch.set_num_threads(n_threads)
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, padding_side="left"
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
-    return model.eval(), tokenizer
-
-
-def _answers(
-    engine: Engine,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    rows: Sequence[dict[str, Any]],
-    max_new_tokens: int,
-) -> tuple[list[Tokens], list[Tokens]]:
-    exchanges = [exchange_of(row) for row in rows]
-    with show_progress(f"{task} in llama.cpp", len(rows)) as progress:
-        ours = [completion.tokens for completion in engine.generate(task, exchanges, progress=progress)]
-    prompts = [_ids(tokenizer, render_prompt(task, exchange)) for exchange in exchanges]
-    return ours, _generate(model, tokenizer, prompts, max_new_tokens, f"{task} in transformers")
-
-
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    label: str,
-) -> list[Tokens]:
-    """Greedy answers without their end token, batched by length."""
-    import torch
-    from transformers import GenerationConfig
-
-    ends = tokenizer.convert_tokens_to_ids([IM_END, END_OF_TEXT])
-    assert isinstance(ends, list)
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
-    )
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers: dict[int, Tokens] = {}
-    with torch.inference_mode(), show_progress(label, len(prompts)) as progress:
-        for start in range(0, len(order), BATCH):
-            chosen = order[start : start + BATCH]
-            batch = tokenizer.pad({"input_ids": [prompts[index] for index in chosen]}, return_tensors="pt")
-            output = model.generate(**batch, generation_config=config)  # type: ignore[operator]
-            for index, tokens in zip(chosen, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                n_tokens = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
-                answers[index] = tuple(tokens[:n_tokens])
-            progress(len(answers), len(prompts))
-    return [answers[index] for index in range(len(prompts))]
-
-
-def _difference(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], reference: Tokens, gguf: Tokens
-) -> Difference:
+def _difference(model: HfBackend, row: dict[str, Any], reference: Completion, gguf: Completion) -> Difference:
     import torch
 
-    position = first_difference(reference, gguf)
-    prompt = _ids(tokenizer, render_prompt(Task(row["task"]), exchange_of(row)))
+    position = first_difference(reference.tokens, gguf.tokens)
+    prompt = model.tokens(render_prompt(Task(row["task"]), exchange_of(row)))
     with torch.inference_mode():
-        logits = model(torch.tensor([prompt + list(reference[:position])])).logits[0, -1]
-    end = tokenizer.convert_tokens_to_ids(IM_END)
-    assert isinstance(end, int)
-    preferred, other = ((*tokens, end)[position] for tokens in (reference, gguf))
-    texts = [str(tokenizer.decode(list(tokens))) for tokens in (reference, gguf)]
-    return Difference(row.get("id"), row["task"], position, float(logits[preferred] - logits[other]), *texts)
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+        logits = model.model(torch.tensor([[*prompt, *reference.tokens[:position]]])).logits[0, -1]
+    (end,) = model.tokens(IM_END)
+    preferred, other = ((*answer.tokens, end)[position] for answer in (reference, gguf))
+    margin = float(logits[preferred] - logits[other])
+    return Difference(row.get("id"), row["task"], position, margin, reference.text, gguf.text)
 
 
 def _row_text(row: dict[str, Any]) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from observer.errors import ObserverError, RowsError
 from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, no_progress
-from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
+from observer.prompts import END_OF_TEXT, IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
 from observer.weights.checkpoint import faults_of_transformers
 from observer.weights.tokenizer import read_tokenizer
@@ -35,15 +35,18 @@ class HfBackend:
         max_new_tokens: int = 512,
         n_ctx: int | None = None,
         examples: Examples = NO_EXAMPLES,
+        device: Literal["cuda", "cpu"] | None = None,
     ) -> None:
         import torch
 
         self.name, self.examples, self.max_new_tokens = folder.name, examples, max_new_tokens
         if n_threads:
             torch.set_num_threads(n_threads)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model, self.tokenizer = _load(folder, self.device)
-        self._end = self.tokenizer.convert_tokens_to_ids(IM_END)
+        vocabulary = self.tokenizer.get_vocab()
+        self._end = vocabulary[IM_END]
+        self._ends = [vocabulary[token] for token in (IM_END, END_OF_TEXT) if token in vocabulary]
         n_own: int = self.model.config.max_position_embeddings
         self.n_ctx = min(n_ctx or n_own, n_own)
 
@@ -69,7 +72,7 @@ class HfBackend:
 
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """Score every label as the whole answer, its end token included, as the engine does."""
-        answers = [self._tokens(label + IM_END) for label in Label]
+        answers = [self.tokens(label + IM_END) for label in Label]
         prompts = self._prompts(Task.GRADE, exchanges, max(map(len, answers)))
         grades: dict[int, Grade] = {}
         for batch in _batches(prompts):
@@ -88,7 +91,13 @@ class HfBackend:
         logprobs: bool = False,
     ) -> list[Completion]:
         """Greedy answers as the model gives them: `constrained` is not available and changes nothing."""
-        prompts = self._prompts(Task.EXTRACT, exchanges, 1)
+        return self.generate(Task.EXTRACT, exchanges, progress, logprobs=logprobs)
+
+    def generate(
+        self, task: Task, exchanges: Sequence[str], progress: Progress = no_progress, *, logprobs: bool = False
+    ) -> list[Completion]:
+        """Greedy answers to either task, written out."""
+        prompts = self._prompts(task, exchanges, 1)
         completions: dict[int, Completion] = {}
         for batch in _batches(prompts):
             completions |= zip(batch, self._generate([prompts[i] for i in batch], logprobs), strict=True)
@@ -117,7 +126,7 @@ class HfBackend:
 
         ids, mask = self._padded(prompts)
         n_new = min(self.max_new_tokens, self.n_ctx - ids.shape[1])
-        ends = [self._end, *filter(None, [self.tokenizer.eos_token_id])]
+        ends = [*self._ends, *filter(None, [self.tokenizer.eos_token_id])]
         config = GenerationConfig(
             do_sample=False, max_new_tokens=max(n_new, 1), eos_token_id=ends, pad_token_id=self._end
         )
@@ -150,7 +159,7 @@ class HfBackend:
 
     def _prompts(self, task: Task, exchanges: Sequence[str], n_new: int) -> list[list[int]]:
         examples = self.examples.get(task, ())
-        prompts = [self._tokens(render_prompt(task, exchange, examples)) for exchange in exchanges]
+        prompts = [self.tokens(render_prompt(task, exchange, examples)) for exchange in exchanges]
         room = self.n_ctx - n_new
         faults = {
             index: f"its prompt has {len(prompt):,} tokens, room for {room:,}; shorten the exchange"
@@ -161,7 +170,7 @@ class HfBackend:
             raise RowsError(faults)
         return prompts
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
 
     def _padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:

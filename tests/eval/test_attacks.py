@@ -234,7 +234,7 @@ def test_no_mutation_of_an_attack_starts_a_turn(
     prompt = render_prompt(task, exchange)
     ids = engine.model.tokenize(prompt)
     assert_two_turns(engine, ids)
-    assert hf._tokens(prompt) == ids
+    assert hf.tokens(prompt) == ids
     lines = exchange.split("\n")
     assert sum(not line.startswith("  ") for line in lines) == 1 + bool(assistant.strip())
 

@@ -276,7 +276,7 @@ def test_agreement_finds_a_gguf_of_other_weights(run: RunPaths, split: Path, tmp
 
 
 def test_agreement_without_a_merged_model_is_one_clear_line(tmp_path: Path, split: Path) -> None:
-    with pytest.raises(ObserverError, match="no merged model"):
+    with pytest.raises(ObserverError, match="no model"):
         agreement.main([str(tmp_path), "--split", str(split)])
 
 
