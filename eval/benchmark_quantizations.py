@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.answers.origin import split_prefix, this_machine
+from eval.answers.origin import command_line, facts_of, split_prefix
 from eval.answers.rows import Row, families_of, of_task, rows_of_split, take
 from eval.quantizations.choice import MARGIN
 from eval.quantizations.files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
@@ -33,7 +31,6 @@ from observer.errors import ObserverError
 from observer.files import check_writable
 from observer.paths import VAL_JSONL
 from observer.prompts import Task
-from observer.runs.manifest import environment
 
 if TYPE_CHECKING:
     from eval.quantizations.report import Benchmark
@@ -43,21 +40,22 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
-    from eval.quantizations.markdown import to_table, write_reports
-    from eval.quantizations.page import write_html
+    from eval.quantizations.page import write_reports
     from eval.quantizations.report import assemble
     from eval.quantizations.rounds import measure
+    from eval.quantizations.view import overview
     from eval.reports.scoring import score
+    from eval.reports.tables import table
 
     args = parse_arguments(arguments)
     bench, name = prepare_bench(args)
     found = measure(bench)
     reports = [score(one.answers) for one in found.files]
     title = f"Quantizations of {name}"
-    benchmark = assemble(found, reports, title=title, facts=facts_of(args, bench), margin=args.margin)
+    benchmark = assemble(found, reports, title=title, facts=bench_facts(args, bench), margin=args.margin)
     stem = _reports_folder(args) / f"{split_prefix(bench.split)}quantizations-{name}"
-    paths = [write_html(benchmark, stem.with_name(f"{stem.name}.html")), *write_reports(benchmark, stem)]
-    print(to_table(benchmark))
+    paths = write_reports(benchmark, stem)
+    print(table(overview(benchmark).columns, overview(benchmark).texts()))
     print(benchmark.recommendation.sentence)
     print(json.dumps({"report": str(paths[0])} | summary(benchmark)))
     return 0
@@ -98,22 +96,16 @@ def find_candidates(args: argparse.Namespace, run: Run | None) -> list[Candidate
     return candidates
 
 
-def facts_of(args: argparse.Namespace, bench: Bench) -> dict[str, str]:
+def bench_facts(args: argparse.Namespace, bench: Bench) -> dict[str, str]:
     """Where, when and on what it was measured."""
-    machine, versions = this_machine(bench.n_threads), environment()
-    packages = ", ".join(f"{name} {versions['packages'][name]}" for name in ("llama-cpp-python", "gguf"))
     return {
         "reference": f"{bench.reference.name}, {bench.reference.path}",
         "rows": f"{bench.split}: {'; '.join(_count(bench.rows, task) for task in Task if of_task(bench.rows, task))}"
         + (f" (--limit {args.limit})" if args.limit else ""),
-        "machine": f"{machine.cpu}, {machine.n_cores} usable cores, {machine.n_threads} threads, no GPU used",
         "divergence": f"over the gold answers of at most {bench.n_quality_rows} rows of each task, evenly spread",
         "speed": f"rounds: {bench.n_speed_rounds}, of at most {bench.n_speed_rows} rows of each task, files in turn, "
         "each in a process of its own",
-        "date": f"{date.today().isoformat()}, commit {versions['git_commit']}",
-        "versions": f"Python {versions['python']}, {packages}",
-        "command": f"python eval/benchmark_quantizations.py {shlex.join(args.command)}",
-    }
+    } | facts_of(args.command, n_threads=bench.n_threads)
 
 
 def summary(benchmark: Benchmark) -> dict[str, object]:
@@ -170,7 +162,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.run and not args.model:
         parser.error("name a run, or files with --model")
-    args.command = list(sys.argv[1:] if arguments is None else arguments)
+    args.command = command_line("eval/benchmark_quantizations.py", arguments)
     return args
 
 

@@ -138,7 +138,7 @@ def _test_line(test: Test) -> str:
     return (
         f"{MEASURES[test.measure]}: {100 * test.model:.1f} against {100 * test.reference:.1f}, a difference of "
         f"{100 * test.difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, corrected p "
-        f"{_p_value(test)})."
+        f"{test.p_text})."
     )
 
 
@@ -148,7 +148,7 @@ def _smaller_line(choice: Choice, margin: float) -> str:
     decisive = [test for test in choice.tests if test.measure in MEASURES]
     if choice.verdict == Verdict.WORSE:
         worse = [test for test in decisive if test.verdict == "worse"]
-        losses = [f"{MEASURES[t.measure]} by {-100 * t.difference:.1f} points (p {_p_value(t)})" for t in worse]
+        losses = [f"{MEASURES[t.measure]} by {-100 * t.difference:.1f} points (p {t.p_text})" for t in worse]
         return f"{size} is worse: {', '.join(losses)}."
     open_tests = [test for test in decisive if test.interval.low < -margin]
     if not open_tests:
@@ -173,10 +173,6 @@ def _divergence(choice: Choice) -> float:
     if choice.verdict == Verdict.REFERENCE:
         return 0.0
     return math.inf if choice.mean_kld is None else choice.mean_kld
-
-
-def _p_value(test: Test) -> str:
-    return "below 0.001" if test.corrected_p < 0.001 else f"{test.corrected_p:.3f}"
 
 
 def _points(margin: float) -> str:

@@ -1,125 +1,135 @@
-"""The benchmark of quantizations as one HTML page: no scripts, nothing fetched, light and dark, wide and narrow.
+"""The report of quantizations as files: Markdown with its picture, JSON, and one HTML page.
 
-Here figures become words; `page.html.jinja` is the page, and escapes whatever is put into it.
+What they show is `view`'s. The page has no scripts, fetches nothing, is light and dark, wide and narrow;
+`page.html.jinja` escapes whatever is put into it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.answers.origin import STAND_IN_NOTE
-from eval.quantizations.choice import MEASURES, Verdict
-from eval.quantizations.page_sections import NOTHING, sections_of, svg_figure
-from eval.quantizations.plots import size_figure
-from eval.quantizations.report import Benchmark, FileResult, score_of, size_point, size_points
-from observer.files import write_text
+from eval.quantizations.choice import MEASURES
+from eval.quantizations.plots import ReliabilityPoint, reliability_figure, size_figure, to_svg, write_overview
+from eval.quantizations.report import Benchmark, score_of, size_point, size_points, to_json
+from eval.quantizations.view import confusions, further_tables, overview, warnings
+from eval.reports.row_differences import worst
+from eval.reports.tables import bullets, page, table
+from observer.files import write_json, write_text
+from observer.prompts import Task
 
 if TYPE_CHECKING:
-    from eval.quantizations.report import SpeedSummary
-    from eval.reports.comparison import Test
+    from eval.reports.row_differences import RowDifference
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
-_KINDS = {Verdict.REFERENCE: "base", Verdict.NO_HARM: "good", Verdict.UNCLEAR: "open", Verdict.WORSE: "bad"}
+N_EXAMPLES = 6
 
 
-def write_html(benchmark: Benchmark, path: Path) -> Path:
-    write_text(path, to_html(benchmark))
-    return path
+def write_reports(benchmark: Benchmark, stem: Path) -> list[Path]:
+    """Write `STEM.html`, `.json`, `.md` and `.png`; return the paths."""
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".html", ".json", ".md", ".png")]
+    write_text(paths[0], to_html(benchmark))
+    write_json(paths[1], to_json(benchmark))
+    write_text(paths[2], to_markdown(benchmark, paths[3].name))
+    measures = {title: size_points(benchmark, measure) for measure, title in MEASURES.items()}
+    write_overview({title: points for title, points in measures.items() if points}, paths[3], benchmark.title)
+    return paths
+
+
+def to_markdown(benchmark: Benchmark, picture: str) -> str:
+    """The report without rows of the data; `picture` is a file beside it."""
+    found, first = benchmark.recommendation, overview(benchmark)
+    smaller = "\n".join(f"- {line}" for line in found.smaller)
+    parts = [f"**{found.sentence}**", "\n".join(f"- {reason}" for reason in found.reasons)]
+    parts += ["Why none of the smaller files:", smaller] if smaller else []
+    parts += [f"> {warning}" for warning in warnings(benchmark)]
+    parts += [table(first.columns, first.texts()), first.about, f"![file size against quality]({picture})"]
+    for one in further_tables(benchmark):
+        parts += [f"## {one.title}", one.about, table(one.columns, one.texts())]
+    return page(benchmark.title, *parts, "## How it was measured", bullets(benchmark.facts))
 
 
 def to_html(benchmark: Benchmark) -> str:
     """The whole page."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page=page_of(benchmark)) + "\n"
-
-
-def page_of(benchmark: Benchmark) -> dict[str, Any]:
-    """Everything the template shows, as text ready to be escaped."""
-    shown = [measure for measure in MEASURES if score_of(benchmark.reference, measure)]
-    return {
-        "title": benchmark.title,
-        "recommendation": benchmark.recommendation,
-        "chosen_path": benchmark.recommended.candidate.path,
-        "warnings": _warnings(benchmark),
-        "reference": benchmark.reference.name,
-        "measures": [MEASURES[measure] for measure in shown],
-        "files": [_file_row(benchmark, file, shown) for file in benchmark.files],
-        "table_note": "In brackets: 95 % intervals that resample families of rows. Differences are to the reference.",
-        "size_figures": list(_size_figures(benchmark, shown)),
-        "facts": benchmark.facts,
-    } | sections_of(benchmark)
-
-
-def _warnings(benchmark: Benchmark) -> list[str]:
-    stand_in = [STAND_IN_NOTE] if benchmark.is_stand_in else []
-    fallbacks = [file.name for file in benchmark.files if file.candidate.n_fallbacks]
-    other_types = (
-        [f"Some tensors of {', '.join(fallbacks)} have another type than asked for: their rows do not divide by its "
-         "block, so these files say little of their type."] if fallbacks else []
-    )  # fmt: skip
-    failed = [f"{name} could not be measured: {fault}" for name, fault in benchmark.failures.items()]
-    return [*stand_in, *other_types, *failed]
-
-
-def _file_row(benchmark: Benchmark, file: FileResult, measures: Sequence[str]) -> dict[str, Any]:
-    quality = file.quality
-    return {
-        "name": file.name,
-        "is_chosen": file is benchmark.recommended,
-        "size_mb": f"{file.size_bytes / 1e6:,.2f}",
-        "size_share": f"{100 * file.size_bytes / benchmark.reference.size_bytes:.0f} %",
-        "verdict": {"kind": _KINDS[file.verdict], "text": str(file.verdict)},
-        "measures": [
-            {"score": _score_cell(file, measure), "difference": _difference_cell(file.test(measure))}
-            for measure in measures
-        ],
-        "mean_kld": f"{quality.mean_kld:.5f}" if quality else "–",
-        "same_top": f"{quality.same_top_p:.1%}" if quality else "–",
-        "grade_ratio": _ratio(file.speed, "grade_examples_per_s"),
-        "extract_ratio": _ratio(file.speed, "extract_examples_per_s"),
+    pair = benchmark.pair
+    others = [file for file in benchmark.files if file not in pair]
+    shown = {
+        "benchmark": benchmark,
+        "warnings": warnings(benchmark),
+        "overview": overview(benchmark),
+        "size_figures": list(_size_figures(benchmark)),
+        "tables": further_tables(benchmark),
+        "confusions": [("", confusions(pair)), ("The other files", confusions(others))],
+        "reliability": _reliability(benchmark),
+        "examples": list(_example_groups(benchmark)),
     }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(shown) + "\n"
 
 
-def _score_cell(file: FileResult, measure: str) -> dict[str, Any]:
-    found = score_of(file, measure)
-    if found is None:
-        return NOTHING
-    value, interval = found
-    text = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else ""
-    return {"value": f"{100 * value:.1f} %", "interval": text, "share": f"{value:.3f}"}
+def _figure(figure: Any, title: str, description: str, caption: str) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    return {"svg": Markup(to_svg(figure, title, description)), "caption": caption}
 
 
-def _difference_cell(test: Test | None) -> dict[str, str]:
-    if test is None:
-        return {"value": "", "interval": ""}
-    low, high = 100 * test.interval.low, 100 * test.interval.high
-    return {"value": f"{100 * test.difference:+.1f}", "interval": f"[{low:+.1f}, {high:+.1f}]"}
-
-
-def _ratio(speed: SpeedSummary | None, name: str) -> str:
-    return f"{speed.ratios[name].median:.2f}" if speed and name in speed.ratios else "–"
-
-
-def _size_figures(benchmark: Benchmark, measures: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for measure in measures:
-        points = size_points(benchmark, measure)
-        yield svg_figure(
-            size_figure(points, MEASURES[measure]),
-            f"File size against {MEASURES[measure]}",
-            "; ".join(f"{file.name}: {file.size_bytes / 1e6:.2f} MB, {point.value:.3f}"
-                      for file, point in zip(benchmark.files, points, strict=True)),
-            f"Size against {MEASURES[measure]}, with 95 % intervals. All figures are in the table above.",
-        )  # fmt: skip
+def _size_figures(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
+    for measure, title in MEASURES.items():
+        if score_of(benchmark.reference, measure):
+            points = size_points(benchmark, measure)
+            words = "; ".join(f"{file.name}: {file.size_bytes / 1e6:.2f} MB, {point.value:.3f}"
+                              for file, point in zip(benchmark.files, points, strict=True))  # fmt: skip
+            caption = f"Size against {title}, with 95 % intervals. All figures are in the table above."
+            yield _figure(size_figure(points, title), f"File size against {title}", words, caption)
     known = [(file, file.quality.mean_kld) for file in benchmark.files if file.quality]
     if known:
         points = [size_point(benchmark, file, value, value, value) for file, value in known]
-        yield svg_figure(
+        yield _figure(
             size_figure(points, "mean KL divergence, nats", lower_is_better=True),
             "File size against mean KL divergence",
             "; ".join(f"{file.name}: {file.size_bytes / 1e6:.2f} MB, {value:.4f}" for file, value in known),
             f"How far the next-token distributions are from those of {benchmark.reference.name}: lower is better.",
         )
+
+
+def _reliability(benchmark: Benchmark) -> dict[str, Any] | None:
+    curves = {
+        file.name: [ReliabilityPoint(b.confidence, b.accuracy, b.count) for b in file.report.grading.reliability]
+        for file in benchmark.pair
+        if file.report.grading and file.report.grading.reliability
+    }
+    if not curves:
+        return None
+    words = [
+        f"{name}: " + ", ".join(f"{p.confidence:.2f} believed, {p.accuracy:.2f} right, {p.count} rows" for p in curve)
+        for name, curve in curves.items()
+    ]
+    caption = "On the dashed line a label given 80 % is right 80 % of the time; below it the model is too sure."
+    return _figure(reliability_figure(curves), "Reliability of label probabilities", "; ".join(words), caption)
+
+
+def _example_groups(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
+    """The recommended file's first and open, the others folded; files that lost nothing are left out."""
+    first = benchmark.recommended
+    for file in sorted(benchmark.files[1:], key=lambda file: (file is not first, file.size_bytes)):
+        assert file.comparison
+        losses, gains = ([d for d in file.comparison.differences if sign * d.gain > 0] for sign in (-1, 1))
+        if losses:
+            yield {
+                "summary": f"{file.name}: {len(losses):,} rows farther from gold, {len(gains):,} nearer",
+                "is_open": file is first,
+                "examples": [_example(benchmark.reference.name, file.name, one) for one in worst(losses, N_EXAMPLES)],
+            }
+
+
+def _example(reference: str, name: str, difference: RowDifference) -> dict[str, Any]:
+    task = "label" if difference.task == Task.GRADE else "extraction"
+    return {
+        "title": f"{task}, {100 * difference.gain:+.0f} points",
+        "about": " · ".join(filter(None, [difference.id, *difference.slices])),
+        "exchange": difference.exchange,
+        "sides": [("gold", difference.gold), (reference, difference.reference), (name, difference.model)],
+    }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -109,7 +109,7 @@ def draw_sizes(axes: Axes, points: Sequence[SizePoint], measure: str, *, lower_i
     _type_names(axes, points)
 
 
-def reliability_figure(curves: dict[str, Sequence[ReliabilityPoint]]) -> Figure:
+def reliability_figure(curves: Mapping[str, Sequence[ReliabilityPoint]]) -> Figure:
     """How often a label is right against how likely the model called it; markers grow with the rows of a bin."""
     figure, (axes,) = _new_figure()
     axes.plot([0, 1], [0, 1], color=COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)))

@@ -1,6 +1,6 @@
 """What a benchmark of quantizations found: every file's scores, verdict and costs, and the one to ship.
 
-From measurements to one object, and from that to JSON; Markdown and picture are `markdown`'s, the page is `page`'s.
+From measurements to one object, and from that to JSON; what of it is shown is `view`'s, the files are `page`'s.
 """
 
 from __future__ import annotations

@@ -48,6 +48,10 @@ class Test:
     corrected_p: float
     verdict: Verdict
 
+    @property
+    def p_text(self) -> str:
+        return f"{self.corrected_p:.3f}" if self.corrected_p >= 0.001 else "<0.001"
+
 
 @dataclass(frozen=True)
 class Comparison:

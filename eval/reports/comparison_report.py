@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.answers.origin import STAND_IN_NOTE
 from eval.reports.row_differences import RowDifference, worst
-from eval.reports.tables import table
+from eval.reports.tables import page, table
 from observer.files import write_json, write_jsonl, write_text
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def write_comparisons(comparisons: Sequence[Comparison], origin: Origin, stem: P
 
 def to_markdown(comparisons: Sequence[Comparison], origin: Origin) -> str:
     first = comparisons[0]
-    parts = [f"# {first.reference.path} against {', '.join(c.model.path for c in comparisons)}"]
-    if any(model.is_stand_in for c in comparisons for model in (c.reference, c.model)):
-        parts.append(f"> {STAND_IN_NOTE}")
+    is_stand_in = any(model.is_stand_in for c in comparisons for model in (c.reference, c.model))
     packages = origin.environment["packages"]
     facts = [
         f"reference: {_model_line(first.reference, origin)}",
@@ -53,9 +51,10 @@ def to_markdown(comparisons: Sequence[Comparison], origin: Origin) -> str:
         f"versions: llama-cpp-python {packages['llama-cpp-python']}, commit {origin.environment['git_commit']}",
         f"reproduce: `{origin.command}`",
     ]
-    parts += ["\n".join(f"- {fact}" for fact in facts), verdict_table(comparisons), _READING]
-    parts += [_losses(comparison) for comparison in comparisons]
-    return "\n\n".join(parts) + "\n"
+    title = f"{first.reference.path} against {', '.join(c.model.path for c in comparisons)}"
+    parts = ["\n".join(f"- {fact}" for fact in facts), verdict_table(comparisons), _READING]
+    stand_in = f"> {STAND_IN_NOTE}" if is_stand_in else ""
+    return page(title, stand_in, *parts, *(_losses(comparison) for comparison in comparisons))
 
 
 def _model_line(model: ModelInfo, origin: Origin) -> str:
@@ -80,9 +79,8 @@ def verdict_table(comparisons: Sequence[Comparison]) -> str:
 
 def _cells(test: Test) -> list[str]:
     interval = f"[{test.interval.low:+.3f}, {test.interval.high:+.3f}]"
-    p_value = f"{test.corrected_p:.3f}" if test.corrected_p >= 0.001 else "<0.001"
     scores = [f"{test.reference:.3f}", f"{test.model:.3f}"]
-    return [test.measure, *scores, f"{test.difference:+.3f} {interval}", p_value, test.verdict]
+    return [test.measure, *scores, f"{test.difference:+.3f} {interval}", test.p_text, test.verdict]
 
 
 def _losses(comparison: Comparison) -> str:

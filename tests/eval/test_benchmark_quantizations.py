@@ -14,7 +14,7 @@ from eval.metrics.significance import Interval
 from eval.metrics.spread import Spread
 from eval.quantizations.choice import Choice, Verdict, judge, least_families, recommend, rows_needed_ratio, rule_text
 from eval.quantizations.files import ImatrixMode, given_files, wanted_files
-from eval.quantizations.markdown import to_markdown, write_reports
+from eval.quantizations.page import to_markdown, write_reports
 from eval.quantizations.report import summarize_speed, to_json
 from eval.quantizations.rounds import _CODE
 from eval.reports import comparison
@@ -82,7 +82,7 @@ def test_the_smallest_file_without_harm_is_recommended_and_the_smaller_ones_are_
     assert found.name == "q4_k_m" and "34 % of f16" in found.sentence
     assert [line.partition(" ")[0] for line in found.smaller] == ["iq4_xs", "q2_k"]
     assert "may lose up to 6.0 points" in found.smaller[0] and "4.0 times the rows" in found.smaller[0]
-    assert "by 20.0 points (p below 0.001)" in found.smaller[1]
+    assert "by 20.0 points (p <0.001)" in found.smaller[1]
     assert found.reasons[-1].startswith("4 files were tried")
 
 
@@ -114,12 +114,13 @@ def test_a_file_that_answers_worse_is_found_out_and_an_equal_one_is_not(tmp_path
 def test_the_reports_hold_all_files_and_say_that_the_model_is_a_stand_in(tmp_path: Path) -> None:
     found = sample_benchmark(tmp_path, {"f16": (70, range(9)), "q8_0": (40, range(9)), "q2_k": (16, range(60))})
     paths = write_reports(found, tmp_path / "out" / "quantizations-sample")
-    assert [path.suffix for path in paths] == [".json", ".md", ".png"] and all(path.stat().st_size for path in paths)
-    value = json.loads(paths[0].read_text(encoding="utf-8"))
+    assert [path.suffix for path in paths if path.stat().st_size] == [".html", ".json", ".md", ".png"]
+    value = json.loads(paths[1].read_text(encoding="utf-8"))
     assert value["recommendation"]["name"] == "q8_0" and [f["name"] for f in value["files"]] == ["f16", "q8_0", "q2_k"]
     assert value == json.loads(json.dumps(to_json(found)))
     text = to_markdown(found, "picture.png")
-    assert text.index("**Ship q8_0") < text.index("stand-in") < text.index("| q2_k") and "(picture.png)" in text
+    assert text.index("**Ship q8_0") < text.index("stand-in") < text.index("| q2_k") < text.index("## Hard cases")
+    assert "(picture.png)" in text
 
 
 def test_ratios_of_speed_pair_the_rounds() -> None:
