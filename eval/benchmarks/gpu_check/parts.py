@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from observer.config import Config, load_config
 from observer.paths import NANO_BASE, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
-from observer.training.device import Backend, Device
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
     from observer.training.batching.forest import Batch
+    from observer.training.device import Backend, Device
 
 SHAPES = {"Qwen3-0.6B": (16, 8, 128), "SmolLM2-135M": (9, 3, 64), "nano": (4, 2, 64)}
 """Query heads, key heads and their size."""

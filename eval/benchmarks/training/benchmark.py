@@ -90,7 +90,6 @@ def bench_config(args: argparse.Namespace) -> Config:
         "data.more": "[]",
         "model.dtype": args.dtype,
         "model.load_in_4bit": args.load_in_4bit,
-        "data.more": "[]",
         "training.num_train_epochs": args.epochs,
         "training.gradient_accumulation_steps": 1,
         "training.warmup_steps": 0,
