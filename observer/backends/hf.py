@@ -63,12 +63,12 @@ class HfBackend:
     @cached_property
     def room(self) -> int:
         """Tokens of the longest exchange after which a usual answer has room."""
-        n_around = max(len(self._tokens(render_prompt(task, "", self.examples.get(task, ())))) for task in Task)
+        n_around = max(len(self.tokens(render_prompt(task, "", self.examples.get(task, ())))) for task in Task)
         return self.n_ctx - n_around - min(self.max_new_tokens, EXPECTED_ANSWER)
 
     def n_tokens(self, exchange: str) -> int:
         """How long a rendered exchange is."""
-        return len(self._tokens(exchange))
+        return len(self.tokens(exchange))
 
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """Score every label as the whole answer, its end token included, as the engine does."""
