@@ -69,7 +69,7 @@ def forest_attention(
     if isinstance(forest, Segments):
         query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
         return varlen.attend(query, key, value, forest, scaling)[None], None
-    return _attend_in_groups(query, key, value, forest, scaling)
+    return _attend_in_groups(query, key, value, forest, scaling)  # pyright: ignore[reportCallIssue]  (torch's types)
 
 
 @torch.compiler.disable  # its calls differ with the rows of every batch
