@@ -49,9 +49,10 @@ class Observer:
     """Watches conversations with the model that `model` names: `FILE.gguf`, a run's folder, `hf:FOLDER`, `ollama:NAME`.
 
     `timeout_s` bounds each answer of a server; an answer has at most `max_new_tokens`, a prompt and its answer `n_ctx`
-    (None: what the model was made for). Where a turn is asked for: a user message, (user, assistant), an Exchange, or
-    OpenAI messages; `context` are turns before it, `at` is its time. Of more context than a model in this process has
-    room for, it is shown the newest turns: `Observation.context_cut`.
+    (None: what the model was made for). `keep_above`: a turn is DISCARD unless the probability that it is worth keeping
+    is above this; None takes the likeliest label. Where a turn is asked for: a user message, (user, assistant), an
+    Exchange, or OpenAI messages; `context` are turns before it, `at` is its time. Of more context than a model in this
+    process has room for, it is shown the newest turns: `Observation.context_cut`.
     Raises ObserverError for a model that is not there and for a turn that can have no answer.
     """
 
@@ -63,10 +64,12 @@ class Observer:
         timeout_s: float = TIMEOUT_S,
         max_new_tokens: int = MAX_NEW_TOKENS,
         n_ctx: int | None = None,
+        keep_above: float | None = None,
     ) -> None:
         self._backend = open_backend(
-            model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens, n_ctx=n_ctx
-        )
+            model, n_threads=n_threads, timeout_s=timeout_s, max_new_tokens=max_new_tokens, n_ctx=n_ctx,
+            keep_above=keep_above,
+        )  # fmt: skip
         self._reads_once = isinstance(self._backend, ReadingBackend)
         measuring = self._backend if isinstance(self._backend, MeasuringBackend) else None
         self._measure, self._room = (measuring.n_tokens, measuring.room) if measuring else (None, 0)

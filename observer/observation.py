@@ -163,10 +163,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Grade:
-    """The likeliest label, and how likely each is among the three."""
+    """The label, and how likely each is among all."""
 
     label: Label
     probabilities: dict[Label, float]
+
+
+def grade_of(probabilities: dict[Label, float], keep_above: float | None = None) -> Grade:
+    """The likeliest label. With `keep_above`, DISCARD unless the others' probability together is above it, and then
+    the likelier of the others."""
+    kept = {label: share for label, share in probabilities.items() if label is not Label.DISCARD}
+    if keep_above is None:
+        kept = probabilities
+    elif sum(kept.values()) <= keep_above:
+        kept = {Label.DISCARD: 1.0}
+    return Grade(max(kept, key=lambda label: kept[label]), probabilities)
 
 
 EXPECTED_ANSWER = 128

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observer.errors import ObserverError
-from observer.observation import read_time
+from observer.observation import grade_of, read_time
+from observer.schema import Label
 from observer.turns.accept import to_exchange
 
 MOMENT = datetime(2026, 11, 25, 10, 15, 30, tzinfo=UTC)
@@ -80,3 +81,20 @@ def test_a_number_of_less_than_ten_digits_is_no_time_since_1970(given: int | str
         return
     assert isinstance(given, str)
     assert found is None or len(given.strip()) >= 8
+
+
+@pytest.mark.parametrize(
+    ("shares", "keep_above", "label"),
+    [
+        ((0.5, 0.2, 0.3), None, Label.DISCARD),
+        ((0.5, 0.2, 0.3), 0.5, Label.DISCARD),
+        ((0.5, 0.2, 0.3), 0.4, Label.IMPORTANT),
+        ((0.4, 0.35, 0.25), 0.5, Label.STORE),
+        ((0.4, 0.3, 0.3), 0.7, Label.DISCARD),
+        ((0.01, 0.9, 0.09), 0.99, Label.DISCARD),
+    ],
+)
+def test_a_turn_is_kept_when_its_worth_is_likelier_than_asked(
+    shares: tuple[float, ...], keep_above: float | None, label: Label
+) -> None:
+    assert grade_of(dict(zip(Label, shares, strict=True)), keep_above).label is label

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from observer.errors import ObserverError, RowsError
-from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, no_progress
+from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, grade_of, no_progress
 from observer.prompts import END_OF_TEXT, IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
 from observer.weights.checkpoint import faults_of_transformers
@@ -36,10 +36,12 @@ class HfBackend:
         n_ctx: int | None = None,
         examples: Examples = NO_EXAMPLES,
         device: Literal["cuda", "cpu"] | None = None,
+        keep_above: float | None = None,
     ) -> None:
         import torch
 
         self.name, self.examples, self.max_new_tokens = folder.name, examples, max_new_tokens
+        self.keep_above = keep_above
         if n_threads:
             torch.set_num_threads(n_threads)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,7 +80,7 @@ class HfBackend:
         for batch in _batches(prompts):
             for index, scores in zip(batch, self._score([prompts[i] for i in batch], answers), strict=True):
                 shares = scores.softmax(-1).tolist()
-                grades[index] = Grade(list(Label)[int(scores.argmax())], dict(zip(Label, shares, strict=True)))
+                grades[index] = grade_of(dict(zip(Label, shares, strict=True)), self.keep_above)
             progress(len(grades), len(prompts))
         return [grades[index] for index in range(len(prompts))]
 

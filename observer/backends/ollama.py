@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from observer.backends.request_bodies import KEPT_LABEL_TOKENS, LABEL_TOKENS, ollama_chat_body, ollama_grading
-from observer.errors import RowsError
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.errors import ObserverError, RowsError
+from observer.observation import Completion, Grade, Progress, grade_of, no_progress
 from observer.ollama.chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
 from observer.schema import Label, extraction_json_schema
@@ -46,10 +46,12 @@ class OllamaBackend:
         n_parallel: int = 4,
         examples: Examples = NO_EXAMPLES,
         patience: Patience | None = None,
+        keep_above: float | None = None,
     ) -> None:
         from anyio.from_thread import start_blocking_portal
 
         self.name, self.examples, self.max_new_tokens = name, examples, max_new_tokens
+        self.keep_above = keep_above
         self._chat = OllamaChat(host, patience or Patience(timeout_s), n_parallel)
         self._limit = asyncio.Semaphore(n_parallel)
         self._stack = ExitStack()
@@ -126,7 +128,12 @@ class OllamaBackend:
         if label is None:
             raise _NoLabel(f"{self.name} answers {reply.content[:60]!r} to grading; a label is expected")
         shares = label_shares(reply.choices)
-        return Grade(max(shares, key=lambda label: shares[label]) if shares else label, shares)
+        if not shares and self.keep_above is not None:
+            raise ObserverError(
+                f"{self.name}: Ollama gave no probability of its label, which keep_above needs; update Ollama "
+                "(observer doctor says to which version)"
+            )
+        return grade_of(shares, self.keep_above) if shares else Grade(label, {})
 
     async def _ask(self, task: Task, exchange: str, num_predict: int, more: dict[str, Any]) -> Reply:
         async with self._limit:

@@ -22,30 +22,40 @@ def open_backend(
     max_new_tokens: int = MAX_NEW_TOKENS,
     n_ctx: int | None = None,
     examples: Examples = NO_EXAMPLES,
+    keep_above: float | None = None,
 ) -> Backend:
     """Open the model that `spec` names. Raises ObserverError when there is none.
 
     `timeout_s` bounds each answer of a server; in this process `max_new_tokens` is the bound, and `n_ctx` that of a
     prompt and its answer together (None: what the model was made for).
-    `examples` are shown before every exchange, for models that were not trained for the tasks.
+    `examples` are shown before every exchange, for models that were not trained for the tasks. `keep_above`, a
+    probability: see `observation.grade_of`.
     """
+    if keep_above is not None and not 0 <= keep_above < 1:
+        raise ObserverError(f"keep above {keep_above}: a probability is expected, at least 0 and below 1")
     kind, _, name = str(spec).partition(":")
     if kind == "ollama" and name:
         from observer.backends.ollama import OllamaBackend
 
         if n_ctx:
             raise ObserverError(f"{spec}: a server has a context of its own; set num_ctx in the model's Modelfile")
-        return OllamaBackend(name, timeout_s=timeout_s, max_new_tokens=max_new_tokens, examples=examples)
+        return OllamaBackend(
+            name, timeout_s=timeout_s, max_new_tokens=max_new_tokens, examples=examples, keep_above=keep_above
+        )
     path = Path(name if kind == "hf" and name else spec)
     if kind == "hf" or (path / "config.json").is_file():
         from observer.backends.hf import HfBackend
 
-        return HfBackend(path, n_threads=n_threads, max_new_tokens=max_new_tokens, n_ctx=n_ctx, examples=examples)
+        return HfBackend(
+            path, n_threads=n_threads, max_new_tokens=max_new_tokens, n_ctx=n_ctx, examples=examples,
+            keep_above=keep_above,
+        )  # fmt: skip
     from observer.engine.engine import Engine
 
     return Engine(
-        best_gguf(path), n_ctx_per_row=n_ctx, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples
-    )
+        best_gguf(path), n_ctx_per_row=n_ctx, n_threads=n_threads, max_new_tokens=max_new_tokens, examples=examples,
+        keep_above=keep_above,
+    )  # fmt: skip
 
 
 def best_gguf(path: Path) -> Path:

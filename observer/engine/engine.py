@@ -32,7 +32,8 @@ class Engine:
 
     `n_seq` rows are answered at once, on `n_threads` cores (all of them unless given). A row's prompt and answer have
     `n_ctx_per_row` tokens at most, or as many as the model was made for. With `drafts` an extraction under the grammar
-    is written several tokens at a time, the same as one by one but for the rounding of other sums.
+    is written several tokens at a time, the same as one by one but for the rounding of other sums. `keep_above`: see
+    `grade_of`.
     Raises ObserverError when `path` is missing, cannot be loaded, or holds no model that can answer our prompts.
     """
 
@@ -46,6 +47,7 @@ class Engine:
         max_new_tokens: int = 512,
         examples: Examples = NO_EXAMPLES,
         drafts: bool = True,
+        keep_above: float | None = None,
     ) -> None:
         self.model = LlamaModel(path)
         self.name = path.stem
@@ -53,7 +55,7 @@ class Engine:
         self.n_ctx_per_row = min(n_ctx_per_row or self.model.n_ctx_train, self.model.n_ctx_train)
         self.n_threads = n_threads or usable_cores()
         self.max_new_tokens = max_new_tokens
-        self._examples = examples
+        self._examples, self._keep_above = examples, keep_above
         self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
         self._instructions = {task: self._instruction_tokens(task) for task in Task}
         self._distinct = list(dict.fromkeys(self._instructions.values()))
@@ -149,6 +151,7 @@ class Engine:
             grammar=grammar,
             habits=self.habits if grammar and self._drafts else None,
             wants_logprobs=logprobs,
+            keep_above=self._keep_above,
         )
         n_done = 0
         try:

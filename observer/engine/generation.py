@@ -21,7 +21,7 @@ from observer.engine.llama_model import LlamaModel, n_common
 from observer.engine.repeats import without_repeats
 from observer.engine.rows import Row
 from observer.errors import ObserverError
-from observer.observation import Grade
+from observer.observation import grade_of
 from observer.schema import Label
 
 
@@ -57,6 +57,7 @@ class Generation:
         grammar: Grammar | None,
         habits: Habits | None,
         wants_logprobs: bool,
+        keep_above: float | None,
     ) -> None:
         self._model, self._context = model, context
         self._waiting = waiting
@@ -65,7 +66,7 @@ class Generation:
         self._label_tokens = label_tokens
         self._n_label_tokens = sum(map(len, label_tokens.values()))
         self._grammar, self._habits = grammar, habits
-        self._wants_logprobs = wants_logprobs
+        self._wants_logprobs, self._keep_above = wants_logprobs, keep_above
         self._active: list[Row] = []
 
     def run(self) -> Generator[list[Row]]:
@@ -225,7 +226,8 @@ class Generation:
         if not np.isfinite(scores).all():
             raise ObserverError(damaged(self._model))
         graded = row.prompt
-        row.grade = _to_grade(scores)
+        shares = np.exp(scores - scores.max())
+        row.grade = grade_of(dict(zip(Label, (shares / shares.sum()).tolist(), strict=True)), self._keep_above)
         for sequence in row.sequences[1:]:
             self._context.release(sequence)
         if row.to_write is None:
@@ -252,10 +254,3 @@ def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
 def damaged(model: LlamaModel) -> str:
     """What to say of a model whose logits are not finite."""
     return f"{model.path}: its logits are not finite, so its weights are damaged; export or download it again"
-
-
-def _to_grade(scores: npt.NDArray[np.float64]) -> Grade:
-    shares = np.exp(scores - scores.max())
-    shares /= shares.sum()
-    labels = list(Label)
-    return Grade(labels[int(shares.argmax())], dict(zip(labels, map(float, shares), strict=True)))

@@ -48,14 +48,14 @@ def add_observe_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("input", nargs="*", metavar="INPUT", help="text, FILE or - (default: -)")
-        _add_model(command)
+        _add_model(command, task)
         _add_reading(command)
         _add_output(command, task)
         _add_bulk(command)
         command.set_defaults(run=_run, task=task)
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
     add = command.add_argument_group("model").add_argument
     add("--model", metavar="SPEC", help="FILE.gguf, a run's folder, ollama:NAME or hf:FOLDER "
         "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
@@ -63,6 +63,9 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     add("--n-ctx", type=_count, metavar="N", help="tokens of a prompt and its answer, for a model in this process; the "
         "oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
     add("--timeout", type=float, metavar="S", help="seconds for one answer of a server (default: 120)")
+    if task != "extract":
+        add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
+            "P, 0 to 1: lower keeps more (default: the likeliest label); see evaluations")  # fmt: skip
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -107,8 +110,9 @@ def _run_bulk(args: argparse.Namespace) -> int:
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
     if getattr(args, "memory", None):
         faults.append("--memory: a memory takes rows in their order; give it the parts after the run (docs/bulk.md)")
-    if args.n_ctx:
-        faults.append("--n-ctx: goes without --ray")
+    options = ("n_ctx", "keep_above")
+    given = [name for name in options if getattr(args, name, None) is not None]
+    faults += [f"--{name.replace('_', '-')}: goes without --ray" for name in given]
     raise_all(faults)
     return run_bulk(
         BulkOptions(
@@ -147,7 +151,7 @@ def _run_here(args: argparse.Namespace) -> int:
         from observer.client import Observer
 
         print(f"model: {spec}", file=sys.stderr)
-        options = {"n_threads": args.threads, "n_ctx": args.n_ctx}
+        options = {"n_threads": args.threads, "n_ctx": args.n_ctx, "keep_above": getattr(args, "keep_above", None)}
         return Observer(spec, **options | ({"timeout_s": args.timeout} if args.timeout else {}))
 
     with contextlib.ExitStack() as stack:

@@ -48,6 +48,19 @@ def test_batched_answers_equal_those_given_one_by_one(engine: Engine, tiny_gguf:
             assert list(batched.probabilities.values()) == pytest.approx(list(single.probabilities.values()), abs=1e-4)
 
 
+def test_what_is_kept_can_follow_the_probability(nano_gguf: Path) -> None:
+    exchanges = [render_exchange(text, reply) for text, reply in [*KEPT, *PASSED_OVER]]
+    with Engine(nano_gguf, n_threads=1, max_new_tokens=SHORT) as engine:
+        likeliest = engine.grade(exchanges)
+    worth = sorted(1 - grade.probabilities[Label.DISCARD] for grade in likeliest)
+    between = (worth[0] + worth[1]) / 2
+    for keep_above, n_kept in ((0.0, 4), (between, 3), (max(worth), 0)):
+        with Engine(nano_gguf, n_threads=1, max_new_tokens=SHORT, keep_above=keep_above) as engine:
+            readings = engine.observe(exchanges)
+        assert sum(reading.grade.label is not Label.DISCARD for reading in readings) == n_kept
+        assert all((reading.completion is None) == (reading.grade.label is Label.DISCARD) for reading in readings)
+
+
 def test_an_exchange_read_once_gets_the_answers_that_each_task_alone_gives(nano_gguf: Path) -> None:
     exchanges = [render_exchange(text, reply) for text, reply in [*KEPT, *PASSED_OVER] * 5]
     with Engine(nano_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=64) as engine:
