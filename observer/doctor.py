@@ -1,4 +1,4 @@
-"""What this machine has and lacks, each lack with the command that mends it. Imports none of what it looks for."""
+"""What this machine has and lacks, each lack with the command that fixes it. Imports none of what it looks for."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ NEEDED_DISK_BYTES = 2e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for; `mend` is empty when all is well."""
+    """One thing looked for; `fix` is empty when all is well."""
 
     name: str
     found: str
-    mend: str = ""
+    fix: str = ""
     is_required: bool = True
 
     @property
     def is_fatal(self) -> bool:
-        return bool(self.mend) and self.is_required
+        return bool(self.fix) and self.is_required
 
 
 def examine() -> list[Finding]:
     machine = [find_python(), find_cores(), find_memory(), find_disk(), *find_torch()]
     packages = [find_package(name) for name in REQUIRED] + find_unfit()
-    packages += [find_package(name, mend) for name, mend in OPTIONAL.items()]
+    packages += [find_package(name, fix) for name, fix in OPTIONAL.items()]
     return [*machine, *packages, find_llama_cpp(), *find_extras(), find_ollama()]
 
 
 def render(findings: list[Finding]) -> str:
-    """A line each: `ok`, `missing` or `note`, what was found, and how to mend it."""
+    """A line each: `ok`, `missing` or `note`, what was found, and how to fix it."""
     lines = []
     for finding in findings:
-        state = "ok" if not finding.mend else "missing" if finding.is_required else "note"
-        lines.append(f"{state:<8}{finding.name:<18}{finding.found}" + (f"; {finding.mend}" if finding.mend else ""))
+        state = "ok" if not finding.fix else "missing" if finding.is_required else "note"
+        lines.append(f"{state:<8}{finding.name:<18}{finding.found}" + (f"; {finding.fix}" if finding.fix else ""))
     return "\n".join(lines)
 
 
 def find_python() -> Finding:
     old = sys.version_info < (3, 11)
-    mend = "install Python 3.11 or later and name it: make setup PYTHON=python3.12" if old else ""
-    return Finding("python", sys.version.split()[0], mend)
+    fix = "install Python 3.11 or later and name it: make setup PYTHON=python3.12" if old else ""
+    return Finding("python", sys.version.split()[0], fix)
 
 
 def find_cores() -> Finding:
@@ -76,14 +76,14 @@ def find_cores() -> Finding:
 
 def find_memory() -> Finding:
     total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    mend = "the nano run may not fit; close other programs" if total_bytes < NEEDED_MEMORY_BYTES else ""
-    return Finding("memory", f"{total_bytes / 1e9:.1f} GB", mend, is_required=False)
+    fix = "the nano run may not fit; close other programs" if total_bytes < NEEDED_MEMORY_BYTES else ""
+    return Finding("memory", f"{total_bytes / 1e9:.1f} GB", fix, is_required=False)
 
 
 def find_disk() -> Finding:
     free_bytes = shutil.disk_usage(Path()).free
-    mend = "free some space, or train with --set run.output_dir=DIR" if free_bytes < NEEDED_DISK_BYTES else ""
-    return Finding("disk", f"{free_bytes / 1e9:.1f} GB free here", mend, is_required=False)
+    fix = "free some space, or train with --set run.output_dir=DIR" if free_bytes < NEEDED_DISK_BYTES else ""
+    return Finding("disk", f"{free_bytes / 1e9:.1f} GB free here", fix, is_required=False)
 
 
 def find_torch() -> list[Finding]:
@@ -92,21 +92,21 @@ def find_torch() -> list[Finding]:
     gpus = list_gpus()
     if not gpus:
         return [torch, Finding("gpu", "none with an NVIDIA driver: runs on the CPU, with configs/nano.yaml")]
-    mend = "" if torch.mend else cuda_obstacle(gpus, torch_cuda()) or ""
-    gpu = Finding("gpu", ", ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in gpus), mend)
+    fix = "" if torch.fix else cuda_obstacle(gpus, torch_cuda()) or ""
+    gpu = Finding("gpu", ", ".join(f"{gpu.name}, driver {gpu.driver}" for gpu in gpus), fix)
     lacks = compiler_lacks()
     found = f"without {', '.join(lacks)}" if lacks else "a C compiler and Python.h"
-    mend = f"unsloth and torch_compile build kernels with them: {GET_COMPILER}" if lacks else ""
-    return [torch, gpu, Finding("compiler", found, mend, is_required=False)]
+    fix = f"unsloth and torch_compile build kernels with them: {GET_COMPILER}" if lacks else ""
+    return [torch, gpu, Finding("compiler", found, fix, is_required=False)]
 
 
-def find_package(name: str, optional_mend: str = "") -> Finding:
-    """Look for an installed package; one with `optional_mend` is not required."""
+def find_package(name: str, optional_fix: str = "") -> Finding:
+    """Look for an installed package; one with `optional_fix` is not required."""
     try:
-        return Finding(name, importlib.metadata.version(name), is_required=not optional_mend)
+        return Finding(name, importlib.metadata.version(name), is_required=not optional_fix)
     except importlib.metadata.PackageNotFoundError:
-        mend = optional_mend or "make setup, or: pip install -c constraints.txt -e ."
-        return Finding(name, "not installed", mend, is_required=not optional_mend)
+        fix = optional_fix or "make setup, or: pip install -c constraints.txt -e ."
+        return Finding(name, "not installed", fix, is_required=not optional_fix)
 
 
 def find_unfit() -> list[Finding]:
@@ -119,11 +119,11 @@ def find_unfit() -> list[Finding]:
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
         finding = find_package(wanted.name)
-        if finding.mend:
+        if finding.fix:
             findings += [] if wanted.name in REQUIRED else [finding]
         elif not wanted.specifier.contains(finding.found, prereleases=True):
-            mend = f"{wanted.specifier} is asked for: make setup, or: pip install -c constraints.txt -e ."
-            findings.append(Finding(wanted.name, finding.found, mend))
+            fix = f"{wanted.specifier} is asked for: make setup, or: pip install -c constraints.txt -e ."
+            findings.append(Finding(wanted.name, finding.found, fix))
     return findings
 
 
@@ -139,10 +139,10 @@ def find_extras() -> list[Finding]:
             parts.setdefault(match[1], []).append(wanted.name)
     findings = []
     for extra, names in parts.items():
-        missing = [name for name in names if find_package(name).mend]
-        mend = f"pip install -c constraints.txt -e '.[{extra}]'" if missing else ""
+        missing = [name for name in names if find_package(name).fix]
+        fix = f"pip install -c constraints.txt -e '.[{extra}]'" if missing else ""
         found = f"without {', '.join(missing)}" if missing else ", ".join(names)
-        findings.append(Finding(f"extra {extra}", found, mend, is_required=False))
+        findings.append(Finding(f"extra {extra}", found, fix, is_required=False))
     return findings
 
 
@@ -158,11 +158,11 @@ def find_llama_cpp() -> Finding:
         return Finding("llama.cpp", found, "make setup, or: pip install -c constraints.txt -e .")
     if list_gpus() and backends == ["cpu"]:
         toolkit = "" if shutil.which("nvcc") else "install the CUDA toolkit (nvcc on the PATH), then: "
-        mend = (
+        fix = (
             f"the GPU is used once it is built for it: {toolkit}CMAKE_ARGS=-DGGML_CUDA=on pip install --no-deps "
             "--force-reinstall --no-cache-dir --no-binary llama-cpp-python -c constraints.txt llama-cpp-python"
         )
-        return Finding("llama.cpp", found, mend, is_required=False)
+        return Finding("llama.cpp", found, fix, is_required=False)
     return Finding("llama.cpp", found)
 
 
@@ -175,17 +175,17 @@ def find_ollama() -> Finding:
             version = str(json.loads(answer.read(1000))["version"])
     except (OSError, http.client.HTTPException):
         has_program = shutil.which("ollama") is not None
-        mend = "start it: ollama serve" if has_program else f"{update.replace('update', 'install')}; then: ollama serve"
-        return Finding("ollama", f"no server answers at {url}", mend, is_required=False)
+        fix = "start it: ollama serve" if has_program else f"{update.replace('update', 'install')}; then: ollama serve"
+        return Finding("ollama", f"no server answers at {url}", fix, is_required=False)
     except (ValueError, KeyError, TypeError):
         return Finding("ollama", f"no Ollama answers at {url}", "check OLLAMA_HOST", is_required=False)
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
-    mend = ""
+    fix = ""
     if numbers < QWEN3_SINCE:
-        mend = f"Qwen3 needs {'.'.join(map(str, QWEN3_SINCE))}; {update}"
+        fix = f"Qwen3 needs {'.'.join(map(str, QWEN3_SINCE))}; {update}"
     elif numbers < PROBABILITIES_SINCE:
-        mend = f"tells no probabilities before {'.'.join(map(str, PROBABILITIES_SINCE))}; {update}"
-    return Finding("ollama", f"{version} at {url}", mend, is_required=False)
+        fix = f"tells no probabilities before {'.'.join(map(str, PROBABILITIES_SINCE))}; {update}"
+    return Finding("ollama", f"{version} at {url}", fix, is_required=False)
 
 
 def _requirements() -> list[str]:

@@ -1,4 +1,4 @@
-"""The one exception a user can mend: place, what was found, what to do."""
+"""The one exception a user can fix: place, what was found, what to do."""
 
 from __future__ import annotations
 

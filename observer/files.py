@@ -198,7 +198,7 @@ def sha256_file(path: Path) -> str:
 ANOTHER_FOLDER = "or name another folder with --set run.output_dir=DIR"
 
 
-def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLDER) -> None:
+def check_writable(folder: Path, needed_bytes: int = 0, fix: str = ANOTHER_FOLDER) -> None:
     """Raise ObserverError unless files of `needed_bytes` in all can be written below `folder`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def check_writable(folder: Path, needed_bytes: int = 0, mend: str = ANOTHER_FOLD
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise ObserverError(
-            f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; free some space, {mend}"
+            f"{folder}: {needed_bytes / 1e6:,.0f} MB needed, {free_bytes / 1e6:,.0f} MB free; free some space, {fix}"
         )
 
 
@@ -231,18 +231,18 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
 
 def explain_os_error(error: OSError, path: Path) -> str:
     """One line for the errors a disk gives: place, what was found, what to do."""
-    what, mend = error.strerror or str(error), "check the path"
+    what, fix = error.strerror or str(error), "check the path"
     if isinstance(error, FileNotFoundError):
-        what, mend = "no such file", "check the path, relative to the folder you run from"
+        what, fix = "no such file", "check the path, relative to the folder you run from"
     elif error.errno == errno.EFBIG:
-        what, mend = "larger than this disk or `ulimit -f` lets a file be", "raise the limit, or name another folder"
+        what, fix = "larger than this disk or `ulimit -f` lets a file be", "raise the limit, or name another folder"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what, mend = "the disk is full", "free some space and run the same command again"
+        what, fix = "the disk is full", "free some space and run the same command again"
     elif error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-        what, mend = "cannot be written or read here", "mend its permissions, or name another folder"
+        what, fix = "cannot be written or read here", "fix its permissions, or name another folder"
     elif isinstance(error, (NotADirectoryError, FileExistsError)):
-        what, mend = "a file is in the way of a folder", "move it away"
-    return f"{path}: {what}; {mend}"
+        what, fix = "a file is in the way of a folder", "move it away"
+    return f"{path}: {what}; {fix}"
 
 
 def _fsync(path: Path) -> None:

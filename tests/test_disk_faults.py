@@ -26,7 +26,7 @@ from tests.support.tiny_runs import tiny_config, write_tiny_run
 from train_sft import main as train_sft
 
 FULL = "the disk is full; free some space and run the same command again"
-READ_ONLY = "cannot be written or read here; mend its permissions, or name another folder"
+READ_ONLY = "cannot be written or read here; fix its permissions, or name another folder"
 JOB = said("User WORKS_AT Siemens ongoing", "User LIVES_IN Porto ongoing")
 Captured = pytest.CaptureFixture[str]
 

@@ -52,7 +52,7 @@ def ollama_that_says(body: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
 
 
 @pytest.mark.parametrize(
-    ("body", "found", "mend"),
+    ("body", "found", "fix"),
     [
         ('{"version": "0.32.15"}', "0.32.15 at ", ""),
         ('{"version": "0.32.15-rc1"}', "0.32.15-rc1 at ", ""),
@@ -63,9 +63,9 @@ def ollama_that_says(body: str, monkeypatch: pytest.MonkeyPatch) -> Finding:
         ("[]", "no Ollama answers at ", "check OLLAMA_HOST"),
     ],
 )
-def test_ollama_is_asked_for_its_version(body: str, found: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ollama_is_asked_for_its_version(body: str, found: str, fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = ollama_that_says(body, monkeypatch)
-    assert finding.found.startswith(found) and finding.mend.startswith(mend) and bool(finding.mend) == bool(mend)
+    assert finding.found.startswith(found) and finding.fix.startswith(fix) and bool(finding.fix) == bool(fix)
     assert not finding.is_fatal
 
 
@@ -74,7 +74,7 @@ def test_no_server_is_a_note_that_tells_how_to_get_one(monkeypatch: pytest.Monke
         pass
     monkeypatch.setenv("OLLAMA_HOST", host)
     finding = find_ollama()
-    assert finding.found == f"no server answers at http://{host}" and "ollama serve" in finding.mend
+    assert finding.found == f"no server answers at http://{host}" and "ollama serve" in finding.fix
 
 
 def test_the_build_of_llama_cpp_is_told() -> None:
@@ -90,7 +90,7 @@ def test_every_extra_has_a_line_that_installs_it() -> None:
     findings = {finding.name: finding for finding in find_extras()}
     assert "extra label" in findings and "extra dev" not in findings
     for name, finding in findings.items():
-        assert not finding.mend or name.removeprefix("extra ") in finding.mend
+        assert not finding.fix or name.removeprefix("extra ") in finding.fix
 
 
 def test_nothing_is_told_twice() -> None:
@@ -141,9 +141,9 @@ def test_a_gpu_is_shown_with_its_driver_and_what_kernels_are_compiled_with(with_
 
 
 def test_llama_cpp_is_built_for_a_gpu_that_is_not_used_where_nvcc_is(with_gpu: Path) -> None:
-    assert "install the CUDA toolkit (nvcc on the PATH), then: CMAKE_ARGS=-DGGML_CUDA=on" in find_llama_cpp().mend
+    assert "install the CUDA toolkit (nvcc on the PATH), then: CMAKE_ARGS=-DGGML_CUDA=on" in find_llama_cpp().fix
     put_program(with_gpu, "nvcc")
-    assert "toolkit" not in find_llama_cpp().mend
+    assert "toolkit" not in find_llama_cpp().fix
 
 
 def test_a_run_says_why_torch_cannot_use_the_gpu(with_gpu: Path) -> None:

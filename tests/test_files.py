@@ -83,9 +83,9 @@ def test_a_file_in_the_way_of_a_folder_is_one_clear_line(tmp_path: Path) -> None
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_one_clear_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    with pytest.raises(ObserverError, match="mend its permissions, or name another folder"):
+    with pytest.raises(ObserverError, match="fix its permissions, or name another folder"):
         check_writable(tmp_path)
-    with pytest.raises(ObserverError, match="mend its permissions"):
+    with pytest.raises(ObserverError, match="fix its permissions"):
         write_text(tmp_path / "a", "x")
     tmp_path.chmod(0o755)
 
@@ -158,19 +158,19 @@ def test_too_little_space_is_told_before_work_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "mend"),
+    ("code", "fix"),
     [
         (errno.ENOENT, "no such file; check the path"),
         (errno.ENOSPC, "the disk is full; free some space"),
         (errno.EDQUOT, "the disk is full; free some space"),
-        (errno.EACCES, "cannot be written or read here; mend its permissions"),
-        (errno.EROFS, "cannot be written or read here; mend its permissions"),
+        (errno.EACCES, "cannot be written or read here; fix its permissions"),
+        (errno.EROFS, "cannot be written or read here; fix its permissions"),
         (errno.ENOTDIR, "a file is in the way of a folder; move it away"),
         (errno.EIO, f"{os.strerror(errno.EIO)}; check the path"),
     ],
 )
-def test_what_a_disk_says_becomes_place_finding_and_mend(code: int, mend: str) -> None:
-    assert explain_os_error(OSError(code, os.strerror(code)), Path("x/y")).startswith(f"{Path('x/y')}: {mend}")
+def test_what_a_disk_says_becomes_place_finding_and_mend(code: int, fix: str) -> None:
+    assert explain_os_error(OSError(code, os.strerror(code)), Path("x/y")).startswith(f"{Path('x/y')}: {fix}")
 
 
 def test_every_malformed_line_is_named_in_one_pass(tmp_path: Path) -> None:
@@ -233,13 +233,13 @@ def test_raise_all_is_quiet_without_faults_and_counts_what_it_leaves_out() -> No
 
 def test_run_cli_turns_a_fault_into_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
-        raise ObserverError("a.yaml:1: wrong; mend it")
+        raise ObserverError("a.yaml:1: wrong; fix it")
 
     def interrupt() -> int:
         raise KeyboardInterrupt
 
     assert run_cli(fail, debug=False) == 1
-    assert capsys.readouterr() == ("", "error: a.yaml:1: wrong; mend it\n")
+    assert capsys.readouterr() == ("", "error: a.yaml:1: wrong; fix it\n")
     assert run_cli(interrupt) == 130
     assert run_cli(lambda: None) == 0
     with pytest.raises(ObserverError):

@@ -26,13 +26,13 @@ class Repaired:
 
 def repair_row(value: dict[str, Any], *, unknown_to_related: bool = False) -> Repaired:
     """Repair and parse one raw row. `unknown_to_related` makes RELATED_TO of a predicate without an alias."""
-    mender = _Mender(value, unknown_to_related)
-    row, faults = parse_row(mender.row)
-    faults = mender.faults + [fault for fault in faults if fault not in mender.faults]
-    return Repaired(None if faults else row, +mender.repairs, faults)
+    repair = _Repair(value, unknown_to_related)
+    row, faults = parse_row(repair.row)
+    faults = repair.faults + [fault for fault in faults if fault not in repair.faults]
+    return Repaired(None if faults else row, +repair.repairs, faults)
 
 
-class _Mender:
+class _Repair:
     """One row under repair. Values of a wrong type are left for `parse_row` to name."""
 
     def __init__(self, value: dict[str, Any], unknown_to_related: bool) -> None:
@@ -40,15 +40,15 @@ class _Mender:
         self.faults: list[str] = []
         self.unknown_to_related = unknown_to_related
         self.row = dict(value)
-        self._mend_turns()
+        self._repair_turns()
         if isinstance(self.row.get("entities"), list) and isinstance(self.row.get("relationships"), list):
             self.entities = self._unrepeated([self._entity(entity) for entity in self.row["entities"]], "entities")
             relations = [self._relation(index, value) for index, value in enumerate(self.row["relationships"])]
             self.row["relationships"] = self._unrepeated(relations, "relationships")
-            self._mend_endpoints()
+            self._repair_endpoints()
             self.row["entities"] = self.entities
 
-    def _mend_turns(self) -> None:
+    def _repair_turns(self) -> None:
         if self.row.get("assistant_message") is None:
             self.row["assistant_message"] = ""
             self.repairs["missing replies made empty"] += 1
@@ -120,7 +120,7 @@ class _Mender:
             )
         return FALLBACK, temporal
 
-    def _mend_endpoints(self) -> None:
+    def _repair_endpoints(self) -> None:
         """Endpoints that are no entities: `User`, another spelling of one, or words of the text."""
         for relation in filter(lambda r: isinstance(r, dict), self.row["relationships"]):
             for end in ("subject", "object"):

@@ -167,10 +167,10 @@ class Server:
         if error.status_code == 401:
             return ObserverError(f"{what}; OPENAI_API_KEY is not accepted there: set a valid key {again}")
         if error.status_code == 403:
-            return ObserverError(f"{what}; this key may not use {self.sampling.model!r}: mend its rights {again}")
+            return ObserverError(f"{what}; this key may not use {self.sampling.model!r}: fix its rights {again}")
         if error.status_code == 404:
             return ObserverError(
-                f"{what}; is {self.sampling.model!r} a model there, and --base-url right? Mend it {again}"
+                f"{what}; is {self.sampling.model!r} a model there, and --base-url right? Fix it {again}"
             )
         if error.code == "insufficient_quota":
             return ObserverError(f"{what}; the account has no credit: top it up {again}")

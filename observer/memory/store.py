@@ -241,8 +241,8 @@ class Store:
                 yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
-                mend = f"another program has been writing to it for {BUSY_TIMEOUT_S:.0f} s; run the same again"
-                raise ObserverError(f"{self.path}: {mend}") from error
+                fix = f"another program has been writing to it for {BUSY_TIMEOUT_S:.0f} s; run the same again"
+                raise ObserverError(f"{self.path}: {fix}") from error
             if shutil.disk_usage(self.path.parent).free < PAGE_BYTES:  # also told as "disk I/O error"
                 raise ObserverError(explain_os_error(OSError(errno.ENOSPC, ""), self.path)) from error
             raise ObserverError(f"{self.path}: {error}; check the file, its folder and the space left") from error

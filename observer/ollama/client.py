@@ -191,7 +191,7 @@ class OllamaClient:
                 self._say(f"{what}: {why}; trying again in {pause_s:g} s")
                 time.sleep(pause_s)
         tries = self.endpoint.max_retries + 1
-        raise ObserverError(f"{self.endpoint.url}: {what} failed {tries} times, last: {why}; {_mend(why)}")
+        raise ObserverError(f"{self.endpoint.url}: {what} failed {tries} times, last: {why}; {_fix(why)}")
 
 
 def is_stopped(reply: dict[str, Any]) -> bool:
@@ -210,7 +210,7 @@ def error_words(reply: Any) -> str:
     return text[:300]
 
 
-def _mend(why: str) -> str:
+def _fix(why: str) -> str:
     if "digest mismatch" in why:
         return "the file changes while it is sent, or something in between alters it"
     if "no space left" in why:

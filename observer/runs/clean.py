@@ -129,7 +129,7 @@ def remove(removals: Sequence[Removal]) -> None:
             else:
                 aside.unlink()
         except OSError as error:
-            raise ObserverError(f"{path}: {error.strerror}; mend its permissions and run the same again") from error
+            raise ObserverError(f"{path}: {error.strerror}; fix its permissions and run the same again") from error
 
 
 def is_unfinished(checkpoints: Path) -> bool:

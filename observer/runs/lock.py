@@ -38,14 +38,14 @@ def held_for_one_run(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held_folder(folder: Path, mend: str) -> Iterator[None]:
-    """The same for a folder whose files are for others: nothing is left in it. `mend` is what to do otherwise."""
+def held_folder(folder: Path, fix: str) -> Iterator[None]:
+    """The same for a folder whose files are for others: nothing is left in it. `fix` is what to do otherwise."""
     with disk_errors_explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     try:
         if not _take(descriptor, folder):
-            raise ObserverError(f"{folder}: another command is writing here; wait for it, or {mend}")
+            raise ObserverError(f"{folder}: another command is writing here; wait for it, or {fix}")
         yield
     finally:
         os.close(descriptor)

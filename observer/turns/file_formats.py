@@ -191,7 +191,7 @@ def _bad_line(error: UnicodeDecodeError | json.JSONDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
         number = error.object[: error.start].count(b"\n") + 1
         return f"{number}: not UTF-8 text; save the file as UTF-8"
-    return f"{error.lineno}: a JSON array, cut or broken here ({error.msg}); mend it, or give one object a line"
+    return f"{error.lineno}: a JSON array, cut or broken here ({error.msg}); fix it, or give one object a line"
 
 
 def _pieces_by_line(text: str, rows: list[Any]) -> Iterator[Line]:

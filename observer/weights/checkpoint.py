@@ -163,8 +163,8 @@ def shape_of_values(
     place: Path, values: Mapping[str, Any], architecture: Architecture, scaled_rope: Llama3Rope | None
 ) -> ModelShape:
     """Values under the keys of config.json, checked. Raises ObserverError naming every one that is missing or odd."""
-    mend = "save the model again with transformers"
-    raise_all([f"{place}: {key!r} is missing; {mend}" for key in _CONFIG_KEYS.values() if values.get(key) is None])
+    fix = "save the model again with transformers"
+    raise_all([f"{place}: {key!r} is missing; {fix}" for key in _CONFIG_KEYS.values() if values.get(key) is None])
     odd = [key for key in _CONFIG_KEYS.values() if not _is_size(values[key], may_be_broken=key in _FRACTIONS)]
     raise_all([f"{place}: {key!r} is {str(values[key])[:40]}; a positive number is expected" for key in odd])
     if values["num_hidden_layers"] > MAX_BLOCKS:
@@ -217,14 +217,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_safetensors(path: Path, framework: str, mend: str) -> Iterator[Any]:
-    """`safe_open`. Raises ObserverError for a file that is not whole, ending in `mend`."""
+def open_safetensors(path: Path, framework: str, fix: str) -> Iterator[Any]:
+    """`safe_open`. Raises ObserverError for a file that is not whole, ending in `fix`."""
     _check_fetched(path)
     try:
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise ObserverError(f"{path}: not a whole safetensors file ({error}); {mend}") from error
+        raise ObserverError(f"{path}: not a whole safetensors file ({error}); {fix}") from error
 
 
 @contextlib.contextmanager
@@ -349,8 +349,8 @@ def _weight_files(folder: Path) -> list[Path]:
         paths = [folder / name for name in sorted(names)]
     else:
         paths = [folder / "model.safetensors"]
-    mend = "merge or save the model again; only safetensors are read"
-    raise_all([f"{path}: no such file; {mend}" for path in paths if not os.path.isfile(path)])
+    fix = "merge or save the model again; only safetensors are read"
+    raise_all([f"{path}: no such file; {fix}" for path in paths if not os.path.isfile(path)])
     return paths
 
 

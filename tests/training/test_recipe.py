@@ -71,7 +71,7 @@ def test_a_deleted_artefact_is_made_again_without_training_again(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "place", "mend"),
+    ("arguments", "place", "fix"),
     [
         (["--set", "training.learning_rat=1"], "--set training.learning_rat=1", "learning_rate"),
         (["--set", "run.device=cuda"], "run.device: cuda", "configs/nano.yaml"),
@@ -87,12 +87,12 @@ def test_a_deleted_artefact_is_made_again_without_training_again(
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_line_with_the_place_and_the_mend(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], place: str, mend: str
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], place: str, fix: str
 ) -> None:
     config = write_tiny_run(tmp_path, tiny_model)
     assert run("--config", str(config), *arguments) == 1
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and place in message.splitlines()[0] and mend in message.splitlines()[0]
+    assert message.startswith("error: ") and place in message.splitlines()[0] and fix in message.splitlines()[0]
     root = tmp_path / "outputs" / "tiny"
     assert {path.name for path in root.glob("*")} <= {"config.yaml", "run.lock"}, "nothing half-written"
 

@@ -111,7 +111,7 @@ def test_a_broken_line_costs_itself_alone() -> None:
 
 
 def test_code_in_a_conversation_stays_as_it_is() -> None:
-    data = b'USER: mend this\n{\n  "a": 1\n}\n[1,\n2]\n'
+    data = b'USER: fix this\n{\n  "a": 1\n}\n[1,\n2]\n'
     assert [text for _, text in lines_of(io.BytesIO(data), "x.txt")] == data.splitlines()
 
 

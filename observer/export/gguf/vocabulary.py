@@ -37,8 +37,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     with _faults_explained(path):
         tokens, types = _tokens(path, tokenizer, vocab_size)
     control = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL}
-    mend = "a control token of the prompt, is not among its added tokens; take a base that knows ChatML"
-    raise_all([f"{path}: {token}, {mend}" for token in (IM_START, IM_END) if token not in control])
+    fix = "a control token of the prompt, is not among its added tokens; take a base that knows ChatML"
+    raise_all([f"{path}: {token}, {fix}" for token in (IM_START, IM_END) if token not in control])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(kind)
     writer.add_token_list(tokens)

@@ -1,4 +1,4 @@
-"""`--ray`: a corpus observed by many models at once, on Ray Data, into a folder of parts that can be gone on with.
+"""`--ray`: a corpus observed by many models at once, on Ray Data, into a folder of parts from which a run is resumed.
 
 The corpus is read twice: first here, to count it, to tell of bad rows and to see what is done; then as a stream that
 feeds the workers. Answers come back to this process, which alone writes, so that the machines need no folder in common.
@@ -55,9 +55,9 @@ class BulkOptions:
 
     def open_reader(self) -> Reader:
         faults = [
-            f"{name}: --ray reads files, since it reads them twice; {mend}"
+            f"{name}: --ray reads files, since it reads them twice; {fix}"
             for name in self.inputs or (STDIN,)
-            if (mend := _mend(name))
+            if (fix := _fix(name))
         ]
         raise_all(faults)
         return Reader(list(self.inputs), self.reading, self.at)
@@ -216,7 +216,7 @@ def _is_whole(manifest: Path) -> bool:
 _CHANGED = "the input changed while it was read; run the same command again"
 
 
-def _mend(name: str) -> str:
+def _fix(name: str) -> str:
     if name == STDIN:
         return "save standard input in one"
     return "" if os.path.exists(name) or Path(name).suffix else "text goes without --ray"

@@ -75,19 +75,19 @@ def _explain(config: Config, runtime: Runtime, planned_bytes: float) -> str:
     batch, accumulation = t.batch_size, t.gradient_accumulation_steps
     free_bytes = free_memory(runtime.device)
     room = "" if free_bytes is None else f", {free_bytes / 1e9:.1f} GB are free"
-    mends = []
+    fixes = []
     if batch > 1:
         half = batch // 2
-        mends.append(f"training.per_device_train_batch_size={half} (now {batch}) with "
+        fixes.append(f"training.per_device_train_batch_size={half} (now {batch}) with "
                      f"training.gradient_accumulation_steps={accumulation * -(-batch // half)}")  # fmt: skip
     if t.gradient_checkpointing is not True:
-        mends.append("training.gradient_checkpointing=true")
+        fixes.append("training.gradient_checkpointing=true")
     if not config.model.load_in_4bit:
-        mends.append("model.load_in_4bit=true")
+        fixes.append("model.load_in_4bit=true")
     return (
         f"{runtime.device}: out of memory; at most {peak_memory(runtime.device) / 1e9:.1f} GB were taken, "
         f"about {planned_bytes / 1e9:.1f} GB planned{room}; "
-        + (f"--set {', or '.join(mends)}" if mends else "take a smaller model.base, or a larger machine")
+        + (f"--set {', or '.join(fixes)}" if fixes else "take a smaller model.base, or a larger machine")
     )
 
 
