@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -111,6 +112,10 @@ def _look_at(contestants: Sequence[Contestant]) -> tuple[dict[str, str], dict[st
         except ObserverError as error:
             faults.append(str(error))
     raise_all(faults)
+    asked = [contestant for contestant in contestants if not contestant.is_saved]
+    for one, other in itertools.combinations(asked, 2):
+        if (weights[one.spec], one.n_examples) == (weights[other.spec], other.n_examples):
+            print(f"warning: {one.spec} and {other.spec} are the same weights under two names", file=sys.stderr)
     return weights, saved
 
 

@@ -94,14 +94,16 @@ def answer_rows(
 
 def describe_model(backend: Backend, spec: str | None = None) -> ModelInfo:
     """A GGUF by its own header; other backends by their name, or by the `spec` that opened them."""
+    from observer.backends.ollama import OllamaBackend
     from observer.engine.engine import Engine
 
     if isinstance(backend, Engine):
         return _describe_gguf(backend)
+    served_by = backend.served_by if isinstance(backend, OllamaBackend) else ""
     spec = spec or backend.name
     path = Path(spec.removeprefix("hf:"))
     size_bytes = sum(f.stat().st_size for f in path.glob("*.safetensors")) if path.is_dir() else None
-    return ModelInfo(spec, backend.name, _slug(spec), size_bytes, "nano" in backend.name.casefold())
+    return ModelInfo(spec, backend.name, _slug(spec), size_bytes, "nano" in backend.name.casefold(), served_by)
 
 
 def save_answers(answers: Answers, path: Path) -> None:

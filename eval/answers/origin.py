@@ -24,6 +24,7 @@ class ModelInfo:
     """The model; a GGUF's `name` and `file_type` are its own header's.
 
     Of another backend's, `path` and `file_type` are the spec that opened it, and `size_bytes` is None if not known.
+    `served_by` is empty for a model in this process, else such as `Ollama 0.33.0, Q4_K_M, digest 1a2b3c4d5e6f`.
     """
 
     path: str
@@ -31,6 +32,7 @@ class ModelInfo:
     file_type: str
     size_bytes: int | None
     is_stand_in: bool
+    served_by: str = ""
 
 
 @dataclass(frozen=True)

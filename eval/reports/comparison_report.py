@@ -59,7 +59,8 @@ def to_markdown(comparisons: Sequence[Comparison], origin: Origin) -> str:
 
 def _model_line(model: ModelInfo, origin: Origin) -> str:
     size = f", {model.size_bytes / 1e6:,.1f} MB" if model.size_bytes else ""
-    return f"`{model.path}` ({model.name}, {model.file_type}{size}), answers in `{origin.answers[model.path]}`"
+    server = f", {model.served_by}" if model.served_by else ""
+    return f"`{model.path}` ({model.name}, {model.file_type}{size}{server}), answers in `{origin.answers[model.path]}`"
 
 
 _READING = (

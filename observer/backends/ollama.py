@@ -73,6 +73,11 @@ class OllamaBackend:
         """What the server calls this very model: `name` may come to mean another."""
         return self._portal.call(self._chat.digest, self.name)
 
+    @cached_property
+    def served_by(self) -> str:
+        """The server and what it calls this very model, such as `Ollama 0.33.0, Q4_K_M, digest 1a2b3c4d5e6f`."""
+        return self._portal.call(self._chat.describe, self.name)
+
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """The label whose first token is likeliest, or the one written where the server tells no probabilities."""
         return self._portal.call(self._all, self._grade_one, exchanges, progress)

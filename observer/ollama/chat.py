@@ -102,10 +102,21 @@ class OllamaChat:
 
     async def digest(self, model: str) -> str:
         """The digest of the model's manifest. Raises ObserverError when the server has no such model."""
+        return str((await self._listed(model)).get("digest", ""))
+
+    async def describe(self, model: str) -> str:
+        """The server's version, the model's quantization and the head of its digest."""
+        entry = await self._listed(model)
+        version = (await self._patiently("GET", "/api/version", None)).get("version", "of an unknown version")
+        kind = (entry.get("details") or {}).get("quantization_level")
+        digest = f"digest {str(entry.get('digest', '')).removeprefix('sha256:')[:12]}"
+        return ", ".join(filter(None, [f"Ollama {version}", kind, digest]))
+
+    async def _listed(self, model: str) -> dict[str, Any]:
         listed = await self._patiently("GET", "/api/tags", None)
         for entry in listed.get("models") or ():
             if full_name(model) == full_name(str(entry.get("model") or entry.get("name"))):
-                return str(entry.get("digest", ""))
+                return entry
         raise ObserverError(self._missing(model))
 
     async def _patiently(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:

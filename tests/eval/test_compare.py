@@ -113,7 +113,9 @@ def test_equal_files_of_one_name_share_answers_and_keep_their_own_names(
         copy.parent.mkdir(parents=True)
         shutil.copy(gguf, copy)
     assert compare.main(command(tmp_path, split, *copies)) == 0
-    line = last_line(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert f"warning: {copies[0]} and {copies[1]} are the same weights under two names" in printed.err
+    line = last_line(printed.out)
     assert (line["reference"], list(line["models"])) == (str(copies[0]), [str(copies[1])])
 
 

@@ -41,7 +41,10 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            models = [{"name": name, "model": name, "digest": digest} for name, digest in server.digests.items()]
+            models = [
+                {"name": name, "model": name, "digest": digest, "details": {"quantization_level": "Q8_0"}}
+                for name, digest in server.digests.items()
+            ]
             self._send({"models": models} if self.path == "/api/tags" else {"version": "0.32.15"})
 
         def do_POST(self) -> None:
@@ -88,6 +91,8 @@ def test_a_tuned_model_is_compared_with_its_base_zero_shot_and_few_shot(
     assert compare.main(arguments) == 0
     models = json.loads(capsys.readouterr().out.splitlines()[-1])["models"]
     assert set(models) == {"ollama:base:0.6b", "ollama:base:0.6b+few2"}
+    page = next(tmp_path.glob("*.md")).read_text(encoding="utf-8")
+    assert "Ollama 0.32.15, Q8_0, digest 1)" in page and "Ollama 0.32.15, Q8_0, digest 2)" in page
     for tests in models.values():
         assert tests["accuracy"] == {"verdict": "worse", "difference": -1, "p": pytest.approx(2 / 2**8 * 6)}
         assert tests["triple_f1_temporal"]["verdict"] == "no evidence"
