@@ -146,7 +146,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--model", type=Path, nargs="+", default=[], metavar="FILE.gguf",
         help="files of others; without RUN the first is the reference",
     )  # fmt: skip
-    add("--split", metavar="val|train|challenge|FILE.jsonl", help="raw or split rows (default: the run's own val)")
+    add(
+        "--split",
+        metavar="val|train|challenge|everyday|FILE.jsonl",
+        help="raw or split rows (default: the run's own val)",
+    )
     add("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all): quick, and less sure")
     add(
         "--margin", type=_share, default=MARGIN, metavar="SHARE",

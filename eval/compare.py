@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="+", help="two or more; the others are compared with the first")
     parser.add_argument(
-        "--split", metavar="val|train|challenge|FILE.jsonl",
+        "--split", metavar="val|train|challenge|everyday|FILE.jsonl",
         help="rows to answer, raw or split rows (those of saved answers, else val)",
     )  # fmt: skip
     parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")

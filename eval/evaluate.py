@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", required=True, metavar="MODEL", help="models to score")
     parser.add_argument(
-        "--split", default="val", metavar="val|train|challenge|attacks|FILE.jsonl",
+        "--split", default="val", metavar="val|train|challenge|everyday|attacks|FILE.jsonl",
         help="rows to score on, raw or split rows (val)",
     )  # fmt: skip
     parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines "

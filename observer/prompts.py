@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from observer.schema import GradingRow, Label, RawRow, Temporal, Turn, in_words
+from observer.schema import GradingRow, Label, RawRow, Temporal, Turn, one_of
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -43,7 +43,7 @@ SYSTEM_PROMPT = (
     f"GRADE: one word. {' '.join(f'{label}: {meaning}.' for label, meaning in LABEL_MEANINGS.items())} "
     "EXTRACT: what it states about the user and people in their life, as compact JSON: "
     "entities (name, type, attributes) and relationships (subject, predicate, object, temporal, when). "
-    f"The speaker is User. Copy names from the text. temporal is {in_words(Temporal)}; "
+    f"The speaker is User. Copy names from the text. temporal is {one_of(Temporal)}; "
     "a change is two relationships. Nothing stated: empty lists."
 )
 """One instruction for both tasks, so that an exchange is read once and then asked twice."""

@@ -24,7 +24,7 @@ class Label(StrEnum):
     IMPORTANT = "IMPORTANT"
 
 
-def in_words(names: Iterable[str]) -> str:
+def one_of(names: Iterable[str]) -> str:
     """`DISCARD, STORE or IMPORTANT`."""
     *others, last = names
     return f"{', '.join(others)} or {last}"

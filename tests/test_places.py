@@ -24,7 +24,7 @@ from observer.schema import (
     Predicate,
     Temporal,
     extraction_json_schema,
-    in_words,
+    one_of,
 )
 
 GUIDELINE = (PROJECT_ROOT / "data" / "guideline.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_every_table_by_label_has_every_label(place: Collection[Label]) -> None:
 
 def test_every_label_is_explained_where_people_read() -> None:
     assert len(COSTS) == len(Label) and all(len(row) == len(Label) for row in COSTS)
-    assert in_words(Label) in HELP["grade"]
+    assert one_of(Label) in HELP["grade"]
     assert all(f"**{label}**" in GUIDELINE for label in Label)
 
 

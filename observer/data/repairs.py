@@ -86,7 +86,7 @@ class _Repair:
             if key in ATTRIBUTE_KEYS or not isinstance(text, str):
                 known |= {key: text} if text else {}
             else:
-                details += [in_words(key, value)] if text else []
+                details += [attribute_text(key, value)] if text else []
                 self.repairs["attribute keys moved into detail"] += 1
         if details:
             known["detail"] = "; ".join([*filter(None, [known.get("detail")]), *details])
@@ -186,7 +186,7 @@ def as_text(value: Any) -> Any:
     return value
 
 
-def in_words(key: str, value: Any) -> str:
+def attribute_text(key: str, value: Any) -> str:
     """An attribute of a key we do not have: `breed beagle`, `vegetarian`, `no car`."""
     words = re.sub(r"[\s_]+", " ", key).strip()
     if isinstance(value, bool):

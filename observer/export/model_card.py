@@ -21,7 +21,7 @@ from observer.paths import NANO_BASE, RunPaths
 from observer.prompts import Task
 from observer.runs.finished_run import Run
 from observer.runs.manifest import Manifest
-from observer.schema import Label, in_words
+from observer.schema import Label, one_of
 from observer.weights.gguf_places import OLLAMA, PACKAGE
 
 STAND_IN = (
@@ -54,7 +54,7 @@ def render_model_card(run: Run) -> str:
         f"# {paths.name}",
         *([STAND_IN] if is_stand_in else []),
         "Reads the last exchange of a conversation and grades it for long-term memory "
-        f"({in_words(f'`{label}`' for label in Label)}), or extracts who and what it states as compact JSON. GGUF "
+        f"({one_of(f'`{label}`' for label in Label)}), or extracts who and what it states as compact JSON. GGUF "
         "files for llama.cpp and Ollama.",
         _files_section(paths),
         _scores_section(reports),

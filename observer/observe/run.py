@@ -83,7 +83,7 @@ class Session:
             parts.append(f"{self.n_had:,} were in {self.ledger.path} before")
         if self.n_bad:
             parts.append(f"{self.n_bad:,} with a fault")
-        parts += in_words(self.remarks)
+        parts += remark_counts(self.remarks)
         if self.memory:
             n_added, n_ended = self.changes[OperationKind.ADD], self.changes[OperationKind.INVALIDATE]
             parts.append(f"{self.memory.path}: {n_added:,} added, {n_ended:,} ended")
@@ -161,7 +161,7 @@ def remarks_on(observations: Sequence[Observation]) -> Counter[str]:
     return remarks
 
 
-def in_words(remarks: Counter[str]) -> list[str]:
+def remark_counts(remarks: Counter[str]) -> list[str]:
     """For a summary."""
     return [f"{count:,} {remark}" for remark, count in remarks.items()]
 

@@ -25,7 +25,7 @@ from observer.prompts import (
     Task,
     ollama_template,
 )
-from observer.schema import Label, in_words
+from observer.schema import Label, one_of
 from observer.weights.gguf_places import OLLAMA
 
 Variant = Literal["", "grade", "extract"]
@@ -148,7 +148,7 @@ def write_committed(folder: Path) -> list[Path]:
 
 _PURPOSE: dict[Variant, str] = {
     "": f"grades a turn when the message ends with the line {CUES[Task.GRADE]}, extracts at {CUES[Task.EXTRACT]}",
-    "grade": f"answers {in_words(Label)}.",
+    "grade": f"answers {one_of(Label)}.",
     "extract": "answers with entities and relationships as compact JSON.",
 }
 

@@ -28,7 +28,7 @@ from observer.observe.bulk.dataset import Question, answers
 from observer.observe.bulk.parts import MAX_PARTS, Done, PartsFolder, good_rows, parts_of
 from observer.observe.bulk.worker import identify
 from observer.observe.reading import STDIN, BadRow, Reader
-from observer.observe.run import VERBS, in_words
+from observer.observe.run import VERBS, remark_counts
 from observer.runs.lock import held_folder
 from observer.runs.manifest import environment
 from observer.turns.inputs import Reading
@@ -107,7 +107,7 @@ class BulkRun:
             parts.append(f"{self.n_had:,} were in {self.options.out} before")
         if self.n_bad:
             parts.append(f"{self.n_bad:,} with a fault")
-        parts += in_words(self.remarks)
+        parts += remark_counts(self.remarks)
         return "; ".join(filter(None, [*parts, unused_fields(self.unused_fields)]))
 
     def _plan(self, reader: Reader) -> tuple[list[str], int]:
