@@ -109,6 +109,11 @@ class TrainingConfig(_Section):
     warmup_steps: int = Field(default=20, ge=0, description="Steps from 0 to the peak rate.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled, as in AdamW.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients of a larger norm are scaled down to it.")
+    loss_mean: Literal["tokens", "answers"] = Field(
+        default="tokens",
+        description="What counts the same in the training loss: every token of the answers, as in TRL, or every "
+        "answer, so that a label of two tokens teaches as much as an extraction of a hundred.",
+    )
     optim: str = Field(
         default="adamw_torch", description="TRL's name of the optimizer; adamw_8bit saves memory on CUDA."
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from datasets import Dataset
@@ -16,7 +16,13 @@ from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from observer.config import Config
 from observer.training.batching.forest import Batch, Forest, Row, collate
-from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
+from observer.training.batching.loss import (
+    answer_weights,
+    completion_nll,
+    first_of_each_answer,
+    sharing_obstacle,
+    sum_nll_by_task,
+)
 from observer.training.batching.order import RowSampler
 from observer.training.compiling import compile_blocks
 from observer.training.device import Runtime
@@ -28,15 +34,21 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+LossMean = Literal["tokens", "answers"]
+
 
 class CompletionTrainer(SFTTrainer):
-    """SFTTrainer whose training and eval loss is the token-mean NLL of the completions.
+    """SFTTrainer whose eval loss is the token-mean NLL of the completions, and its training loss too, or the mean over
+    answers of each one's own mean.
 
     TRL's own loss needs Triton, and its eval loss depends on the batch layout; this one does neither.
     """
 
-    def __init__(self, *, model: PeftModel, splits: Splits, launch: Launch, **kwargs: Any) -> None:
+    def __init__(
+        self, *, model: PeftModel, splits: Splits, launch: Launch, loss_mean: LossMean = "tokens", **kwargs: Any
+    ) -> None:
         super().__init__(model=model, data_collator=self.collate_counted, **kwargs)
+        self.loss_mean: LossMean = loss_mean
         self.peft_model, self.splits, self.launch = model, splits, launch
         self.n_tokens = 0  # of this process's rows since the last record
         self.model_accepts_loss_kwargs = True  # num_items_in_batch makes gradient accumulation exact
@@ -64,7 +76,15 @@ class CompletionTrainer(SFTTrainer):
             # The wrapper adds up the gradients of all processes, if it is what is called.
             nll = model(completion_batch=batch) if self.launch.is_shared else self.score(batch)
         n_items = len(nll) if num_items_in_batch is None else num_items_in_batch
+        if self.loss_mean == "answers":
+            nll = nll * answer_weights(batch["scored"])
         return nll.sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What the loss is the mean over, in all batches of a step and all processes: tokens, or answers."""
+        if self.loss_mean == "answers":
+            batch_samples = [{"labels": first_of_each_answer(batch["labels"])} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def _prepare_input(self, data: Any) -> Any:
         """transformers moves tensors and what holds them; a step that is handed its batch moves the forest too."""
@@ -168,6 +188,7 @@ def make_trainer(
         processing_class=tokenizer,
         splits=splits,
         launch=runtime.launch,
+        loss_mean=config.training.loss_mean,
     )
 
 

@@ -202,8 +202,9 @@ def test_a_checkpoint_cut_while_it_was_written_is_passed_over(tmp_path: Path) ->
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
+@pytest.mark.parametrize("loss_mean", ["tokens", "answers"])
 def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
-    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+    loss_mean: str, tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
 ) -> None:
     """Rows have 3 to 60 completion tokens, so a mean of means would differ."""
     from observer.training.sft import make_trainer
@@ -215,6 +216,7 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
         config = tiny_config(
             tmp_path, base, f"training.per_device_train_batch_size={batch}",
             f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
+            f"training.loss_mean={loss_mean}",
         )  # fmt: skip
         model, runtime = loaded(config)
         trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
@@ -223,6 +225,30 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
         record = next(record for record in trainer.state.log_history if "grad_norm" in record)
         found.append((record["loss"], record["grad_norm"]))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_every_answer_counts_the_same_where_that_is_asked_for(
+    accumulation: int, tmp_path: Path, tiny_model: Path
+) -> None:
+    """The loss of the first step, before any change, is the mean over rows of each one's own mean, a row at a time."""
+    from observer.training.sft import make_trainer
+
+    tokenizer = load_tokenizer(tiny_model)
+    config = tiny_config(
+        tmp_path, tiny_model, "training.loss_mean=answers", f"training.per_device_train_batch_size={8 // accumulation}",
+        f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
+    )  # fmt: skip
+    model, runtime = loaded(config)
+    splits = load_splits(config, encode_with(tokenizer))
+    rows = splits.train[:8]
+    assert len({len(row) - row.prompt_length for row in rows}) > 1, "answers of one length would prove nothing"
+    means = [mean_nll_by_task(model, [row], 1)["all"] for row in rows]
+    trainer = make_trainer(model, tokenizer, splits, config, runtime)
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(range(8))  # type: ignore[assignment]
+    trainer.train()
+    loss = next(record["loss"] for record in trainer.state.log_history if "loss" in record)
+    assert loss == pytest.approx(sum(means) / len(means), rel=1e-4)
 
 
 def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
