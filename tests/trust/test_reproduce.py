@@ -9,7 +9,7 @@ import pytest
 
 from tests.trust.conftest import Night
 from tests.trust.runs_compared import artefacts, differences, n_values
-from tests.trust.workplace import SMALL, Workplace
+from tests.trust.workplace import Workplace
 
 QUICK = ("training.max_steps=12", "training.eval_steps=6", "evaluation.limit=8")
 """Few steps, few rows evaluated; every stage runs all the same."""
@@ -33,13 +33,6 @@ def counted(found: dict[str, Any]) -> dict[str, int]:
         "Modelfiles": sum("Modelfile" in name for name in found),
         "scores": sum(n_values(found[name]) for name in found if Path(name).match("reports/evaluation-*.json")),
     }
-
-
-@pytest.mark.slow
-def test_two_short_runs_of_one_config_are_the_same(tmp_path: Path) -> None:
-    one, two = left_twice(Workplace(tmp_path, (*SMALL, "training.max_steps=4", "export.quantizations=[q8_0]")))
-    assert differences(one, two) == []
-    assert all(counted(one).values()) and counted(one)["steps"] == 4
 
 
 @pytest.mark.nightly
