@@ -110,9 +110,7 @@ def _run_bulk(args: argparse.Namespace) -> int:
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
     if getattr(args, "memory", None):
         faults.append("--memory: a memory takes rows in their order; give it the parts after the run (docs/bulk.md)")
-    options = ("n_ctx", "keep_above")
-    given = [name for name in options if getattr(args, name, None) is not None]
-    faults += [f"--{name.replace('_', '-')}: goes without --ray" for name in given]
+    faults += [f"{option}: goes without --ray" for option in _given(args, "n_ctx", "keep_above")]
     raise_all(faults)
     return run_bulk(
         BulkOptions(
@@ -142,8 +140,7 @@ def _run_here(args: argparse.Namespace) -> int:
     from observer.observe.reading import Reader
     from observer.observe.run import Session, default_model, explain_stop
 
-    given = [name for name in ("workers", "rows_per_part", "ray_address") if getattr(args, name) is not None]
-    raise_all([f"--{name.replace('_', '-')}: goes with --ray" for name in given])
+    raise_all([f"{option}: goes with --ray" for option in _given(args, "workers", "rows_per_part", "ray_address")])
     reader = Reader(args.input, _reading(args), args.at)
     spec = args.model or default_model()
 
@@ -174,6 +171,11 @@ def _run_here(args: argparse.Namespace) -> int:
             raise explain_stop(session, error) from error
     print(session.summary(), file=sys.stderr)
     return int(session.n_bad > 0)
+
+
+def _given(args: argparse.Namespace, *names: str) -> list[str]:
+    """Those of the options that stand on the command line, as they are written there."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) is not None]
 
 
 def _reading(args: argparse.Namespace) -> Reading:
