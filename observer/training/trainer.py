@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-from observer.config import Config
+from observer.config import Config, LossMean
 from observer.training.batching.forest import Batch, Forest, Row, collate
 from observer.training.batching.loss import (
     answer_weights,
@@ -33,8 +33,6 @@ from observer.training.rows import IGNORED, Splits, TokenRow
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
-
-LossMean = Literal["tokens", "answers"]
 
 
 class CompletionTrainer(SFTTrainer):
