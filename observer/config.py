@@ -23,7 +23,6 @@ ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 SplitKind = Literal["random", "family", "name", "both"]
 Reporter = Literal["tensorboard", "trackio", "wandb"]
-LossMean = Literal["tokens", "answers"]
 UnknownPredicates = Literal["strict", "quarantine", "related"]
 
 
@@ -110,10 +109,8 @@ class TrainingConfig(_Section):
     warmup_steps: int = Field(default=20, ge=0, description="Steps from 0 to the peak rate.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled, as in AdamW.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients of a larger norm are scaled down to it.")
-    loss_mean: LossMean = Field(
-        default="tokens",
-        description="What counts the same in the training loss: every token of the answers, as in TRL, or every "
-        "answer, so that a label of two tokens teaches as much as an extraction of a hundred.",
+    grade_weight: float = Field(
+        default=1.0, gt=0, description="What a label's tokens count in the training loss; an extraction's count 1."
     )
     optim: str = Field(
         default="adamw_torch", description="TRL's name of the optimizer; adamw_8bit saves memory on CUDA."

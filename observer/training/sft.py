@@ -169,7 +169,7 @@ def describe(config: Config, runtime: Runtime, splits: Splits) -> str:
         f"{len(splits.train):,} train rows, {len(splits.val):,} val rows, batch {t.batch_size} x "
         f"{t.gradient_accumulation_steps}{f' x {n_processes} processes' if n_processes > 1 else ''}, "
         f"learning rate {t.learning_rate:g} ({t.lr_scheduler_type}), "
-        f"seed {config.run.seed}" + (", every answer counts the same" if t.loss_mean == "answers" else "")
+        f"seed {config.run.seed}" + (f", labels weigh {t.grade_weight:g}" if t.grade_weight != 1 else "")
     )
 
 

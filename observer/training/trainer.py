@@ -14,15 +14,10 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-from observer.config import Config, LossMean
+from observer.config import Config
+from observer.prompts import Task
 from observer.training.batching.forest import Batch, Forest, Row, collate
-from observer.training.batching.loss import (
-    answer_weights,
-    completion_nll,
-    first_of_each_answer,
-    sharing_obstacle,
-    sum_nll_by_task,
-)
+from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.compiling import compile_blocks
 from observer.training.device import Runtime
@@ -36,17 +31,14 @@ if TYPE_CHECKING:
 
 
 class CompletionTrainer(SFTTrainer):
-    """SFTTrainer whose eval loss is the token-mean NLL of the completions, and its training loss too, or the mean over
-    answers of each one's own mean.
+    """SFTTrainer whose eval loss is the token-mean NLL of the completions, and its training loss too, but for the rows'
+    weights.
 
     TRL's own loss needs Triton, and its eval loss depends on the batch layout; this one does neither.
     """
 
-    def __init__(
-        self, *, model: PeftModel, splits: Splits, launch: Launch, loss_mean: LossMean = "tokens", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, model: PeftModel, splits: Splits, launch: Launch, **kwargs: Any) -> None:
         super().__init__(model=model, data_collator=self.collate_counted, **kwargs)
-        self.loss_mean: LossMean = loss_mean
         self.peft_model, self.splits, self.launch = model, splits, launch
         self.n_tokens = 0  # of this process's rows since the last record
         self.model_accepts_loss_kwargs = True  # num_items_in_batch makes gradient accumulation exact
@@ -59,30 +51,25 @@ class CompletionTrainer(SFTTrainer):
                 parameter.data = parameter.data.float()
 
     def collate_counted(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The batch with its `n_tokens`: prompts and completions, each row's own, without padding."""
+        """The batch with the `weights` of its scored tokens, and its `n_tokens`: prompts and completions, each row's
+        own, without padding."""
         real = [row for row in rows if row["labels"][-1] != IGNORED]  # without the filler of `SharedOrder`
+        weights = [row["weight"] for row in real for label in row["labels"] if label != IGNORED]
         n_tokens = sum(len(row["input_ids"]) for row in real)
-        return {**collate(real or rows[:1]), "n_tokens": n_tokens}
+        return {**collate(real or rows[:1]), "weights": torch.tensor(weights), "n_tokens": n_tokens}
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:  # fmt: skip
         self.n_tokens += inputs.pop("n_tokens", 0)
+        weights = inputs.pop("weights")
         batch = cast(Batch, inputs)
         with self.accelerator.autocast():
             # The wrapper adds up the gradients of all processes, if it is what is called.
             nll = model(completion_batch=batch) if self.launch.is_shared else self.score(batch)
         n_items = len(nll) if num_items_in_batch is None else num_items_in_batch
-        if self.loss_mean == "answers":
-            nll = nll * answer_weights(batch["scored"])
-        return nll.sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """What the loss is the mean over, in all batches of a step and all processes: tokens, or answers."""
-        if self.loss_mean == "answers":
-            batch_samples = [{"labels": first_of_each_answer(batch["labels"])} for batch in batch_samples]
-        return super()._get_num_items_in_batch(batch_samples, device)
+        return (nll * weights).sum() * self.launch.n_processes / n_items  # the wrapper takes their mean
 
     def _prepare_input(self, data: Any) -> Any:
         """transformers moves tensors and what holds them; a step that is handed its batch moves the forest too."""
@@ -167,9 +154,10 @@ def make_trainer(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, splits: Splits, config: Config, runtime: Runtime
 ) -> CompletionTrainer:
     """The trainer, with every setting that a backend would otherwise change given explicitly."""
-    rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in splits.train]
+    weights = task_weights(splits.train, config.training.grade_weight)
+    rows = [{"input_ids": row.input_ids, "labels": row.labels, "weight": weights[row.task]} for row in splits.train]
     if runtime.launch.is_shared:  # what a process takes that has no row left in the last step
-        rows.append({"input_ids": rows[0]["input_ids"][:2], "labels": [IGNORED] * 2})
+        rows.append({"input_ids": splits.train[0].input_ids[:2], "labels": [IGNORED] * 2, "weight": 0.0})
     if config.training.torch_compile:
         compile_blocks(model)
     dataset = Dataset.from_list(rows)
@@ -186,8 +174,22 @@ def make_trainer(
         processing_class=tokenizer,
         splits=splits,
         launch=runtime.launch,
-        loss_mean=config.training.loss_mean,
     )
+
+
+def task_weights(rows: Sequence[TokenRow], grade_weight: float) -> dict[str, float]:
+    """What a scored token of each task counts in the training loss: a label's `grade_weight` times as much as an
+    extraction's, and 1 in the mean over all scored tokens of the rows.
+
+    That mean makes the sum over a step's tokens by their number a loss of the usual size, and exact when the step's
+    rows come in several batches or processes.
+    """
+    n_scored: dict[str, int] = {}
+    for row in rows:
+        n_scored[row.task] = n_scored.get(row.task, 0) + len(row) - row.prompt_length
+    counts = {task: grade_weight if task == Task.GRADE else 1.0 for task in n_scored}
+    mean = sum(counts[task] * n for task, n in n_scored.items()) / sum(n_scored.values())
+    return {task: count / mean for task, count in counts.items()}
 
 
 def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
@@ -220,6 +222,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         packing=False,
         padding_free=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # `weight` is ours
         eval_strategy="steps",
         eval_steps=t.eval_steps,
         save_strategy="steps",

@@ -24,7 +24,7 @@ from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.prompts import render_chatml
 from observer.training.batching.forest import collate
-from observer.training.batching.loss import completion_nll, mean_nll_by_task
+from observer.training.batching.loss import completion_nll, mean_nll_by_task, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
 from observer.training.device import Runtime, choose_runtime, prepare_backend
@@ -202,9 +202,9 @@ def test_a_checkpoint_cut_while_it_was_written_is_passed_over(tmp_path: Path) ->
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
-@pytest.mark.parametrize("loss_mean", ["tokens", "answers"])
+@pytest.mark.parametrize("grade_weight", [1, 10])
 def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
-    loss_mean: str, tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+    grade_weight: int, tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
 ) -> None:
     """Rows have 3 to 60 completion tokens, so a mean of means would differ."""
     from observer.training.sft import make_trainer
@@ -216,7 +216,7 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
         config = tiny_config(
             tmp_path, base, f"training.per_device_train_batch_size={batch}",
             f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
-            f"training.loss_mean={loss_mean}",
+            f"training.grade_weight={grade_weight}",
         )  # fmt: skip
         model, runtime = loaded(config)
         trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
@@ -227,28 +227,25 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_every_answer_counts_the_same_where_that_is_asked_for(
-    accumulation: int, tmp_path: Path, tiny_model: Path
-) -> None:
-    """The loss of the first step, before any change, is the mean over rows of each one's own mean, a row at a time."""
+def test_a_label_weighs_what_the_config_says(tmp_path: Path, tiny_model: Path) -> None:
+    """The loss of the first step, before any change, against the rows one at a time; all train rows are one batch."""
     from observer.training.sft import make_trainer
 
     tokenizer = load_tokenizer(tiny_model)
     config = tiny_config(
-        tmp_path, tiny_model, "training.loss_mean=answers", f"training.per_device_train_batch_size={8 // accumulation}",
-        f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
+        tmp_path, tiny_model, "training.grade_weight=10", "training.per_device_train_batch_size=512",
+        "training.max_steps=1",
     )  # fmt: skip
     model, runtime = loaded(config)
     splits = load_splits(config, encode_with(tokenizer))
-    rows = splits.train[:8]
-    assert len({len(row) - row.prompt_length for row in rows}) > 1, "answers of one length would prove nothing"
-    means = [mean_nll_by_task(model, [row], 1)["all"] for row in rows]
+    sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), splits.train, 1, model.device)
+    (label_nats, n_label_tokens), (json_nats, n_json_tokens) = sums["grade"], sums["extract"]
+    assert n_label_tokens and n_json_tokens, "one task alone would prove nothing"
     trainer = make_trainer(model, tokenizer, splits, config, runtime)
-    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(range(8))  # type: ignore[assignment]
     trainer.train()
     loss = next(record["loss"] for record in trainer.state.log_history if "loss" in record)
-    assert loss == pytest.approx(sum(means) / len(means), rel=1e-4)
+    weighed = (10 * label_nats + json_nats) / (10 * n_label_tokens + n_json_tokens)
+    assert loss == pytest.approx(weighed, rel=1e-4)
 
 
 def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
@@ -261,7 +258,7 @@ def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
     model, runtime = loaded(config)
     splits = load_splits(config, encode_with(tokenizer))
     trainer = make_trainer(model, tokenizer, splits, config, runtime)
-    batch = trainer.collate_counted([{"input_ids": row.input_ids, "labels": row.labels} for row in splits.train[:6]])
+    batch = trainer.collate_counted([trainer.train_dataset[n] for n in range(6)])
     trainer.args.__dict__["_setup_devices"] = torch.device("meta")
     moved = list(tensors_of(trainer._prepare_inputs(batch)))
     assert len(moved) > 4 and {tensor.device.type for tensor in moved} == {"meta"}

@@ -23,8 +23,8 @@ SHORTEST_SHARED_PREFIX = 16
 LIKE_LENGTH = 1.25
 """Rows of a tree whose lengths differ by less go through attention together, padded to one another there alone."""
 
-Row = Mapping[str, Sequence[int]]
-"""`input_ids` and `labels`, of one length; the first label comes after a prompt."""
+Row = Mapping[str, Any]
+"""`input_ids` and `labels`, of one length; the first label comes after a prompt. The trainer's have a `weight`."""
 
 
 class Batch(TypedDict):

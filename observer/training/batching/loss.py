@@ -15,7 +15,7 @@ from observer.training.batching.attention import attention_obstacle, call_obstac
 from observer.training.batching.forest import Batch, collate, pad, to_device
 from observer.training.batching.head import head_nll
 from observer.training.multiprocess.sharding import gather_weights
-from observer.training.rows import IGNORED, TokenRow
+from observer.training.rows import TokenRow
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,21 +32,6 @@ def completion_nll(model: PeftModel, batch: Batch) -> torch.Tensor:
     head = cast(torch.nn.Linear, model.get_output_embeddings())
     gather_weights(head)
     return head_nll(hidden, head.weight, targets)
-
-
-def answer_weights(scored: torch.Tensor) -> torch.Tensor:
-    """One over the tokens of its answer, for each position in `scored`; the end of a prompt parts two answers."""
-    begins = torch.ones_like(scored, dtype=torch.bool)
-    begins[1:] = scored.diff() != 1
-    answer = begins.cumsum(0) - 1
-    return 1.0 / torch.bincount(answer)[answer]
-
-
-def first_of_each_answer(labels: torch.Tensor) -> torch.Tensor:
-    """The labels, (1, tokens), without those that follow another: as many are left as there are answers."""
-    follows = torch.zeros_like(labels, dtype=torch.bool)
-    follows[:, 1:] = labels[:, :-1] != IGNORED
-    return labels.masked_fill(follows, IGNORED)
 
 
 def hidden_states(model: PeftModel, batch: Batch) -> torch.Tensor:
