@@ -61,6 +61,11 @@ class DataPaths:
         return self.root / "set-aside.jsonl"
 
 
+def modelfile_name(quantization: str, variant: str = "") -> str:
+    """Of the Modelfile beside a GGUF of this type, such as `Modelfile-q8_0-grade`."""
+    return "-".join(filter(None, ["Modelfile", quantization, variant]))
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The files of one run below `outputs/<run>/`."""
@@ -136,8 +141,8 @@ class RunPaths:
         return self.root / (f"Modelfile-{variant}" if variant else "Modelfile")
 
     def modelfile_of(self, quantization: str, variant: str = "") -> Path:
-        """One beside the GGUF files, such as `gguf/Modelfile-q8_0-grade`."""
-        return self.root / "gguf" / "-".join(filter(None, ["Modelfile", quantization, variant]))
+        """One beside the GGUF files."""
+        return self.root / "gguf" / modelfile_name(quantization, variant)
 
     def report(self, stem: str, suffix: str) -> Path:
         return self.reports / f"{stem}.{suffix}"

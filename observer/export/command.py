@@ -20,7 +20,8 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         "export",
         help="write verified GGUF files of a run, an adapter, a checkpoint or a model",
         description="Convert, quantize and verify. An adapter is merged into its base first. What is there already is "
-        "not made again, and a run that was cut goes on. Writes NAME-TYPE.gguf, export.json and export.md.",
+        "not made again, and a run that was cut goes on. Writes NAME-TYPE.gguf, three Modelfiles for each, export.json "
+        "and export.md.",
     )
     add = export.add_argument
     add("source", type=Path, metavar="SOURCE", help="outputs/RUN, an adapter, a checkpoint, or a Hugging Face folder")
@@ -48,9 +49,12 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the paths; raises ObserverError when a file does not pass its checks."""
+    from observer.config import ExportConfig
     from observer.export.export import check_disk, check_plan, export
     from observer.export.export_report import EXPORT_MD, render_report
+    from observer.export.source import run_of
     from observer.files import write_text
+    from observer.ollama.modelfile import modelfiles_beside, write_all
     from observer.runs.lock import held_folder
     from observer.runs.manifest import Manifest
     from observer.runs.stages import Stages
@@ -62,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
         stages = Stages(Manifest(plan.out / "export.json"))
         export(plan, stages)
         write_text(report, render_report(plan, stages, command_line(args)))
-    print(*map(plan.path, plan.files), report, sep="\n")
+        run_here = run_of(args.source)
+        settings = run_here.config.export if run_here else ExportConfig()
+        modelfiles = [modelfiles_beside(plan.path(file), settings, file.name) for file in plan.files]
+        for texts in modelfiles:
+            write_all(texts)
+    print(*map(plan.path, plan.files), *(next(iter(texts)) for texts in modelfiles), report, sep="\n")
     return 0
 
 

@@ -9,7 +9,7 @@ from observer.config import Config, ModelConfig
 from observer.errors import ObserverError
 from observer.export.quantize.imatrix import Calibration, calibration_of
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
-from observer.runs.finished_run import read_run
+from observer.runs.finished_run import Run, read_run
 from observer.weights.base import base_folder
 from observer.weights.checkpoint import read_json_object
 from observer.weights.tokenizer import tokenizer_folder
@@ -76,10 +76,15 @@ def find_source(place: Path, base: Path | None = None) -> Source:
 
 def rows_for_imatrix(place: Path) -> Calibration | None:
     """Those that the run of `place` was trained on, else the shipped ones; None where they are not here."""
-    folders = (place, *place.resolve().parents[:2])
-    run = next((read_run(folder) for folder in folders if RunPaths(folder, "").config.is_file()), None)
+    run = run_of(place)
     calibration = calibration_of(run) if run else Calibration((TRAIN_JSONL,))
     return calibration if all(path.exists() for path in calibration.files) else None
+
+
+def run_of(place: Path) -> Run | None:
+    """The run that `place` is, or is a folder of."""
+    folders = (place, *place.resolve().parents[:2])
+    return next((read_run(folder) for folder in folders if RunPaths(folder, "").config.is_file()), None)
 
 
 def model_name(place: Path) -> str:
@@ -90,31 +95,35 @@ def model_name(place: Path) -> str:
 
 
 def _base_of(adapter: Path, given: Path | None) -> Path:
-    base = given or _base_on_this_machine(adapter)
-    if base is None:
+    try:
+        base = given or _named_base(adapter)
+    except ObserverError as error:
         named = read_json_object(adapter / _ADAPTER).get("base_model_name_or_path")
         raise ObserverError(
-            f"{adapter}: its base {named!r} is not on this machine; bring it here, or name its folder with --base"
-        )
+            f"{adapter}: its base {named!r} is not on this machine ({error}); or name its folder with --base"
+        ) from error
     if not (base / _MODEL).is_file():
         raise ObserverError(f"--base {base}: has no {_MODEL}; name the folder of the model the adapter was trained on")
     return base
 
 
 def _base_on_this_machine(adapter: Path) -> Path | None:
-    """The base that the adapter names, as a path from here or from the project, or in the hub's cache."""
-    if not (adapter / _ADAPTER).is_file():
+    try:
+        return _named_base(adapter) if (adapter / _ADAPTER).is_file() else None
+    except ObserverError:
         return None
-    named = read_json_object(adapter / _ADAPTER).get("base_model_name_or_path")
-    if not isinstance(named, str):
-        return None
+
+
+def _named_base(adapter: Path) -> Path:
+    """The base that the adapter names: a folder from here or from the project, a GGUF, or one in the hub's cache."""
+    settings = read_json_object(adapter / _ADAPTER)
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(named, str) or not isinstance(revision, str | None):
+        raise ObserverError(f"{adapter / _ADAPTER}: base_model_name_or_path and revision must be text")
     for folder in (Path(named), PROJECT_ROOT / named):
         if (folder / _MODEL).is_file():
             return folder
-    try:
-        return base_folder(Config(model=ModelConfig(base=named)), download=False)
-    except ObserverError:
-        return None
+    return base_folder(Config(model=ModelConfig(base=named, revision=revision)), download=False)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

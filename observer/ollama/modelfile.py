@@ -15,7 +15,7 @@ from typing import Any, Literal
 from observer.config import Config, ExportConfig
 from observer.errors import ObserverError
 from observer.files import write_text
-from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths
+from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths, modelfile_name
 from observer.prompts import (
     CUES,
     IM_END,
@@ -90,16 +90,28 @@ def quantization_modelfiles(paths: RunPaths, export: ExportConfig, quantization:
 
     Raises ObserverError when Ollama's library lacks the adapter's base.
     """
-    files = {}
-    for variant in VARIANTS:
-        path, weights = paths.modelfile_of(quantization, variant), f"./{paths.gguf(quantization).name}"
-        if quantization != ADAPTER:
-            files[path] = render_modelfile(weights, export, variant, quantization, path.name)
-        elif (model := library_base(base)) is not None:
-            files[path] = render_adapter_modelfile(weights, model, export, variant, path.name)
-        else:
-            raise ObserverError(f"{base}: Ollama's library has no such model to put an adapter on; ship a merged GGUF")
-    return files
+    weights = paths.gguf(quantization)
+    if quantization != ADAPTER:
+        return modelfiles_beside(weights, export, quantization)
+    model = library_base(base)
+    if model is None:
+        raise ObserverError(f"{base}: Ollama's library has no such model to put an adapter on; ship a merged GGUF")
+    places: dict[Variant, Path] = {variant: paths.modelfile_of(quantization, variant) for variant in VARIANTS}
+    return {
+        path: render_adapter_modelfile(f"./{weights.name}", model, export, variant, path.name)
+        for variant, path in places.items()
+    }
+
+
+def modelfiles_beside(gguf: Path, export: ExportConfig, quantization: str) -> dict[Path, str]:
+    """Three over this file, in its folder."""
+    places: dict[Variant, Path] = {
+        variant: gguf.with_name(modelfile_name(quantization, variant)) for variant in VARIANTS
+    }
+    return {
+        path: render_modelfile(f"./{gguf.name}", export, variant, quantization, path.name)
+        for variant, path in places.items()
+    }
 
 
 def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:

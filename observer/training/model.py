@@ -28,7 +28,10 @@ def load_base(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel
 
 
 def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> PeftModel:
-    """Freeze the base and add the adapter, initialised from the run's seed and kept in float32."""
+    """Freeze the base and add the adapter, initialised from the run's seed and kept in float32.
+
+    The adapter names its base as the config does, so that another machine finds it too.
+    """
     import torch
 
     names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
@@ -39,7 +42,10 @@ def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> Pef
         )
     torch.manual_seed(config.run.seed)
     attach = _attach_with_unsloth if runtime.backend == "unsloth" else _attach_with_peft
-    return attach(model, config)
+    adapted = attach(model, config)
+    for lora in adapted.peft_config.values():
+        lora.base_model_name_or_path, lora.revision = config.model.base, config.model.revision
+    return adapted
 
 
 def trainable_line(model: PeftModel) -> str:

@@ -111,7 +111,7 @@ def test_what_cannot_be_exported_is_told_with_what_to_do(adapter: Path, tmp_path
     lost = Path(shutil.copytree(adapter, tmp_path / "lost"))
     config = json.loads((lost / "adapter_config.json").read_text()) | {"base_model_name_or_path": "nobody/nothing"}
     (lost / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ObserverError, match=r"its base 'nobody/nothing' is not on this machine; .* --base"):
+    with pytest.raises(ObserverError, match=r"its base 'nobody/nothing' is not on this machine \(.*\); or .* --base"):
         find_source(lost)
     with pytest.raises(ObserverError, match=r"--base .*: has no config\.json"):
         find_source(lost, tmp_path)
@@ -136,7 +136,10 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
     assert args.run(args) == 0
     name = adapter.parent.name
     files = {f"{name}-{file_type}.gguf" for file_type in ("f16", "q4_k_m")}
-    assert names_in(out) == files | {"export.json", "export.md"}
+    modelfiles = {f"Modelfile-{name}" for file_type in ("f16", "q4_k_m")
+                  for name in (file_type, f"{file_type}-grade", f"{file_type}-extract")}  # fmt: skip
+    assert names_in(out) == files | modelfiles | {"export.json", "export.md"}
+    assert f"\nFROM ./{name}-q4_k_m.gguf\n" in (out / "Modelfile-q4_k_m-grade").read_text()
     assert read_header(out / f"{name}-q4_k_m.gguf").tensor_types["blk.0.ffn_down.weight"] == "Q6_K"
 
     merge_adapter(adapter, tiny_model, tmp_path / "merged")

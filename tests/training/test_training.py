@@ -117,6 +117,16 @@ def test_the_loss_falls_and_the_files_tell_it(uncut: tuple[Config, list[dict[str
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= adapter
 
 
+def test_an_adapter_names_its_base_as_the_config_does_and_holds_no_card_of_blanks(
+    uncut: tuple[Config, list[dict[str, Any]]],
+) -> None:
+    config, _ = uncut
+    settings = json.loads((config.paths.adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == config.model.base
+    assert settings["revision"] == config.model.revision
+    assert not (config.paths.adapter / "README.md").exists()
+
+
 def test_two_runs_give_the_same_losses(tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]) -> None:
     config, records = uncut
     assert trained(tiny_config(tmp_path, Path(config.model.base))) == records
