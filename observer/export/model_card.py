@@ -132,14 +132,14 @@ def _training_section(config: Config, paths: RunPaths) -> str:
     lora, training = config.lora, config.training
     revision = f", revision `{config.model.revision}`" if config.model.revision else ""
     scale = "alpha / sqrt(r)" if lora.use_rslora else "alpha / r"
+    notes = Manifest(paths.manifest).notes("train")
+    rows_a_step = notes.get("rows_a_step") or training.batch_size * training.gradient_accumulation_steps
     lines = [
         f"- base: `{config.model.base}`{revision}{', in 4 bits (NF4)' if config.model.load_in_4bit else ''}",
         f"- LoRA: rank {lora.r}, alpha {lora.lora_alpha} (scale {scale}), on {', '.join(lora.target_modules)}",
         f"- learning rate {training.learning_rate:g} ({training.lr_scheduler_type}), "
-        f"{training.batch_size * training.gradient_accumulation_steps} rows a step, "
-        f"seed {config.run.seed}",
+        f"{rows_a_step} rows a step, seed {config.run.seed}",
     ]
-    notes = Manifest(paths.manifest).notes("train")
     final = notes.get("final") or {}
     if "steps" in notes:
         lines.append(f"- {notes['steps']:,} steps")

@@ -99,6 +99,7 @@ def train(
         finish_checkpoints(paths, inputs)
     return {
         "steps": step,
+        "rows_a_step": config.training.batch_size * config.training.gradient_accumulation_steps * launch.n_processes,
         "kept_step": kept,
         "final": last_losses(trainer.state.log_history),
         "seconds": seconds,

@@ -98,10 +98,11 @@ def test_files_training_and_data_are_as_they_lie_there(tmp_path: Path) -> None:
     write_jsonl(run.config.data.train, split_rows(6))
     out = run.paths.root / "done"
     out.write_text("done")
-    notes = {"steps": 1330, "final": {"eval_loss": 0.11984}}
+    notes = {"steps": 1330, "rows_a_step": 32, "final": {"eval_loss": 0.11984}}
     Manifest(run.paths.manifest).run("train", {}, [out], lambda: notes)
     card = render_model_card(run)
     assert "| `run-f16.gguf` | f16 | 3.2 |\n| `run-q4_k_m.gguf` | q4_k_m | 1.1 |" in card
+    assert " 32 rows a step" in card, "of all processes"
     assert "- 1,330 steps\n- loss on the validation rows at the end: 0.1198" in card
     assert "6 rows (3 to grade, 3 to extract from)" in card
 

@@ -170,7 +170,8 @@ def test_the_first_process_alone_writes_prints_and_exports(two_processes: tuple[
         assert (root / name).stat().st_size > 0, name
     for once in ("12 of 8 rows", "trainable:", "train: done in", "gguf q8_0: done in", "ollama create tiny -f"):
         assert printed.count(once) == 1, once
-    assert json.loads((root / "manifest.json").read_text())["stages"]["train"]["notes"]["steps"] == 12
+    notes = json.loads((root / "manifest.json").read_text())["stages"]["train"]["notes"]
+    assert (notes["steps"], notes["rows_a_step"]) == (12, 8)
     assert not list(root.rglob(".*")), "no temporary files are left"
 
 
