@@ -121,7 +121,9 @@ class TrainingConfig(_Section):
     torch_compile: bool = Field(
         default=False, description="Compile the model's blocks at the first batch: seconds lost, then less time a step."
     )
-    logging_steps: int = Field(default=10, gt=0, description="Steps between two lines of the log.")
+    logging_steps: int = Field(
+        default=10, gt=0, description="Steps between two lines of the log, on a GPU between two losses."
+    )
     eval_steps: int = Field(default=100, gt=0, description="Steps between two eval losses and checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept.")
     load_best: bool = Field(

@@ -39,10 +39,12 @@ class RunLog:
 
 
 class ProgressCallback(TrainerCallback):
-    """Writes one metrics record a step and a log line every `logging_steps` steps; draws the bar on a terminal.
+    """Writes a metrics record whenever the trainer has a loss and a log line every `logging_steps` steps; draws the bar
+    on a terminal.
 
-    The time of training runs from record to record, without evaluations and checkpoints. A record holds the step's
-    loss, so the GPU has done the step by then; at the step's end it may only have been given its work.
+    The time of training runs from record to record, without evaluations and checkpoints. A record holds the mean loss
+    of the steps since the one before, so the GPU has done them by then; at a step's end it may only have been given its
+    work.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class ProgressCallback(TrainerCallback):
         self.device: Device = device
         kept = [record for record in read_metrics(metrics) if record["step"] <= resumed_step] if resumed_step else []
         write_jsonl(metrics, kept)
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # of each step since the last line
+        self.recorded_step = resumed_step
         self.n_tokens, self.training_s = 0, 0.0
         self.started = self.shown = self.began = time.monotonic()
         self.bar: tqdm | None = None
@@ -86,14 +89,16 @@ class ProgressCallback(TrainerCallback):
         elapsed_s = time.monotonic() - self.started
         names = ("loss", "learning_rate", "grad_norm", "epoch", "num_tokens")
         self._record({"step": state.global_step} | {n: logs[n] for n in names if n in logs} | {"elapsed_s": elapsed_s})
-        self.losses.append(logs["loss"])
+        n_steps = state.global_step - self.recorded_step
+        self.recorded_step = state.global_step
+        self.losses += [logs["loss"]] * n_steps
         self.n_tokens += logs["num_tokens"]
         speed = f"{self.n_tokens / max(self.training_s, 1e-9):,.0f} tokens/s"
         memory = f"{memory_in_use(self.device) / 1e9:.1f} GB"
         if self.bar is not None:
             now = f"loss {logs['loss']:.3f}, rate {logs['learning_rate']:.1e}, {speed}, {memory}"
             self.bar.set_postfix_str(now, refresh=False)
-            self.bar.update(1)
+            self.bar.update(n_steps)
         if state.global_step % self.logging_steps and state.global_step != state.max_steps:
             return
         left_s = elapsed_s / (state.global_step - self.resumed_step) * (state.max_steps - state.global_step)
@@ -140,8 +145,8 @@ def plot_losses(metrics: Path, picture: Path, *, kept_step: int | None = None) -
     if not train:
         return
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes.plot(*zip(*train, strict=True), color="#b9c4d0", linewidth=0.8, label="train, each step")
-    axes.plot(*zip(*_smoothed(train), strict=True), color="#1f4e79", linewidth=1.6, label="train, mean of 20 steps")
+    axes.plot(*zip(*train, strict=True), color="#b9c4d0", linewidth=0.8, label="train")
+    axes.plot(*zip(*_smoothed(train), strict=True), color="#1f4e79", linewidth=1.6, label="train, mean of 20 records")
     highest = max(loss for _, loss in train)
     for name, label, color, style in (
         ("eval_grade_loss", "validation, grading", "#d68910", "o-"),

@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from observer.config import Config
 from observer.prompts import Task
-from observer.training.batching.forest import Batch, Forest, Row, collate
+from observer.training.batching.forest import FILLED_UP_TO, Batch, Forest, Row, collate
 from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.compiling import compile_blocks
@@ -56,7 +56,9 @@ class CompletionTrainer(SFTTrainer):
         real = [row for row in rows if row["labels"][-1] != IGNORED]  # without the filler of `SharedOrder`
         weights = [row["weight"] for row in real for label in row["labels"] if label != IGNORED]
         n_tokens = sum(len(row["input_ids"]) for row in real)
-        return {**collate(real or rows[:1]), "weights": torch.tensor(weights), "n_tokens": n_tokens}
+        is_filled_up = self.args.device.type != "cpu" and sharing_obstacle(self.peft_model) is None
+        batch = collate(real or rows[:1], FILLED_UP_TO if is_filled_up else None)
+        return {**batch, "weights": torch.tensor(weights), "n_tokens": n_tokens}
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
@@ -86,6 +88,12 @@ class CompletionTrainer(SFTTrainer):
             logs["num_tokens"] = int(add_up(self.launch, [self.n_tokens], self.args.device)[0])
             self.n_tokens = 0
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """What was trained is recorded before it is evaluated or saved, and at the end, also between two records."""
+        control = self.control
+        control.should_log |= control.should_evaluate or control.should_save or control.should_training_stop
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -211,6 +219,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         max_grad_norm=t.max_grad_norm,
         optim=t.optim,
         gradient_checkpointing=t.gradient_checkpointing is True,
+        # Unsloth's SFTConfig makes it True on CUDA, where its offloading to the host wants that.
         gradient_checkpointing_kwargs={"use_reentrant": False} if t.gradient_checkpointing is True else None,
         ddp_find_unused_parameters=False,
         bf16=runtime.dtype == "bfloat16",
@@ -232,7 +241,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         logging_strategy="steps",
-        logging_steps=1,
+        logging_steps=1 if runtime.device == "cpu" else t.logging_steps,  # a GPU works on until its loss is asked for
         logging_first_step=True,
         logging_nan_inf_filter=False,
         dataloader_num_workers=0,

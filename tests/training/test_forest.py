@@ -139,6 +139,18 @@ def test_loss_and_gradients_are_those_of_plain_padded_rows(model: PeftModel, row
     assert max(differences(scores_of(model, found), scores_of(model, plain_nll(model, rows)))) < TOLERANCE
 
 
+@pytest.mark.parametrize("multiple", [64, 256])
+@each_case
+def test_filler_changes_neither_loss_nor_gradients(model: PeftModel, rows: list[TokenRow], multiple: int) -> None:
+    plain, filled = collate(as_dicts(rows)), collate(as_dicts(rows), multiple)
+    n_tokens, n_filled = plain["input_ids"].shape[1], filled["input_ids"].shape[1]
+    assert n_filled % multiple == len(filled["forest"].segments.keys) % multiple == 0 < n_filled - n_tokens <= multiple
+    expected = completion_nll(model, plain)
+    found = completion_nll(model, filled)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert max(differences(scores_of(model, found), scores_of(model, expected))) < TOLERANCE
+
+
 def test_a_plain_mask_of_ones_over_packed_rows_is_caught(model: PeftModel) -> None:
     """Positions continue, nothing is padded, and still each row must not see its neighbours."""
     rows = CASES["both tasks mixed"] + CASES["exchanges with both tasks"]

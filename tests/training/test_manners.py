@@ -310,3 +310,17 @@ def test_tokens_a_second_are_those_of_the_work_done_not_of_the_work_given_out(
         getattr(progress, event)(args, state, control, **given)
     lines = [line for line in log.path.read_text().splitlines() if "tokens/s" in line]  # type: ignore[union-attr]
     assert len(lines) == 2 and all("  100 tokens/s" in line for line in lines), lines
+
+
+def test_a_record_of_several_steps_counts_as_so_many(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "training.log", append=False)
+    progress = ProgressCallback(log, tmp_path / "metrics.jsonl", 4, device="cpu")
+    args, state, control = TrainingArguments(str(tmp_path)), TrainerState(max_steps=8), TrainerControl()
+    progress.on_train_begin(args, state, control)
+    for step, loss in ((1, 5.0), (4, 1.0), (8, 1.0)):
+        state.global_step = step
+        record = {"loss": loss, "learning_rate": 1e-3, "epoch": 1.0, "num_tokens": 200}
+        progress.on_log(args, state, control, logs=record)
+    lines = [line for line in log.path.read_text().splitlines() if "tokens/s" in line]  # type: ignore[union-attr]
+    assert ["loss 2.0000" in line for line in lines] == [True, False] and "loss 1.0000" in lines[1]
+    assert progress.bar is not None and progress.bar.n == (0 if progress.bar.disable else 8)

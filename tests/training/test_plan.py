@@ -170,7 +170,7 @@ def test_on_cuda_tensors_alone_are_planned_as_the_peak_of_a_run_counts_them_alon
     shape, rows = read_shape(tiny_model), rows_like([(True, 20, 8)])
     on_cuda = Runtime("cuda", "transformers", "float32", ())
     weights = 4 * count_parameters(shape)
-    assert weights < estimate_memory(Config(), on_cuda, rows, shape) < weights + 16e6
+    assert weights < estimate_memory(Config(), on_cuda, rows, shape) < weights + 32e6
 
 
 @pytest.mark.slow

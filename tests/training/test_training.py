@@ -11,19 +11,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from observer.config import Config
 from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.prompts import render_chatml
-from observer.training.batching.forest import collate
+from observer.training.batching.forest import FILLED_UP_TO, collate
 from observer.training.batching.loss import completion_nll, mean_nll_by_task, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
@@ -268,10 +269,73 @@ def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
     model, runtime = loaded(config)
     splits = load_splits(config, encode_with(tokenizer))
     trainer = make_trainer(model, tokenizer, splits, config, runtime)
-    batch = trainer.collate_counted([trainer.train_dataset[n] for n in range(6)])
+    batch = trainer.collate_counted([trainer.train_dataset[n] for n in range(6)])  # pyright: ignore[reportOptionalSubscript]
     trainer.args.__dict__["_setup_devices"] = torch.device("meta")
     moved = list(tensors_of(trainer._prepare_inputs(batch)))
     assert len(moved) > 4 and {tensor.device.type for tensor in moved} == {"meta"}
+
+
+def test_on_a_gpu_a_batch_is_filled_up_and_on_a_cpu_it_is_as_it_was(tmp_path: Path, tiny_model: Path) -> None:
+    """`meta` stands in for a GPU."""
+    from observer.training.trainer import make_trainer
+
+    config, tokenizer = tiny_config(tmp_path, tiny_model), load_tokenizer(tiny_model)
+    model, runtime = loaded(config)
+    trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
+    rows = [trainer.train_dataset[n] for n in range(6)]  # pyright: ignore[reportOptionalSubscript]
+    plain = trainer.collate_counted(rows)
+    trainer.args.__dict__["_setup_devices"] = torch.device("meta")
+    filled = trainer.collate_counted(rows)
+    assert torch.equal(plain["input_ids"], collate(rows)["input_ids"])
+    assert filled["input_ids"].shape[1] % FILLED_UP_TO == 0 < filled["input_ids"].shape[1] - plain["input_ids"].shape[1]
+    assert filled["n_tokens"] == plain["n_tokens"] and torch.equal(filled["weights"], plain["weights"])
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a host has to wait for a GPU for: a number, or how many there are of something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_waited_for_only_where_a_loss_is_recorded(tmp_path: Path, tiny_model: Path) -> None:
+    """With CUDA's settings, on the CPU: a record of the first step, of each third, and before it is evaluated."""
+    from transformers import TrainerCallback
+
+    from observer.training.trainer import make_trainer
+
+    recorded: dict[str, list[dict[str, Any]]] = {}
+    n_waits: list[int] = []
+    for device in ("cpu", "cuda"):
+        config = tiny_config(
+            tmp_path / device, tiny_model, "training.max_steps=8", "training.eval_steps=5", "training.logging_steps=3",
+            "training.optim=adamw_torch_fused",
+        )  # fmt: skip
+        tokenizer, (model, runtime) = load_tokenizer(tiny_model), loaded(config)
+        splits = load_splits(config, encode_with(tokenizer))
+        trainer = make_trainer(model, tokenizer, splits, config, replace(runtime, device=device))  # type: ignore[arg-type]
+        waits = Waits()
+
+        class Count(TrainerCallback):
+            def on_step_end(self, *_: Any, waits: Waits = waits, **__: Any) -> None:
+                n_waits.append(waits.n)
+
+        n_waits.clear()
+        trainer.add_callback(Count())
+        with waits:
+            trainer.train()
+        recorded[device] = [record for record in trainer.state.log_history if "loss" in record]
+    assert [record["step"] for record in recorded["cpu"]] == list(range(1, 9))
+    assert [record["step"] for record in recorded["cuda"]] == [1, 3, 5, 6, 8]
+    assert [n_waits[step] - n_waits[step - 1] for step in (2, 4, 7)] == [0, 0, 0] and n_waits[-1] > 0
+    losses = [record["loss"] for record in recorded["cpu"]]
+    assert recorded["cuda"][1]["loss"] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-5)
+    assert sum(r["num_tokens"] for r in recorded["cuda"]) == sum(r["num_tokens"] for r in recorded["cpu"])
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -55,11 +56,13 @@ def scores_through(model: PeftModel, batch: Batch, *, in_one_call: bool) -> Scor
     return scores_of(model, nll_through(model, batch, in_one_call=in_one_call))
 
 
+@pytest.mark.parametrize("multiple", [None, 256])
 @each_case
-def test_one_call_gives_the_loss_and_gradients_of_the_groups(model: PeftModel, rows: list[TokenRow]) -> None:
-    batch = collate(as_dicts(rows))
-    found = scores_through(model, batch, in_one_call=True)
-    assert max(differences(found, scores_through(model, batch, in_one_call=False))) < TOLERANCE
+def test_one_call_gives_the_loss_and_gradients_of_the_groups(
+    model: PeftModel, rows: list[TokenRow], multiple: int | None
+) -> None:
+    found = scores_through(model, collate(as_dicts(rows), multiple), in_one_call=True)
+    assert max(differences(found, scores_through(model, collate(as_dicts(rows)), in_one_call=False))) < TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -85,13 +88,40 @@ def test_kernels_that_align_the_mask_at_the_start_are_caught(monkeypatch: pytest
     assert varlen.try_out(CPU, torch.bfloat16, 4, 2, 64) > 10 * varlen.LARGEST_DIFFERENCE
 
 
-def test_kernels_whose_backward_raises_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("no kernel image is available")
+def fail(*_: object) -> None:
+    raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(varlen_on_cpu, "_gradients", fail)
-    with pytest.raises(RuntimeError, match="no kernel image"):
-        varlen.try_out(CPU, torch.bfloat16, 4, 2, 64)
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CPU passes for a GPU that has the kernels."""
+    monkeypatch.setattr(varlen, "KERNELS_ON", "cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    varlen.obstacle.cache_clear()
+    yield
+    varlen.obstacle.cache_clear()
+
+
+HEADS = (CPU, torch.float16, 4, 2, 64)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_right_kernels_are_used() -> None:
+    assert varlen.obstacle(*HEADS) is None
+
+
+@pytest.mark.usefixtures("kernels")
+def test_kernels_that_are_wrong_or_do_not_run_are_given_up_for_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(varlen_on_cpu, "_weights", aligned_at_the_start)
+        assert "differs by" in (varlen.obstacle(*HEADS) or "")
+    varlen.obstacle.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(varlen_on_cpu, "_gradients", fail)
+        assert varlen.obstacle(*HEADS) == "variable-length attention does not run here: RuntimeError"
+    varlen.obstacle.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert varlen.obstacle(*HEADS) == "the GPU is older than Ampere"
 
 
 def test_a_cpu_and_float32_go_group_by_group(model: PeftModel) -> None:
@@ -112,27 +142,48 @@ def test_the_call_keeps_the_promises_of_an_operator() -> None:
     )  # fmt: skip
 
 
+def batches_of_a_training() -> Iterator[Batch]:
+    """Twenty, no two alike."""
+    rows = [row(tokens(n % 2, 40 + 20 * (n % 2)) + tokens(1_000 + n // 2, 10 + n % 37), n, 5 + n % 11, 2 + n % 29)
+            for n in range(160)]  # fmt: skip
+    order = list(RowSampler(rows, batch_size=8, seed=1))
+    for start in range(0, len(order), 8):
+        yield collate(as_dicts([rows[number] for number in order[start : start + 8]]))
+
+
+class Graphs:
+    """A backend of torch.compile that counts what it is given and runs it as it is."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: object) -> object:
+        self.n += 1
+        return graph.forward
+
+
 @pytest.mark.parametrize("in_one_call", [True, False])
 def test_compiled_blocks_take_twenty_batches_of_a_training_without_compiling_anew(
     tmp_path: Path, tiny_model: Path, model: PeftModel, in_one_call: bool
 ) -> None:
     """One call is compiled with its block; the groups' calls stand between parts of it."""
-    compiled = load(tmp_path, tiny_model)
-    graphs: list[torch.fx.GraphModule] = []
+    compiled, graphs = load(tmp_path, tiny_model), Graphs()
+    compile_blocks(compiled, backend=graphs)  # type: ignore[arg-type]
     n_graphs = 0
-
-    def count(graph: torch.fx.GraphModule, _: object) -> object:
-        graphs.append(graph)
-        return graph.forward
-
-    compile_blocks(compiled, backend=count)  # type: ignore[arg-type]
-    rows = [row(tokens(n % 2, 40 + 20 * (n % 2)) + tokens(1_000 + n // 2, 10 + n % 37), n, 5 + n % 11, 2 + n % 29)
-            for n in range(160)]  # fmt: skip
-    order = list(RowSampler(rows, batch_size=8, seed=1))
-    for start in range(0, len(order), 8):
-        batch = collate(as_dicts([rows[number] for number in order[start : start + 8]]))
+    for number, batch in enumerate(batches_of_a_training()):
         found = scores_through(compiled, batch, in_one_call=in_one_call)
-        if start == 0:
+        if number == 0:
             assert max(differences(found, scores_through(model, batch, in_one_call=in_one_call))) < TOLERANCE
-            n_graphs = len(graphs)
-    assert len(graphs) == n_graphs and (n_graphs == model.config.num_hidden_layers) == in_one_call
+            n_graphs = graphs.n
+    assert graphs.n == n_graphs and (n_graphs == model.config.num_hidden_layers) == in_one_call
+
+
+def test_blocks_compiled_as_unsloth_compiles_them_are_compiled_twice_at_most(tmp_path: Path, tiny_model: Path) -> None:
+    """It leaves what is dynamic to torch: a size is, once it was seen to change."""
+    compiled, graphs = load(tmp_path, tiny_model), Graphs()
+    blocks: Any = compiled.get_base_model().model.layers  # type: ignore[union-attr]
+    for block in blocks:
+        block.compile(dynamic=None, backend=graphs)
+    for batch in batches_of_a_training():
+        scores_through(compiled, batch, in_one_call=True)
+    assert graphs.n <= 2 * len(blocks)

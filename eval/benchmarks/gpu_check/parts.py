@@ -158,7 +158,7 @@ def _recipe(device: Device, folder: Path, name: str) -> list[str]:
     settings = {
         "run.device": device, "run.output_dir": folder, "run.name": name, "model.dtype": "auto",
         "data.val": folder / "val.jsonl", "training.max_steps": 16, "training.warmup_steps": 2,
-        "training.eval_steps": 8,
+        "training.eval_steps": 8, "training.logging_steps": 1,
     }  # fmt: skip
     command = [sys.executable, "train_sft.py", "--config", CONFIG, "--until", "train"]
     return command + [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

@@ -22,6 +22,8 @@ SHORTEST_SHARED_PREFIX = 16
 """Tokens; for fewer, the calls of attention of a tree or an exchange cost more than they save."""
 LIKE_LENGTH = 1.25
 """Rows of a tree whose lengths differ by less go through attention together, padded to one another there alone."""
+FILLED_UP_TO = 256
+"""The tokens of a batch on a GPU are a multiple of it, for few shapes; what that gains was not measured yet."""
 
 Row = Mapping[str, Any]
 """`input_ids` and `labels`, of one length; the first label comes after a prompt. The trainer's have a `weight`."""
@@ -103,8 +105,12 @@ class Forest:
         return Forest(tuple(trees), segments)
 
 
-def collate(rows: Sequence[Row]) -> Batch:
-    """Lay rows out as a forest."""
+def collate(rows: Sequence[Row], multiple: int | None = None) -> Batch:
+    """Lay rows out as a forest.
+
+    With a `multiple`, filler that nothing reads follows, so that the tokens are a multiple of it and so are the keys
+    of `segments`: fewer shapes for what is compiled, chosen or allocated by shape.
+    """
     ids, labels = (np.concatenate([row[name] for row in rows]).astype(np.int64) for name in ("input_ids", "labels"))
     ends = np.cumsum([len(row["input_ids"]) for row in rows])
     starts = ends - [len(row["input_ids"]) for row in rows]
@@ -126,6 +132,15 @@ def collate(rows: Sequence[Row]) -> Batch:
         lengths = [int(last - first) for _, first, last in spans[1:]]
         trees.append(grow_tree(n_tokens, n_shared, lengths, parents))
         n_tokens += n_shared + sum(lengths)
+    sequences = [spans for tree in trees for spans in _spans_of_pieces(tree)]
+    if multiple is not None:
+        n_filler = multiple - n_tokens % multiple
+        trees.append(grow_tree(n_tokens, 0, [n_filler], [None]))
+        n_keys = sum(length for spans in sequences for _, length in spans) + n_filler
+        sequences.append([(n_tokens, 1)] * (-n_keys % multiple) + [(n_tokens, n_filler)])
+        packed.append(len(ids) + np.arange(n_filler))
+        positions.append(np.zeros(n_filler, dtype=np.int64))
+        ids, labels = np.append(ids, np.zeros(n_filler, np.int64)), np.append(labels, np.full(n_filler, IGNORED))
     order = np.concatenate(packed)
     place = np.zeros(len(ids), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -134,7 +149,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
         labels=torch.from_numpy(labels[order])[None],
         scored=torch.from_numpy(place[np.flatnonzero(labels != IGNORED) - 1]),
-        forest=Forest(tuple(trees), segments_of(spans for tree in trees for spans in _spans_of_pieces(tree))),
+        forest=Forest(tuple(trees), segments_of(sequences)),
     )
 
 

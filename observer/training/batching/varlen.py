@@ -19,6 +19,8 @@ from torch.nn import functional
 
 LARGEST_DIFFERENCE = 0.02
 """Of output and gradients of both attentions, relative to their norm; bfloat16 rounds to 0.004."""
+KERNELS_ON = "cuda"
+"""The type of device that has the kernels."""
 OLDEST_CAPABILITY = (8, 0)
 """Of the GPUs that have the kernels: Ampere's."""
 
@@ -87,7 +89,7 @@ def attend_densely(
 @functools.lru_cache
 def obstacle(device: torch.device, dtype: torch.dtype, n_heads: int, n_key_heads: int, head_dim: int) -> str | None:
     """Why the call cannot be used for heads of this shape, or None: tried once, forward and backward."""
-    if device.type != "cuda":
+    if device.type != KERNELS_ON:
         return "the device is no GPU"
     if dtype not in (torch.bfloat16, torch.float16):
         return f"there are no kernels for {dtype}".replace("torch.", "")

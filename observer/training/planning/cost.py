@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from observer.config import Config
-from observer.training.batching.forest import collate
+from observer.training.batching.forest import FILLED_UP_TO, collate
 from observer.training.batching.head import CHUNK_BYTES
 from observer.training.batching.order import RowSampler
 from observer.training.device import Runtime
@@ -55,6 +55,8 @@ def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], 
     work = training_work(config, rows, n_processes)
     n_tokens = max((batch.n_tokens for batch in work), default=0) / n_processes
     n_scored = max((batch.n_scored for batch in work), default=0) / n_processes
+    if runtime.device == "cuda" and not config.lora.lora_dropout:
+        n_tokens = (n_tokens // FILLED_UP_TO + 1) * FILLED_UP_TO
     body = count_parameters(shape) - count_embedding(shape)
     n_parts = n_processes if runtime.launch.shards_weights else 1  # and two blocks at a time are whole
     body = body / n_parts + (2 * body / shape.block_count if n_parts > 1 else 0)
