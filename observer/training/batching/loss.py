@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from observer.training.batching import unsloth_forward
+from observer.training.batching import unsloth_forward, varlen
 from observer.training.batching.attention import attention_obstacle, call_obstacle, use_forest_attention
 from observer.training.batching.forest import Batch, collate, pad, to_device
 from observer.training.batching.head import head_nll
@@ -68,7 +68,7 @@ def layout_line(model: PeftModel) -> str:
     obstacle = sharing_obstacle(model)
     if obstacle is None:
         line = "batches: each instruction once, rows packed without padding"
-        if model.device.type == "cpu":
+        if model.device.type != varlen.KERNELS_ON:
             return line
         groups = call_obstacle(model)
         line += f", attention group by group ({groups})" if groups else ", attention in one call"

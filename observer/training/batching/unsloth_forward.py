@@ -1,32 +1,35 @@
 """Unsloth's own forward on CUDA: it replaces the model's, attention included, so a forest goes in its own way.
 
 It drops 4-D masks (in training it drops every mask and counts on causality) and never asks transformers for an
-attention function. But it has a place for an attention of shared prefixes, made for GRPO: whatever is handed down the
-forward as `prefix_seg_info` goes to one function of `attention_dispatch`, which is replaced by ours. Written from
-unsloth 2026.10.9's source; so it is compared with padded rows before the first batch, and given up for them if the
-numbers differ or it does not run.
+attention function. But it has a place for an attention of shared prefixes, made for GRPO: what the model's attention
+finds in the keywords of its forward goes to one function of `attention_dispatch`. Both the finding and the function are
+replaced by ours: under Unsloth's own keyword, `prefix_seg_info`, its blocks would not be compiled. Written from unsloth
+2026.10.9's source; so it is compared with padded rows before the first batch, and given up for them if the numbers
+differ or it does not run.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from observer.errors import ObserverError
 from observer.training.batching import varlen
-from observer.training.batching.forest import Batch, collate, pad, to_device
+from observer.training.batching.forest import SHORTEST_SHARED_PREFIX, Batch, collate, pad, to_device
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 LARGEST_DIFFERENCE = 0.03
 """Of the hidden states of both ways, relative to their norm; room for bfloat16's rounding, none for a wrong mask."""
-_ATTENTION = "_flex_shared_prefix_attention"
+_ATTENTION, _FINDING = "_flex_shared_prefix_attention", "resolve_prefix_seg_info"
 
 
 def is_in(model: PeftModel) -> bool:
@@ -42,12 +45,29 @@ def over_rows(model: PeftModel, input_ids: torch.Tensor, attention_mask: torch.T
 
 def over_forest(model: PeftModel, batch: Batch) -> torch.Tensor:
     """Hidden states of a forest, (tokens, hidden)."""
+    _route_attention(model)
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+    # Without a mask, training takes positions that begin again for rows packed one after the other.
+    inputs["attention_mask"] = torch.empty(1, 1, 0, 0, device=model.device) if model.training else None
+    # By this name, though it says nothing, a batch may be longer than the longest row.
+    inputs["packed_seq_lengths"] = None
+    with _hidden_states_returned():
+        hidden = model(**inputs, forest=batch["forest"].segments, use_cache=False).logits[0]
+    assert len(hidden) == batch["input_ids"].shape[1]
+    return hidden
+
+
+def _route_attention(model: PeftModel) -> None:
     from unsloth.utils import attention_dispatch
 
     setattr(attention_dispatch, _ATTENTION, _attend)
-    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
-    with _hidden_states_returned():
-        return model(**inputs, prefix_seg_info=batch["forest"].segments, use_cache=False).logits[0]
+    setattr(_attention_module(model), _FINDING, _find_segments)
+
+
+def _attention_module(model: PeftModel) -> ModuleType:
+    """Where the forward of the model's attention is written: it looks the finding up there."""
+    base: Any = model.get_base_model()
+    return sys.modules[type(base.model.layers[0].self_attn).forward.__module__]
 
 
 def forest_obstacle(model: PeftModel) -> str | None:
@@ -72,9 +92,9 @@ def _difference(model: PeftModel) -> float | str:
     """
     from unsloth.utils import attention_dispatch
 
-    instruction, exchange = list(range(40)), list(range(100, 130))
-    prompts = [[*instruction, *exchange], [*instruction, *exchange, 7], [*instruction, 50], instruction[::-1]]
-    rows = [prompt + list(range(60, 60 + length)) for prompt, length in zip(prompts, (9, 30, 5, 20), strict=True)]
+    instruction, exchange = list(range(SHORTEST_SHARED_PREFIX)), list(range(100, 100 + SHORTEST_SHARED_PREFIX))
+    prompts = [[*instruction, *exchange, 6], [*instruction, *exchange, 7], [*instruction, 50], instruction[::-1]]
+    rows = [prompt + list(range(60, 60 + length)) for prompt, length in zip(prompts, (2, 5, 3, 4), strict=True)]
     labels = [[-100] * len(prompt) + row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
     batch = collate([{"input_ids": row, "labels": own} for row, own in zip(rows, labels, strict=True)])
     batch = to_device(batch, model.device)
@@ -86,7 +106,7 @@ def _difference(model: PeftModel) -> float | str:
             f"model.backend: unsloth's forward does not run here ({type(error).__name__}: "
             f"{next(iter(str(error).splitlines()), '')[:200]}); set model.backend=transformers"
         ) from error
-    if not hasattr(attention_dispatch, _ATTENTION):
+    if not (hasattr(attention_dispatch, _ATTENTION) and hasattr(_attention_module(model), _FINDING)):
         return "this unsloth has no place for an attention of shared prefixes"
     try:
         return ((over_forest(model, batch) - expected).float().norm() / expected.float().norm()).item()
@@ -99,6 +119,11 @@ def _attend(
 ) -> torch.Tensor:
     """Unsloth's signature: all of (1, tokens, heads, head_dim)."""
     return varlen.attend(query[0], key[0], value[0], segments, scale)[None]
+
+
+def _find_segments(kwargs: dict[str, Any], *_: object) -> varlen.Segments | None:
+    """Unsloth's signature: the forward's keywords, then what may not come with them."""
+    return kwargs.get("forest")
 
 
 @contextmanager
