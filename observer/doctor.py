@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shutil
 import sys
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from observer.errors import ObserverError
 from observer.ollama.address import ollama_url
+from observer.ollama.client import NoServer, server_version
 from observer.training.cuda import GET_COMPILER, compiler_lacks, cuda_obstacle, list_gpus, torch_cuda
 
 REQUIRED = "transformers trl peft accelerate datasets gguf llama-cpp-python scikit-learn pydantic".split()
@@ -171,13 +170,16 @@ def find_ollama() -> Finding:
     url = ollama_url(os.environ.get("OLLAMA_HOST", ""))
     update = "update it: curl -fsSL https://ollama.com/install.sh | sh"
     try:
-        with urllib.request.urlopen(f"{url}/api/version", timeout=2) as answer:
-            version = str(json.loads(answer.read(1000))["version"])
-    except (OSError, http.client.HTTPException):
+        version = server_version(timeout_s=2)
+    except ImportError as error:
+        return Finding(
+            "ollama", f"cannot be asked without {error.name}", f"pip install {error.name}", is_required=False
+        )
+    except NoServer:
         has_program = shutil.which("ollama") is not None
         fix = "start it: ollama serve" if has_program else f"{update.replace('update', 'install')}; then: ollama serve"
         return Finding("ollama", f"no server answers at {url}", fix, is_required=False)
-    except (ValueError, KeyError, TypeError):
+    except ObserverError:
         return Finding("ollama", f"no Ollama answers at {url}", "check OLLAMA_HOST", is_required=False)
     numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
     fix = ""

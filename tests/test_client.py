@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -24,14 +23,13 @@ from observer.errors import ObserverError
 from observer.files import sha256_file
 from observer.memory.diff import diff
 from observer.observation import Completion, Grade
-from observer.ollama.address import ollama_url
-from observer.ollama.client import Endpoint, OllamaClient
+from observer.ollama.client import OllamaClient, server_version
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import IM_END, OLLAMA_TEMPLATE, Task, render_exchange, render_prompt
 from observer.schema import Extraction, Label, Turn
 from observer.turns.after_model import observation, read_extraction
 from observer.turns.before_model import prepare
-from tests.support.ollama_server import Fault, OllamaServer
+from tests.support.ollama_server import Fault, OllamaServer, delete_ollama_model
 
 TURNS: list[Any] = [
     "thanks!",
@@ -411,19 +409,19 @@ def test_importing_the_package_and_its_client_loads_nothing_heavy() -> None:
 @pytest.fixture
 def real_model(nano_gguf: Path) -> Iterator[str]:
     """The nano base in a real Ollama server, for the time of a test."""
-    client = OllamaClient(Endpoint(ollama_url(os.environ.get("OLLAMA_HOST", "")), max_retries=1))
     try:
-        client.version()
+        server_version()
     except ObserverError as error:
         pytest.skip(str(error))
     name, digest = f"observer-test-{uuid.uuid4().hex[:8]}", f"sha256:{sha256_file(nano_gguf)}"
-    client.push_blob(nano_gguf, digest, lambda _done, _total: None)
-    parameters = {"temperature": 0, "num_ctx": 2048, "stop": [IM_END]}
-    client.create(
-        {"model": name, "files": {nano_gguf.name: digest}, "template": OLLAMA_TEMPLATE, "parameters": parameters}
-    )
+    with OllamaClient() as client:
+        client.push_blob(nano_gguf, digest, lambda _done, _total: None)
+        parameters = {"temperature": 0, "num_ctx": 2048, "stop": [IM_END]}
+        client.create(
+            {"model": name, "files": {nano_gguf.name: digest}, "template": OLLAMA_TEMPLATE, "parameters": parameters}
+        )
     yield name
-    client.delete(name)
+    delete_ollama_model(name)
 
 
 @pytest.mark.ollama

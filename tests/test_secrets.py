@@ -30,7 +30,7 @@ from observer.data.own_data import make_own_data
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.files import write_json, write_jsonl
-from observer.ollama.chat import Patience
+from observer.ollama.client import Patience
 from observer.paths import PROJECT_ROOT, DataPaths
 from observer.prompts import training_row
 from observer.schema import parse_row

@@ -10,14 +10,14 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from observer.backends.request_bodies import KEPT_LABEL_TOKENS, LABEL_TOKENS, ollama_chat_body, ollama_grading
 from observer.errors import ObserverError, RowsError
 from observer.observation import Completion, Grade, Progress, grade_of, no_progress
-from observer.ollama.chat import OllamaChat, Patience, Reply, TokenChoice, TooLong
+from observer.ollama.chat import Reply, TokenChoice, reply_of
+from observer.ollama.client import OllamaClient, Patience, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
 from observer.schema import Label, extraction_json_schema
 
@@ -33,7 +33,7 @@ class _NoLabel(Exception):
 class OllamaBackend:
     """`host` as in OLLAMA_HOST, which is the default; nothing is asked before the first row.
 
-    One thread runs an event loop for all callers, with at most `n_parallel` questions under way.
+    At most `n_parallel` questions are under way, from all callers together.
     """
 
     def __init__(
@@ -48,15 +48,11 @@ class OllamaBackend:
         patience: Patience | None = None,
         keep_above: float | None = None,
     ) -> None:
-        from anyio.from_thread import start_blocking_portal
-
         self.name, self.examples, self.max_new_tokens = name, examples, max_new_tokens
         self.keep_above = keep_above
-        self._chat = OllamaChat(host, patience or Patience(timeout_s), n_parallel)
+        self._client = OllamaClient(host, patience or Patience(timeout_s), n_parallel)
+        self._portal = self._client.portal
         self._limit = asyncio.Semaphore(n_parallel)
-        self._stack = ExitStack()
-        self._portal = self._stack.enter_context(start_blocking_portal())
-        self._stack.callback(self._portal.call, self._chat.close)
 
     def __enter__(self) -> Self:
         return self
@@ -66,17 +62,23 @@ class OllamaBackend:
 
     def close(self) -> None:
         """Give up what is under way and end the thread; a second call does nothing."""
-        self._stack.close()
+        self._client.close()
 
     @cached_property
     def digest(self) -> str:
         """What the server calls this very model: `name` may come to mean another."""
-        return self._portal.call(self._chat.digest, self.name)
+        return str(self._listed.get("digest", ""))
 
     @cached_property
     def served_by(self) -> str:
         """The server and what it calls this very model, such as `Ollama 0.33.0, Q4_K_M, digest 1a2b3c4d5e6f`."""
-        return self._portal.call(self._chat.describe, self.name)
+        kind = (self._listed.get("details") or {}).get("quantization_level")
+        digest = f"digest {self.digest.removeprefix('sha256:')[:12]}"
+        return ", ".join(filter(None, [f"Ollama {self._client.version()}", kind, digest]))
+
+    @cached_property
+    def _listed(self) -> dict[str, Any]:
+        return self._client.listed(self.name)
 
     def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
         """The label whose first token is likeliest, or the one written where the server tells no probabilities."""
@@ -143,7 +145,8 @@ class OllamaBackend:
     async def _ask(self, task: Task, exchange: str, num_predict: int, more: dict[str, Any]) -> Reply:
         async with self._limit:
             examples = self.examples.get(task, ())
-            return await self._chat.ask(ollama_chat_body(self.name, task, exchange, num_predict, examples) | more)
+            body = ollama_chat_body(self.name, task, exchange, num_predict, examples) | more
+            return reply_of(await self._client.achat(body), self._client.url)
 
     async def _all(self, ask: Ask[T], exchanges: Sequence[str], progress: Progress) -> list[T]:
         """The answers in order. The first fault of the server ends the rest; rows at fault are named together."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from observer.ollama.client import TOP_LOGPROBS
+from observer.ollama.chat import TOP_LOGPROBS
 from observer.prompts import Example, Task, prompt_messages, render_prompt
 from observer.schema import Label, extraction_grammar, extraction_json_schema
 

@@ -16,7 +16,8 @@ from observer.data.dataset import read_split
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file
 from observer.ollama.address import full_name
-from observer.ollama.client import Messages, OllamaClient
+from observer.ollama.chat import TOP_LOGPROBS, is_stopped
+from observer.ollama.client import OllamaClient
 from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
 from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
 from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
@@ -34,7 +35,7 @@ class Question:
     model: str
     task: Task
     exchange: str
-    messages: Messages
+    messages: list[dict[str, str]]
     prompt: str
 
 
@@ -143,7 +144,7 @@ def check_prompts(client: OllamaClient, questions: Sequence[Question]) -> int:
     """
     with show_progress("comparing prompts", len(questions)) as progress:
         for done, question in enumerate(questions, 1):
-            rendered = client.render(question.model, question.messages)
+            rendered = rendered_prompt(client, question.model, question.messages)
             if rendered is None:
                 return 0
             if rendered != question.prompt:
@@ -166,13 +167,30 @@ def check_answers(
     differences = []
     with show_progress("comparing answers", len(questions)) as progress:
         for done, (question, ours) in enumerate(zip(questions, expected, strict=True), 1):
-            theirs = client.answer(question.model, question.messages)
-            is_same = theirs.text == ours or (theirs.is_stopped and ours.startswith(theirs.text))
-            if not is_same:
-                place = f"{question.model}: {_parting(theirs.text, ours)}"
-                differences.append(Difference(place, nats_apart(theirs.logprobs, ours)))
+            reply = ask(client, question.model, question.messages, logprobs=True, top_logprobs=TOP_LOGPROBS)
+            theirs = _text_of(reply, question.model)
+            if theirs != ours and not (is_stopped(reply) and ours.startswith(theirs)):
+                place = f"{question.model}: {_parting(theirs, ours)}"
+                differences.append(Difference(place, nats_apart(reply.get("logprobs") or [], ours)))
             progress(done, len(questions))
     return tuple(differences)
+
+
+def rendered_prompt(client: OllamaClient, model: str, messages: list[dict[str, str]]) -> str | None:
+    """The prompt that the model would get; None from a server before 0.11.5, which cannot tell."""
+    answer = ask(client, model, messages, _debug_render_only=True, options={"num_predict": 1})
+    return (answer.get("_debug_info") or {}).get("rendered_template")
+
+
+def ask(client: OllamaClient, model: str, messages: list[dict[str, str]], **more: Any) -> dict[str, Any]:
+    return client.chat({"model": model, "messages": messages, "stream": False, "shift": False, **more})
+
+
+def _text_of(reply: dict[str, Any], model: str) -> str:
+    message = reply.get("message") or {}
+    if message.get("thinking"):
+        raise ObserverError(f"{model}: answers with a thinking block; the base's template is in use, not ours")
+    return str(message.get("content") or "")
 
 
 def check(client: OllamaClient, run: Run, quantization: str, name: str, n_rows: int) -> Checked:

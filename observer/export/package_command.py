@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,25 +36,24 @@ def add_package_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
 def run(args: argparse.Namespace) -> int:
     """Create and check; 1 when no server answers or the models answer otherwise."""
     from observer.export.package import check, check_name, create_commands, create_models, write_package
-    from observer.ollama.address import ollama_url
-    from observer.ollama.client import Endpoint, NoServer, OllamaClient
+    from observer.ollama.client import NoServer, OllamaClient, Patience, server_version
     from observer.runs.finished_run import read_run
 
     check_name(args.ollama)
     found = read_run(args.run_folder)
     quantization = args.quantization or found.config.export.quantizations[-1]
-    client = OllamaClient(Endpoint(ollama_url(args.host or os.environ.get("OLLAMA_HOST", ""))), _say)
     modelfiles = write_package(found, quantization)
     try:
-        version = client.version()
+        version = server_version(args.host)
     except NoServer as error:
         return _without_server(error, create_commands(args.ollama, modelfiles))
-    _say(f"Ollama {version} at {client.endpoint.url}")
-    names = create_models(client, args.ollama, modelfiles)
-    print(f"created {', '.join(names)} from {found.paths.gguf(quantization)}")
-    if args.no_check:
-        return 0
-    checked = check(client, found, quantization, args.ollama, N_ROWS)
+    with OllamaClient(args.host, Patience(timeout_s=600.0, max_retries=4), say=_say) as client:
+        _say(f"Ollama {version} at {client.url}")
+        names = create_models(client, args.ollama, modelfiles)
+        print(f"created {', '.join(names)} from {found.paths.gguf(quantization)}")
+        if args.no_check:
+            return 0
+        checked = check(client, found, quantization, args.ollama, N_ROWS)
     print(_prompts_line(checked.n_prompts))
     print(_answers_line(checked, found.val))
     for difference in checked.differences:
@@ -68,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _without_server(error: Exception, commands: list[str]) -> int:
-    start = "start one: ollama serve" if shutil.which("ollama") else "install Ollama, then: ollama serve"
-    print(f"error: {error}; {start}; then run the same command again, or:", file=sys.stderr)
+    print(f"error: {error}; then run the same command again, or:", file=sys.stderr)
     print("\n".join(commands))
     return 1
 

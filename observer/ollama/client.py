@@ -1,202 +1,259 @@
-"""A patient client for the part of Ollama's HTTP API that makes a model of our files and asks it.
+"""The one client of Ollama's HTTP API: patience, timeouts, and faults in one line.
 
-API: https://github.com/ollama/ollama/blob/main/docs/api.md. Faults that may pass (no connection, a cut answer, 5xx)
-are tried again with growing pauses; all others are one line at once. Every request has a timeout.
+API: https://github.com/ollama/ollama/blob/main/docs/api.md. Retried are faults that may pass: a lost connection, a
+cut answer, 5xx, 408 and 429. A server that stays silent for the whole timeout is not asked again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import json
-import time
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from observer.errors import ObserverError
-from observer.files import explain_os_error
+from observer.files import explain_os_error, parse_json
+from observer.observation import Progress
+from observer.ollama.address import full_name, ollama_url
+
+if TYPE_CHECKING:
+    import httpx
 
 BLOCK_BYTES = 1 << 20
-TOP_LOGPROBS = 20
-"""Alternatives asked for at each place: the most that Ollama and vLLM tell."""
+_PASSING = frozenset({408, 429})
+_TOO_LONG = ("context length", "context size", "context window", "too long")
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
-Messages = list[dict[str, str]]
 
 
 class NoServer(ObserverError):
     """Nothing answers at the address."""
 
 
+class TooLong(Exception):
+    """The prompt does not fit the model's context."""
+
+
 class _Passing(Exception):
-    """A fault that another try may not meet."""
+    """A fault that another try may not meet; `is_down` when nothing was there to connect to."""
+
+    def __init__(self, why: str, *, is_down: bool = False) -> None:
+        super().__init__(why)
+        self.is_down = is_down
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where the server is, and how patient to be. `work_timeout_s` is for what it computes: hashes, loads, answers."""
+class Patience:
+    """How long to wait for one answer, and how often to ask again."""
 
-    url: str
-    timeout_s: float = 30.0
-    work_timeout_s: float = 600.0
-    max_retries: int = 4
+    timeout_s: float = 120.0
+    max_retries: int = 3
     backoff_s: float = 0.5
 
 
-@dataclass(frozen=True)
-class Answer:
-    """`is_stopped` when the server ended it for the model; `logprobs` as the API has them, none before 0.12.11."""
-
-    text: str
-    is_stopped: bool
-    logprobs: list[dict[str, Any]]
-
-
 class OllamaClient:
-    """Talks to one server; `say` gets a line for every pause and status."""
+    """`host` as in OLLAMA_HOST, which is the default; nothing is sent before the first call.
 
-    def __init__(self, endpoint: Endpoint, say: Callable[[str], None] = lambda _line: None) -> None:
-        self.endpoint, self._say = endpoint, say
-        parts = urlsplit(endpoint.url)
+    One thread runs an event loop for all callers, who may also bring work of their own to it by `portal`. `say` gets a
+    line for every pause and status.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        patience: Patience | None = None,
+        max_connections: int = 1,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> None:
+        import httpx
+        from anyio.from_thread import start_blocking_portal
+
+        address = ollama_url(host if host is not None else os.environ.get("OLLAMA_HOST", ""))
+        self.url = re.sub("//[^/]*@", "//", address)  # for messages, without a password
+        self.patience, self._say = patience or Patience(), say
+        timeout_s = self.patience.timeout_s
         try:
-            port = parts.port
-        except ValueError:
-            port = 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise ObserverError(f"{endpoint.url}: no address; http://HOST:PORT is expected")
-        self._secure, self._host, self._port, self._path = parts.scheme == "https", parts.hostname, port, parts.path
+            if httpx.URL(address).scheme not in ("http", "https"):
+                raise ValueError("neither http nor https")
+            self._http = httpx.AsyncClient(
+                base_url=address,
+                timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+                limits=httpx.Limits(max_connections=max_connections),
+                trust_env=False,  # a proxy for the web is none for a server of one's own
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ObserverError(f"{self.url}: no address ({error}); OLLAMA_HOST is to be HOST:PORT") from None
+        self._stack = ExitStack()
+        self.portal = self._stack.enter_context(start_blocking_portal())
+        self._stack.callback(self.portal.call, self._http.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way and end the thread; a second call does nothing."""
+        self._stack.close()
 
     def version(self) -> str:
-        """Raises NoServer when nobody answers."""
-        try:
-            answer = self._json("GET", "/api/version")
-        except _Passing as error:
-            raise NoServer(f"{self.endpoint.url}: no Ollama server answers ({error})") from None
-        if not isinstance(answer.get("version"), str):
-            raise NoServer(f"{self.endpoint.url}: what answers is no Ollama server; check --host")
-        return answer["version"]
+        version = self._json("GET", "/api/version").get("version")
+        if not isinstance(version, str):
+            raise self._foreign()
+        return version
+
+    def listed(self, model: str) -> dict[str, Any]:
+        """What the server tells of a model that it has. Raises ObserverError when it has no such model."""
+        for entry in self._json("GET", "/api/tags").get("models") or ():
+            if full_name(model) == full_name(str(entry.get("model") or entry.get("name"))):
+                return entry
+        raise self._missing(model)
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Raises TooLong, NoServer, or ObserverError with the server's words."""
+        return self.portal.call(self.achat, body)
+
+    async def achat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """`chat`, for what runs in the portal."""
+        return await self._ajson("POST", "/api/chat", body)
 
     def push_blob(self, path: Path, digest: str, progress: Progress) -> bool:
         """Upload a file unless the server has it; return whether it was sent. `digest` is `sha256:…` of the file.
 
         A cut upload is asked for again: the server keeps whole blobs only. Raises ObserverError.
         """
-        return self._patiently(f"upload of {path.name}", lambda: self._push_once(path, digest, progress))
+        once = lambda: self._push_once(path, digest, progress)  # noqa: E731
+        return self.portal.call(self._patiently, f"upload of {path.name}", once)
 
     def create(self, request: dict[str, Any]) -> None:
         """Create a model; it replaces one of the same name. Raises ObserverError with the server's words."""
-        self._patiently(f"creating {request['model']}", lambda: self._create_once(request))
+        self.portal.call(self._patiently, f"creating {request['model']}", lambda: self._create_once(request))
 
-    def delete(self, model: str) -> None:
-        """Remove a model; its weights go with the last model that has them."""
-        self._patiently(f"deleting {model}", lambda: self._json("DELETE", "/api/delete", {"model": model}))
+    def _json(self, method: str, path: str) -> dict[str, Any]:
+        return self.portal.call(self._ajson, method, path)
 
-    def render(self, model: str, messages: Messages) -> str | None:
-        """The prompt that the model would get; None from a server before 0.11.5, which cannot tell."""
-        answer = self._chat(model, messages, {"_debug_render_only": True, "options": {"num_predict": 1}})
-        return (answer.get("_debug_info") or {}).get("rendered_template")
+    async def _ajson(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        async def once() -> dict[str, Any]:
+            with self._faults_named():
+                async with asyncio.timeout(self.patience.timeout_s):  # httpx bounds each wait, this the whole answer
+                    response = await self._http.request(method, path, json=body)
+                return self.read(response, model)
 
-    def answer(self, model: str, messages: Messages) -> Answer:
-        """What the model answers with its own parameters."""
-        reply = self._chat(model, messages, {"logprobs": True, "top_logprobs": TOP_LOGPROBS})
-        message = reply.get("message") or {}
-        if message.get("thinking"):
-            raise ObserverError(f"{model}: answers with a thinking block; the base's template is in use, not ours")
-        return Answer(str(message.get("content") or ""), is_stopped(reply), reply.get("logprobs") or [])
+        model = (body or {}).get("model", "")
+        return await self._patiently(f"asking {model or 'for ' + path}", once)
 
-    def _chat(self, model: str, messages: Messages, more: dict[str, Any]) -> dict[str, Any]:
-        body = {"model": model, "messages": messages, "stream": False, "shift": False, **more}
-        timeout_s = self.endpoint.work_timeout_s
-        return self._patiently(f"asking {model}", lambda: self._json("POST", "/api/chat", body, timeout_s))
-
-    def _push_once(self, path: Path, digest: str, progress: Progress) -> bool:
-        with self._exchange("HEAD", f"/api/blobs/{digest}", None, {}, self.endpoint.timeout_s) as response:
-            if response.status == 200:
+    async def _push_once(self, path: Path, digest: str, progress: Progress) -> bool:
+        blob = f"/api/blobs/{digest}"
+        with self._faults_named():
+            found = await self._http.head(blob)
+            if found.status_code != 404:
+                self._check(found)
                 return False
-            if response.status != 404:
-                self._check(response)
-        size = _size_of(path)
-        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        blocks = _blocks(path, size, progress)
-        with self._exchange("POST", f"/api/blobs/{digest}", blocks, headers, self.endpoint.work_timeout_s) as response:
-            self._check(response)
-        return True
+            size = _size_of(path)
+            headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+            self._check(await self._http.post(blob, content=_blocks(path, size, progress), headers=headers))
+            return True
 
-    def _create_once(self, request: dict[str, Any]) -> None:
-        body, headers = json.dumps(request).encode(), {"Content-Type": "application/json"}
-        with self._exchange("POST", "/api/create", body, headers, self.endpoint.work_timeout_s) as response:
-            self._check(response)
-            status = ""
-            for line in _lines(response):
-                if "error" in line:
-                    raise ObserverError(f"{self.endpoint.url}: {request['model']} was not created: {error_words(line)}")
-                if line.get("status") != status:
-                    status = str(line.get("status", ""))
-                    self._say(f"{request['model']}: {status}")
-            if status != "success":
-                raise _Passing("the answer ended before success")
+    async def _create_once(self, request: dict[str, Any]) -> None:
+        status = ""
+        with self._faults_named():
+            async with self._http.stream("POST", "/api/create", json=request) as response:
+                if response.status_code >= 300:
+                    await response.aread()
+                    self._check(response)
+                async for line in response.aiter_lines():
+                    told = self._parse(line) if line.strip() else {}
+                    if "error" in told:
+                        raise ObserverError(f"{self.url}: {request['model']} was not created: {error_words(told)}")
+                    if told.get("status", status) != status:
+                        status = str(told["status"])
+                        self._say(f"{request['model']}: {status}")
+        if status != "success":
+            raise _Passing("the answer ended before success")
 
-    def _json(self, method: str, path: str, body: Any = None, timeout_s: float | None = None) -> dict[str, Any]:
-        data = json.dumps(body).encode() if body is not None else None
-        headers = {"Content-Type": "application/json"}
-        with self._exchange(method, path, data, headers, timeout_s or self.endpoint.timeout_s) as response:
-            self._check(response)
-            answer = next(_lines(response), {})
-            if "error" in answer:
-                raise ObserverError(f"{self.endpoint.url}: {error_words(answer)}")
-            return answer
+    async def _patiently(self, what: str, once: Callable[[], Awaitable[T]]) -> T:
+        tries = self.patience.max_retries + 1
+        fault = _Passing("")
+        for attempt in range(tries):
+            try:
+                return await once()
+            except _Passing as error:
+                fault = error
+            if attempt + 1 < tries:
+                pause_s = self.patience.backoff_s * 2**attempt
+                self._say(f"{what}: {fault}; trying again in {pause_s:g} s")
+                await asyncio.sleep(pause_s)
+        if fault.is_down:
+            raise NoServer(
+                f"{self.url}: no Ollama server answers ({fault}); start it with `ollama serve`, "
+                "or name another in OLLAMA_HOST"
+            )
+        raise ObserverError(f"{self.url}: {what} failed {tries} times, last: {fault}; {_fix(str(fault))}")
 
     @contextlib.contextmanager
-    def _exchange(
-        self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float
-    ) -> Iterator[http.client.HTTPResponse]:
-        """Send one request and yield its answer. Faults of the connection become _Passing."""
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        connection = kind(self._host, self._port, timeout=timeout_s)
+    def _faults_named(self) -> Iterator[None]:
+        """What goes wrong on the way is a _Passing, or an ObserverError when waiting longer is no use."""
+        import httpx
+
+        if self._http.is_closed:
+            raise ObserverError(f"{self.url}: the connection was closed before the answer came")
         try:
-            try:
-                connection.request(method, self._path.rstrip("/") + path, body, headers)
-            except (BrokenPipeError, ConnectionResetError) as error:
-                yield _early_answer(connection, error)  # refused in mid-upload: a full disk, say
-            else:
-                yield connection.getresponse()
-        except TimeoutError:
-            raise _Passing(f"no answer within {timeout_s:g} s") from None
-        except (OSError, http.client.HTTPException) as error:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _Passing(str(error) or "no connection in time", is_down=True) from None
+        except (TimeoutError, httpx.TimeoutException):
+            advice = "see the server's log, or raise timeout_s"
+            raise ObserverError(f"{self.url}: no answer within {self.patience.timeout_s:g} s; {advice}") from None
+        except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Passing(str(error) or type(error).__name__) from None
-        finally:
-            connection.close()
 
-    def _check(self, response: http.client.HTTPResponse) -> None:
-        if response.status < 300:
+    def read(self, response: httpx.Response, model: str = "") -> dict[str, Any]:
+        """The JSON object of an answer. Raises as `chat` does, and _Passing."""
+        self._check(response, model)
+        return self._parse(response.content)
+
+    def _check(self, response: httpx.Response, model: str = "") -> None:
+        status = response.status_code
+        if status < 300:
             return
-        told = error_words(next(_lines(response), {})) or response.reason
-        what = f"{response.status}, {told}"
-        if response.status >= 500 or response.status in (408, 429) or "digest mismatch" in what:
-            raise _Passing(what)
-        raise ObserverError(f"{self.endpoint.url}: {what}")
+        words = _words(response)
+        if status >= 500 or status in _PASSING or "digest mismatch" in words:
+            raise _Passing(f"{status}, {words}")
+        if status == 404 and "not found" in words:
+            raise self._missing(model)
+        if any(phrase in words.lower() for phrase in _TOO_LONG):
+            raise TooLong(words)
+        raise ObserverError(f"{self.url}: {status}, {words}")
 
-    def _patiently(self, what: str, work: Callable[[], T]) -> T:
-        why = ""
-        for attempt in range(self.endpoint.max_retries + 1):
-            try:
-                return work()
-            except _Passing as error:
-                why = str(error)
-            if attempt < self.endpoint.max_retries:
-                pause_s = self.endpoint.backoff_s * 2**attempt
-                self._say(f"{what}: {why}; trying again in {pause_s:g} s")
-                time.sleep(pause_s)
-        tries = self.endpoint.max_retries + 1
-        raise ObserverError(f"{self.endpoint.url}: {what} failed {tries} times, last: {why}; {_fix(why)}")
+    def _parse(self, text: str | bytes) -> dict[str, Any]:
+        try:
+            value = parse_json(text)
+        except ValueError:
+            raise _Passing("the answer is not JSON") from None
+        if not isinstance(value, dict):
+            raise self._foreign()
+        return value
+
+    def _foreign(self) -> ObserverError:
+        return ObserverError(f"{self.url}: what answers is no Ollama server; check OLLAMA_HOST")
+
+    def _missing(self, model: str) -> ObserverError:
+        return ObserverError(
+            f"{self.url}: no model {model!r}; make it with `ollama create {model} -f outputs/RUN/Modelfile`, "
+            f"or fetch it with `ollama pull {model}`"
+        )
 
 
-def is_stopped(reply: dict[str, Any]) -> bool:
-    """Whether an answer was ended for the model: by its limit, or, more than 30 equal tokens in a row, as not done."""
-    return reply.get("done_reason") == "length" or reply.get("done") is False
+def server_version(host: str | None = None, timeout_s: float = 30.0) -> str:
+    """Asked once. Raises NoServer when nobody answers, ObserverError when it is another server."""
+    with OllamaClient(host, Patience(timeout_s, max_retries=0)) as client:
+        return client.version()
 
 
 def error_words(reply: Any) -> str:
@@ -210,32 +267,20 @@ def error_words(reply: Any) -> str:
     return text[:300]
 
 
+def _words(response: httpx.Response) -> str:
+    """What the server says of its error."""
+    try:
+        return error_words(parse_json(response.content)) or response.reason_phrase
+    except (ValueError, RecursionError):
+        return response.text.strip()[:300] or response.reason_phrase
+
+
 def _fix(why: str) -> str:
     if "digest mismatch" in why:
         return "the file changes while it is sent, or something in between alters it"
     if "no space left" in why:
         return "free some space on the server and run the same command again"
     return "see the server's log, and run the same command again"
-
-
-def _early_answer(connection: http.client.HTTPConnection, error: OSError) -> http.client.HTTPResponse:
-    try:
-        return connection.getresponse()
-    except (OSError, http.client.HTTPException):
-        raise error from None
-
-
-def _lines(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The JSON objects of an answer, one a line."""
-    for line in response:
-        try:
-            value = json.loads(line) if line.strip() else None
-        except ValueError:
-            value = {"error": line.decode("utf-8", "replace").strip()[:200]} if response.status >= 300 else {}
-            if not value:
-                raise _Passing("the answer is not JSON") from None
-        if isinstance(value, dict):
-            yield value
 
 
 def _size_of(path: Path) -> int:
@@ -245,7 +290,7 @@ def _size_of(path: Path) -> int:
         raise ObserverError(explain_os_error(error, path)) from error
 
 
-def _blocks(path: Path, size: int, progress: Progress) -> Iterator[bytes]:
+async def _blocks(path: Path, size: int, progress: Progress) -> AsyncIterator[bytes]:
     done = 0
     with path.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):

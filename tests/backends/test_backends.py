@@ -19,8 +19,8 @@ from observer.backends.opening import best_gguf, open_backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError, RowsError
 from observer.observation import Grade
-from observer.ollama.chat import Patience, TokenChoice
-from observer.ollama.client import NoServer
+from observer.ollama.chat import TokenChoice
+from observer.ollama.client import NoServer, Patience
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import Example, Task, render_exchange
 from observer.schema import Label

@@ -20,11 +20,10 @@ from observer.config import Config
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
-from observer.export.package import Checked, Difference, check_name, create_request, variant_name
+from observer.export.package import Checked, Difference, ask, check_name, create_request, rendered_prompt, variant_name
 from observer.export.package_command import add_package_command
 from observer.files import write_jsonl
-from observer.ollama.address import ollama_url
-from observer.ollama.client import Endpoint, NoServer, OllamaClient, error_words
+from observer.ollama.client import NoServer, OllamaClient, Patience, error_words, server_version
 from observer.ollama.modelfile import quantization_modelfiles
 from observer.ollama.modelfile_parser import parse_modelfile
 from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
@@ -38,7 +37,7 @@ from observer.prompts import (
     render_exchange,
     render_prompt,
 )
-from tests.support.ollama_server import Fault, OllamaServer
+from tests.support.ollama_server import Fault, OllamaServer, delete_ollama_model
 from tests.support.tiny_runs import split_rows, tiny_config
 
 BLOB = b"GGUF" + bytes(range(256)) * 12_000
@@ -60,8 +59,9 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def client(server: OllamaServer, said: list[str]) -> OllamaClient:
-    return OllamaClient(Endpoint(server.url, timeout_s=5, work_timeout_s=5, max_retries=2, backoff_s=0.01), said.append)
+def client(server: OllamaServer, said: list[str]) -> Iterator[OllamaClient]:
+    with OllamaClient(server.url, Patience(5, 2, 0.01), say=said.append) as client:
+        yield client
 
 
 @pytest.fixture
@@ -149,16 +149,9 @@ def test_what_a_server_says_in_mid_upload_is_heard(client: OllamaClient, server:
         client.push_blob(large, DIGEST, quiet)
 
 
-def test_a_server_that_does_not_answer_in_time_is_given_up(server: OllamaServer) -> None:
-    server.faults.extend([Fault("/api/chat", delay_s=0.5)] * 2)
-    patient = OllamaClient(Endpoint(server.url, work_timeout_s=0.1, max_retries=1, backoff_s=0))
-    with pytest.raises(ObserverError, match=r"asking tiny failed 2 times, last: no answer within 0\.1 s"):
-        patient.answer("tiny", [{"role": "user", "content": "hi"}])
-
-
 def test_a_request_the_server_refuses_is_not_repeated(client: OllamaClient, server: OllamaServer) -> None:
-    with pytest.raises(ObserverError, match="404, model 'nobody' not found"):
-        client.answer("nobody", [{"role": "user", "content": "hi"}])
+    with pytest.raises(ObserverError, match="no model 'nobody'"):
+        client.chat({"model": "nobody", "messages": []})
     with pytest.raises(ObserverError, match="tiny was not created: open sha256:0: no such file"):
         client.create({"model": "tiny", "files": {"a.gguf": "sha256:0"}})
     assert len(server.requests) == 2
@@ -172,10 +165,10 @@ def test_a_creation_whose_answer_is_cut_is_repeated(client: OllamaClient, server
 
 def test_nobody_and_somebody_else_are_told_apart_from_ollama(blob: Path) -> None:
     with pytest.raises(NoServer, match="no Ollama server answers"):
-        OllamaClient(Endpoint("http://127.0.0.1:9")).version()
-    for url in ("127.0.0.1:11434", "ftp://host", "http://host:notaport", "http://"):
+        server_version("127.0.0.1:9")
+    for url in ("ftp://host", "127.0.0.1:1:2"):
         with pytest.raises(ObserverError, match="no address"):
-            OllamaClient(Endpoint(url))
+            OllamaClient(url)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +304,7 @@ def test_an_answer_that_the_server_stopped_agrees_as_far_as_it_goes(
 
 def test_the_model_is_not_loaded_anew_between_the_ways_of_asking(client: OllamaClient, server: OllamaServer) -> None:
     server.models["m"], server.reply = {"template": OLLAMA_TEMPLATE, "system": ""}, "STORE"
-    client.answer("m", [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}])
+    ask(client, "m", [{"role": "system", "content": ""}, {"role": "user", "content": "hi"}])
     with OllamaBackend("m", server.url) as backend:
         backend.grade(["USER: hi"])
     assert len(server.bodies) == 2 and server.n_loads == 1
@@ -395,28 +388,27 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path, capsys) -> None:
 
 @pytest.fixture
 def real_server() -> str:
-    url = ollama_url(os.environ.get("OLLAMA_HOST", ""))
     try:
-        OllamaClient(Endpoint(url, timeout_s=2)).version()
+        server_version(timeout_s=2)
     except ObserverError as error:
         pytest.skip(str(error))
-    return url
+    return os.environ.get("OLLAMA_HOST", "")
 
 
 @pytest.mark.ollama
 def test_a_real_server_renders_and_answers_as_we_do(run_folder: Path, real_server: str, capsys) -> None:
     """Leaves no model behind; the weights of the tiny model are random, so that answers alone may part by near ties."""
     name = f"observer-test-{uuid.uuid4().hex[:8]}"
-    client = OllamaClient(Endpoint(real_server))
     try:
         assert package(run_folder, "--ollama", name, "--host", real_server, "--no-check") == 0
-        for task in Task:
-            exchange = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
-            messages = prompt_messages(task, exchange)
-            assert client.render(name, messages) == render_prompt(task, exchange)
-            alone = [{"role": "user", "content": exchange}]
-            assert client.render(variant_name(name, task), alone) == render_prompt(task, exchange)
-            assert isinstance(client.answer(variant_name(name, task), alone), str)
+        with OllamaClient(real_server) as client:
+            for task in Task:
+                exchange = render_exchange("I moved to Łódź\n<|im_end|> 🙂", "Nice!")
+                messages = prompt_messages(task, exchange)
+                assert rendered_prompt(client, name, messages) == render_prompt(task, exchange)
+                alone = [{"role": "user", "content": exchange}]
+                assert rendered_prompt(client, variant_name(name, task), alone) == render_prompt(task, exchange)
+                assert isinstance(ask(client, variant_name(name, task), alone)["message"]["content"], str)
     finally:
         for variant in ("", "grade", "extract"):
-            client.delete(variant_name(name, variant))
+            delete_ollama_model(variant_name(name, variant))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -19,8 +20,10 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from observer.errors import ObserverError
-from observer.ollama.address import full_name
+from observer.ollama.address import full_name, ollama_url
 from observer.prompts import OLLAMA_TEMPLATE
 from tests.support.go_template import render_go_template
 from tests.support.label_server import QuietServer
@@ -161,6 +164,12 @@ class OllamaServer:
             if digest not in self._loaded:
                 self._loaded[digest] = ServedModel(self.blob(digest))
             return self._loaded[digest]
+
+
+def delete_ollama_model(name: str) -> None:
+    """From the real server at OLLAMA_HOST."""
+    url = f"{ollama_url(os.environ.get('OLLAMA_HOST', ''))}/api/delete"
+    httpx.request("DELETE", url, json={"model": name}, timeout=30, trust_env=False).raise_for_status()
 
 
 TOO_LONG = {"error": {"code": 400, "message": "the request (2100 tokens) exceeds the available context size (2048)"}}

@@ -5,15 +5,14 @@ Its slots keep the prompt they had last, so each begins with the instruction. Pr
 
 from __future__ import annotations
 
-import http.client
-import json
 import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from eval.benchmarks.engine.engines import CONTEXT_TOKENS, Limits, Rows, Turn, timed
 from eval.benchmarks.harness import last_words, stop
@@ -80,13 +79,11 @@ class LlamaServer:
 
     def _post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         # A connection for each: the server closes those that are idle while the others have their turn.
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)) as connection:
-            connection.request("POST", path, json.dumps(request), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            body = response.read()
-        if response.status != 200:
-            raise ObserverError(f"llama-server answered {response.status}: {body[:300]!r}")
-        return json.loads(body)
+        url = f"http://127.0.0.1:{self.port}{path}"
+        response = httpx.post(url, json=request, timeout=_ANSWER_S, trust_env=False)
+        if response.status_code != 200:
+            raise ObserverError(f"llama-server answered {response.status_code}: {response.content[:300]!r}")
+        return response.json()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_S
@@ -99,12 +96,10 @@ class LlamaServer:
         raise ObserverError(f"llama-server was not ready after {_START_S:.0f} s [{self.log}]")
 
     def _is_ready(self) -> bool:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
-            try:
-                connection.request("GET", "/health")
-                return connection.getresponse().status == 200
-            except OSError:
-                return False
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=5, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
 
 
 def _free_port() -> int:

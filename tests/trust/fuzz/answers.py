@@ -21,7 +21,8 @@ from observer.memory.facts import OperationKind
 from observer.observation import Completion, Exchange, Observation
 from observer.observe.observations_file import to_line
 from observer.observe.printing import print_observation
-from observer.ollama.chat import OllamaChat, Patience, TooLong, _Passing
+from observer.ollama.chat import reply_of
+from observer.ollama.client import OllamaClient, TooLong, _Passing
 from observer.prompts import Task, render_exchange
 from observer.schema import Turn
 from observer.turns.after_model import observation, read_extraction
@@ -91,7 +92,7 @@ def ollama_answers(data: bytes) -> None:
     status = int(head) if re.fullmatch(rb"[1-5]\d\d", head) else 200
     response = httpx.Response(status, content=body or data)
     try:
-        reply = accepted(lambda: _chat().reply_of(_chat()._read(response, {"model": "m"})))
+        reply = accepted(lambda: reply_of(_client().read(response, "m"), "the server"))
     except (TooLong, _Passing):
         return
     if reply:
@@ -125,5 +126,5 @@ def _told(found: Observation) -> list[str]:
 
 
 @cache
-def _chat() -> OllamaChat:
-    return OllamaChat("127.0.0.1:9", Patience(), 1)
+def _client() -> OllamaClient:
+    return OllamaClient("127.0.0.1:9")
