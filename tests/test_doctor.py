@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,30 +16,13 @@ from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.training.cuda import Gpu, compiler_lacks, cuda_obstacle, torch_cuda
 from observer.training.device import choose_runtime
+from tests.support.loopback import Loopback, Sent
 
 
-@contextmanager
-def answering(body: str) -> Iterator[str]:
+def answering(body: str) -> AbstractContextManager[str]:
     """A server that answers everything with `body`."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    server = Loopback(lambda _: Sent(body.encode()))
+    return server.serving(server.host)
 
 
 def ollama_that_says(body: str, monkeypatch: pytest.MonkeyPatch) -> Finding:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from eval import compare
 from observer.console.run import run_cli
 from observer.files import write_jsonl
 from observer.prompts import CUES, SYSTEM_PROMPT, Task
-from tests.support.label_server import QuietServer, read_json
+from tests.support.loopback import Asked, Loopback, Sent
 from tests.support.tiny_runs import split_rows
 
 EMPTY = '{"entities":[],"relationships":[]}'
@@ -27,7 +25,16 @@ class Server:
     def __init__(self) -> None:
         self.digests = {"base:0.6b": "sha256:1", "tuned:latest": "sha256:2"}
         self.asked: list[dict[str, Any]] = []
-        self.http = QuietServer(("127.0.0.1", 0), _handler(self))
+        self.http = Loopback(self.answer)
+
+    def answer(self, asked: Asked) -> Sent:
+        if asked.method == "POST":
+            return Sent(self.chat(asked.json()))
+        models = [
+            {"name": name, "model": name, "digest": digest, "details": {"quantization_level": "Q8_0"}}
+            for name, digest in self.digests.items()
+        ]
+        return Sent({"models": models} if asked.path == "/api/tags" else {"version": "0.32.15"})
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(body)
@@ -36,43 +43,12 @@ class Server:
         return {"message": {"role": "assistant", "content": content}, "done": True, "done_reason": "stop"}
 
 
-def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            models = [
-                {"name": name, "model": name, "digest": digest, "details": {"quantization_level": "Q8_0"}}
-                for name, digest in server.digests.items()
-            ]
-            self._send({"models": models} if self.path == "/api/tags" else {"version": "0.32.15"})
-
-        def do_POST(self) -> None:
-            self._send(server.chat(read_json(self)))
-
-        def _send(self, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: pytest shows what matters."""
-
-    return Handler
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.http.server_port}")
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    monkeypatch.setenv("OLLAMA_HOST", server.http.host)
+    with server.http.serving(server):
+        yield server
 
 
 @pytest.fixture

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from observer.labeling.prompts import INSTRUCTIONS
 from observer.prompts import Task
+from tests.support.loopback import Asked, Loopback, Sent
 
 
 @dataclass(frozen=True)
@@ -69,44 +68,14 @@ def sound_answer(task: Task, exchange: str) -> str:
     return json.dumps({"entities": entities, "relationships": [relation]})
 
 
-class QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed, or stopped waiting, is part of the tests."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-    @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Answer in a thread of its own, until the end of the block."""
-        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self.shutdown()
-            self.server_close()
-            thread.join()
-
-
-def read_json(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
-    """The body of a request, or ConnectionError when the client went away in the middle of it."""
-    size = int(handler.headers["Content-Length"])
-    data = handler.rfile.read(size)
-    if len(data) < size:
-        raise ConnectionError(f"{len(data)} of {size} bytes came")
-    return json.loads(data)
-
-
 class LabelServer:
     """Answers with `plan(request)`; `received` holds every request in the order it came."""
 
     def __init__(self, plan: Callable[[Received], Reply]) -> None:
         self.plan, self.received = plan, list[Received]()
         self._lock, self._counts = threading.Lock(), Counter[tuple[str, str]]()
-        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._http = Loopback(self._send)
+        self.url = f"{self._http.url}/v1"
 
     def take(self, body: dict[str, Any], key: str) -> Received:
         with self._lock:
@@ -116,37 +85,15 @@ class LabelServer:
             self.received.append(request)
             return request
 
-    @contextmanager
-    def running(self) -> Iterator[LabelServer]:
-        with self._http.serving():
-            yield self
+    def running(self) -> AbstractContextManager[LabelServer]:
+        return self._http.serving(self)
 
-
-def _handler(server: LabelServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = read_json(self)
-            request = server.take(body, self.headers.get("Authorization", "").removeprefix("Bearer "))
-            reply = server.plan(request)
-            time.sleep(reply.delay_s)
-            data = (reply.body if reply.body is not None else _body(request, reply)).encode()
-            self._send(reply, data)
-
-        def _send(self, reply: Reply, data: bytes) -> None:
-            self.send_response(reply.status)
-            for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if reply.is_cut else data)
-            self.close_connection = self.close_connection or reply.is_cut
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: pytest shows what matters."""
-
-    return Handler
+    def _send(self, asked: Asked) -> Sent:
+        request = self.take(asked.json(), asked.headers.get("Authorization", "").removeprefix("Bearer "))
+        reply = self.plan(request)
+        time.sleep(reply.delay_s)
+        data = (reply.body if reply.body is not None else _body(request, reply)).encode()
+        return Sent(data, reply.status, reply.headers, reply.is_cut)
 
 
 def _body(request: Received, reply: Reply) -> str:

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 from observer.prompts import CUES, Task
 from observer.schema import Entity, EntityType, Extraction, Label, Predicate, Relationship, Temporal
-from tests.support.label_server import QuietServer, read_json
+from tests.support.loopback import Asked, Loopback, Sent
 
 HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nASSISTANT: [^\n]*)?$")
 
@@ -35,13 +32,11 @@ class ObservingServer:
         self.n_waiting = 0
         self._lock = threading.Condition()
         self._n_free = math.inf
-        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
-        self.host = f"127.0.0.1:{self._http.server_port}"
+        self._http = Loopback(self._send)
+        self.host = self._http.host
 
-    @contextmanager
-    def running(self) -> Iterator[ObservingServer]:
-        with self._http.serving():
-            yield self
+    def running(self) -> AbstractContextManager[ObservingServer]:
+        return self._http.serving(self)
 
     @contextmanager
     def held(self, after: int = 0) -> Iterator[None]:
@@ -54,6 +49,12 @@ class ObservingServer:
             with self._lock:
                 self._n_free = math.inf
                 self._lock.notify_all()
+
+    def _send(self, asked: Asked) -> Sent:
+        content = self.answer(asked.json()["messages"])
+        if content is None:
+            return Sent({"error": "the server is at its end"}, 400)
+        return Sent({"message": {"role": "assistant", "content": content}, "done": True})
 
     def answer(self, messages: list[dict[str, str]]) -> str | None:
         """The model's words, or None for a server that is at its end."""
@@ -84,27 +85,3 @@ def extraction_of(home: re.Match[str] | None) -> Extraction:
             Relationship(subject="User", predicate=Predicate("LIVES_IN"), object=home["place"], temporal=temporal)
         ],
     )
-
-
-def _handler(server: ObservingServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            content = server.answer(read_json(self)["messages"])
-            if content is None:
-                self._send(400, {"error": "the server is at its end"})
-            else:
-                self._send(200, {"message": {"role": "assistant", "content": content}, "done": True})
-
-        def _send(self, status: int, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: pytest shows what matters."""
-
-    return Handler

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from observer.errors import ObserverError
 from observer.ollama.address import full_name, ollama_url
 from observer.prompts import OLLAMA_TEMPLATE
 from tests.support.go_template import render_go_template
-from tests.support.label_server import QuietServer
+from tests.support.loopback import Asked, Loopback, Sent
 from tests.support.ollama_model import N_CTX, ServedModel
 
 
@@ -70,13 +69,13 @@ class OllamaServer:
         self._loaded: dict[str, ServedModel] = {}
         self._last_load: tuple[str, Any] | None = None
         self._loading = threading.Lock()
-        self._http = QuietServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._http = Loopback(self._send)
+        self.url = self._http.url
 
     @contextmanager
     def running(self) -> Iterator[OllamaServer]:
         try:
-            with self._http.serving():
+            with self._http.serving(self):
                 yield self
         finally:
             for served in self._loaded.values():
@@ -158,6 +157,41 @@ class OllamaServer:
         message = answer["message"] | {"thinking": self.thinking}
         return answer | {"message": message}
 
+    def _send(self, asked: Asked) -> Sent | None:
+        self.requests.append(f"{asked.method} {asked.path}")
+        if asked.method == "HEAD":
+            return Sent(status=200 if self.blob(asked.path.rpartition("/")[2]).exists() else 404)
+        if asked.method == "GET":
+            return Sent(self.tags() if asked.path == "/api/tags" else {"version": self.version})
+        fault = self.take_fault(asked.path)
+        time.sleep(fault.delay_s)
+        if fault.answers_early:
+            return Sent({"error": fault.message}, fault.status, is_last=True)
+        is_blob = "/blobs/" in asked.path
+        body = asked.read(asked.size // 2 if fault.is_cut and is_blob else None)
+        if fault.status:
+            return Sent({"error": fault.message}, fault.status)
+        if is_blob:
+            return None if fault.is_cut else self._keep(asked.path, body + b"!" * fault.spoils_body)
+        return self._ask_model(asked.path, json.loads(body), fault)
+
+    def _keep(self, path: str, body: bytes) -> Sent:
+        expected, found = path.rpartition("/")[2], f"sha256:{hashlib.sha256(body).hexdigest()}"
+        if found != expected:
+            return Sent({"error": f'digest mismatch, expected "{expected}", got "{found}"'}, 400)
+        self.blob(found).write_bytes(body)
+        return Sent(status=201)
+
+    def _ask_model(self, path: str, body: dict[str, Any], fault: Fault) -> Sent:
+        is_chat = path == "/api/chat"
+        if not is_chat and not _is_name(body["model"]):
+            return Sent({"error": "invalid model name"}, 400)
+        if is_chat and self.known_as(body["model"]) is None:
+            return Sent({"error": f"model '{body['model']}' not found"}, 404)
+        lines = [self.chat(body)] if is_chat else self.create(body)
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        return Sent(data, 400 if is_chat and "error" in lines[0] else 200, is_cut=fault.is_cut)
+
     def _served(self, model: dict[str, Any]) -> ServedModel:
         (digest,) = model["files"].values()
         with self._loading:
@@ -181,73 +215,3 @@ def _is_name(name: str) -> bool:
         return bool(full_name(name))
     except ObserverError:
         return False
-
-
-def _handler(server: OllamaServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self._begin()
-            self._send(200 if server.blob(self.path.rpartition("/")[2]).exists() else 404, b"")
-
-        def do_GET(self) -> None:
-            self._begin()
-            answer = server.tags() if self.path == "/api/tags" else {"version": server.version}
-            self._send(200, json.dumps(answer).encode())
-
-        def do_POST(self) -> None:
-            fault = self._begin()
-            size = int(self.headers["Content-Length"])
-            if fault.answers_early:
-                self.close_connection = True
-                self._send(fault.status, json.dumps({"error": fault.message}).encode())
-                return
-            body = self.rfile.read(size // 2 if fault.is_cut and "/blobs/" in self.path else size)
-            if fault.is_cut and "/blobs/" in self.path:
-                self.close_connection = True
-            elif fault.status:
-                self._send(fault.status, json.dumps({"error": fault.message}).encode())
-            elif "/blobs/" in self.path:
-                self._blob(body + b"!" if fault.spoils_body else body)
-            else:
-                self._model(json.loads(body), fault)
-
-        def _begin(self) -> Fault:
-            server.requests.append(f"{self.command} {self.path}")
-            fault = server.take_fault(self.path) if self.command == "POST" else Fault("")
-            time.sleep(fault.delay_s)
-            return fault
-
-        def _blob(self, body: bytes) -> None:
-            expected, found = self.path.rpartition("/")[2], f"sha256:{hashlib.sha256(body).hexdigest()}"
-            if found == expected:
-                server.blob(found).write_bytes(body)
-                self._send(201, b"")
-            else:
-                message = f'digest mismatch, expected "{expected}", got "{found}"'
-                self._send(400, json.dumps({"error": message}).encode())
-
-        def _model(self, body: dict[str, Any], fault: Fault) -> None:
-            if self.path == "/api/create" and not _is_name(body["model"]):
-                self._send(400, json.dumps({"error": "invalid model name"}).encode())
-                return
-            if self.path == "/api/chat" and server.known_as(body["model"]) is None:
-                self._send(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
-                return
-            lines = server.create(body) if self.path == "/api/create" else [server.chat(body)]
-            data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-            status = 400 if self.path == "/api/chat" and "error" in lines[0] else 200
-            self._send(status, data, is_cut=fault.is_cut)
-
-        def _send(self, status: int, data: bytes, *, is_cut: bool = False) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if is_cut else data)
-            self.close_connection = self.close_connection or is_cut
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet: pytest shows what matters."""
-
-    return Handler

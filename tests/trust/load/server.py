@@ -7,6 +7,7 @@ first, as a busy server does, and has to be asked again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from observer.observation import Completion, Exchange, Grade
 from observer.paths import python_path
 from observer.prompts import Task, with_cue
 from observer.turns.before_model import prepare
+from tests.support.loopback import Asked, Loopback, Sent
 
 MODEL = "load"
 _START_S = 30.0
@@ -78,52 +79,28 @@ def answering(path: Path, unavailable_every: int) -> Iterator[str]:
             process.kill()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class _Answers:
+    """What is sent to each prompt, but for every `unavailable_every`-th."""
 
     def __init__(self, answers: dict[str, dict[str, Any]], unavailable_every: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies = {
             with_cue(Task(task), prompt): json.dumps(answer).encode()
             for task, of_task in answers.items()
             for prompt, answer in of_task.items()
         }
         self.unavailable_every = unavailable_every
-        self._n_asked = 0
-        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)  # `next` is one step of the interpreter: no thread gets another's
 
-    def is_busy(self) -> bool:
-        """Whether to refuse this question."""
-        with self._lock:
-            self._n_asked += 1
-            return bool(self.unavailable_every) and self._n_asked % self.unavailable_every == 0
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server  # type: ignore[assignment]
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.server.is_busy():
-            self._send(503, b'{"error": "server busy, please try again"}')
-        else:
-            self._send(200, self.server.bodies[asked["messages"][-1]["content"]])
-
-    def _send(self, status: int, data: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+    def send(self, asked: Asked) -> Sent:
+        prompt = asked.json()["messages"][-1]["content"]
+        if self.unavailable_every and next(self._numbers) % self.unavailable_every == 0:
+            return Sent({"error": "server busy, please try again"}, 503)
+        return Sent(self.bodies[prompt])
 
 
 if __name__ == "__main__":
     recorded, refused_every = sys.argv[1:]
-    with _Server(json.loads(Path(recorded).read_text(encoding="utf-8")), int(refused_every)) as server:
-        print(f"127.0.0.1:{server.server_port}", flush=True)
+    answers = _Answers(json.loads(Path(recorded).read_text(encoding="utf-8")), int(refused_every))
+    with Loopback(answers.send) as server:
+        print(server.host, flush=True)
         server.serve_forever()
