@@ -1,1 +1,1 @@
-"""Speed and agreement measured: training, engine, export, observing and the whole pipeline."""
+"""Speed measured: training, engine, export, observing and the whole pipeline."""

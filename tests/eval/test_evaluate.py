@@ -1,4 +1,4 @@
-"""Evaluation and agreement end to end on a tiny model and a few rows, and what bad input gets."""
+"""Evaluation end to end on a tiny model and a few rows, and what bad input gets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from eval import evaluate
 from eval.answers.answering import answer_rows
 from eval.answers.origin import STAND_IN_NOTE
 from eval.answers.rows import take
-from eval.benchmarks import agreement
 from eval.reports.evaluation_report import Report, summary_table
 from eval.reports.scoring import score
 from observer.console.run import run_cli
@@ -230,7 +229,7 @@ def test_every_model_is_checked_before_the_first_is_run(run: RunPaths, split: Pa
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("module", ["eval.evaluate", "eval.benchmarks.agreement"])
+@pytest.mark.parametrize("module", ["eval.evaluate", "eval.compare"])
 def test_help_answers_without_heavy_imports(module: str) -> None:
     code = (
         f"import sys, importlib; command = importlib.import_module({module!r})\n"
@@ -246,42 +245,3 @@ def test_help_answers_without_heavy_imports(module: str) -> None:
 def test_a_script_runs_from_any_folder(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT_ROOT / "eval" / f"{script}.py"), "--help"]
     assert subprocess.run(command, capture_output=True, cwd=tmp_path, check=False).returncode == 0
-
-
-def test_agreement_compares_token_ids_and_greedy_answers(run: RunPaths) -> None:
-    result = agreement.compare(run, rows(), n_threads=1, max_new_tokens=6)
-    assert result.n_rows == 5
-    assert result.n_texts_differing == 0
-    assert result.n_texts >= 5
-    assert result.share_identical == 1 - len(result.differences) / 5
-
-
-def test_agreement_finds_a_gguf_of_other_weights(run: RunPaths, split: Path, tmp_path: Path, capsys) -> None:
-    from safetensors.torch import load_file, save_file
-
-    other = RunPaths(tmp_path / "tiny", "tiny")
-    shutil.copytree(run.merged, other.merged)
-    weights = load_file(other.merged / "model.safetensors")
-    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].flip(1).contiguous()
-    save_file(weights, other.merged / "model.safetensors", metadata={"format": "pt"})
-    shutil.copytree(run.gguf("f16").parent, other.gguf("f16").parent)
-
-    arguments = [str(other.root), "--split", str(split), "--threads", "1", "--max-new-tokens", "4"]
-    assert agreement.main(arguments) == 1
-    written = json.loads(other.report("agreement", "json").read_text())
-    assert written["share_identical"] < agreement.REQUIRED_SHARE
-    difference = written["differences"][0]
-    assert difference["margin"] >= 0
-    assert f"token {difference['position']}" in capsys.readouterr().out
-
-
-def test_agreement_without_a_merged_model_is_one_clear_line(tmp_path: Path, split: Path) -> None:
-    with pytest.raises(ObserverError, match="no model"):
-        agreement.main([str(tmp_path), "--split", str(split)])
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "position"), [((), (), 0), ((1,), (), 0), ((1, 2), (1, 3), 1), ((1, 2), (1, 2, 3), 2)]
-)
-def test_the_first_difference_may_be_an_end(one: tuple[int, ...], other: tuple[int, ...], position: int) -> None:
-    assert agreement.first_difference(one, other) == position
