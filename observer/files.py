@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -14,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from observer.errors import ObserverError, raise_all
 
@@ -88,37 +87,6 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]], *, is_private: bool 
 def write_row(stream: TextIO, row: dict[str, Any]) -> None:
     """One JSON object and a line break."""
     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def open_record(path: Path, remedy: str) -> Iterator[BinaryIO]:
-    """Open a private file that grows by whole lines, at its start, and hold it against other processes.
-
-    Raises ObserverError, ending in `remedy`, while another run holds it, and where it cannot be opened.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE), "r+b")
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ObserverError(f"{path}: another run writes to it; {remedy}") from None
-        yield stream
-
-
-def append_whole(descriptor: int, data: bytes) -> None:
-    """Write all of it to the end of an open file, or nothing; it is on the disk on return. Raises OSError."""
-    end = os.fstat(descriptor).st_size
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    except BaseException:
-        os.ftruncate(descriptor, end)
-        raise
 
 
 def read_text(path: Path) -> str:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from observer.console.run import run_cli
 from observer.errors import ObserverError, raise_all
 from observer.files import (
-    append_whole,
     atomic_path,
     check_writable,
     disk_errors_explained,
@@ -26,6 +25,7 @@ from observer.files import (
     write_jsonl,
     write_text,
 )
+from observer.journal import append
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3), max_leaves=5
@@ -139,14 +139,14 @@ def test_what_is_appended_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with path.open("ab") as stream:
-        append_whole(stream.fileno(), b"one\n")
+        append(stream, path, b"one\n")
         resource.setrlimit(resource.RLIMIT_FSIZE, (6, before[1]))
         try:
-            with pytest.raises(OSError, match="too large"):
-                append_whole(stream.fileno(), b"two\n")
+            with pytest.raises(ObserverError, match="larger than"):
+                append(stream, path, b"two\n")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        append_whole(stream.fileno(), b"three\n")
+        append(stream, path, b"three\n")
     assert path.read_bytes() == b"one\nthree\n"
 
 

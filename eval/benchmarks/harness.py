@@ -17,7 +17,8 @@ from typing import Any
 from eval.answers.origin import command_line
 from eval.reports.tables import bullets, page
 from observer.errors import ObserverError
-from observer.files import read_jsonl, write_json, write_jsonl, write_row, write_text
+from observer.files import parse_json, write_json, write_jsonl, write_text
+from observer.journal import append, open_journal, read_lines
 
 Record = dict[str, Any]
 
@@ -25,19 +26,27 @@ _PATIENCE_S = 20
 
 
 class Records:
-    """Append-only JSONL of what contestants did; failures of an earlier call are forgotten, and tried again."""
+    """The journal of what contestants did; failures of an earlier call are forgotten, and tried again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        known = [record for _, record in read_jsonl(path)] if path.exists() else []
-        self.all: list[Record] = [record for record in known if record["kind"] != "failed"]
+        self.path, self.all = path, list[Record]()
+        with open_journal(path, "wait for its end") as stream:
+            read_lines(stream, path, [b'{"kind": '], self._take)
         write_jsonl(path, self.all)
+
+    def _take(self, line: bytes) -> str:
+        try:
+            record = parse_json(line)
+            self.all += [record] if record["kind"] != "failed" else []
+        except (ValueError, KeyError, TypeError):
+            return "no record of ours; delete the file"
+        return ""
 
     def keep(self, kind: str, entrant: str, **values: Any) -> None:
         record = {"kind": kind, "entrant": entrant} | values
         self.all.append(record)
-        with self.path.open("a", encoding="utf-8") as stream:
-            write_row(stream, record)
+        with open_journal(self.path, "wait for its end") as stream:
+            append(stream, self.path, json.dumps(record).encode() + b"\n")
 
     def has(self, kind: str, entrant: str, **values: Any) -> bool:
         wanted = {"kind": kind, "entrant": entrant} | values

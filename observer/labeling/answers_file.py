@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from pydantic import TypeAdapter
 
-from observer.errors import ObserverError, raise_all
-from observer.files import append_whole, explain_os_error, open_record, parse_json
+from observer.files import disk_errors_explained, parse_json
+from observer.journal import append, open_journal, read_lines
 
 _START = b'{"key": '
 
@@ -38,63 +38,50 @@ class Answer:
 
 
 _ANSWER = TypeAdapter(Answer)
+_NAMES = [field.name for field in fields(Answer)]
 
 
 class Ledger:
     """The last answer of each key, and what all cost; `append` returns once the line is on the disk."""
 
-    def __init__(self, answers: dict[str, Answer], cost_usd: float, stream: BinaryIO, path: Path) -> None:
-        self.answers, self.cost_usd = answers, cost_usd
-        self._stream, self._path = stream, path
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self.answers, self.cost_usd = dict[str, Answer](), 0.0
+        self._path, self._stream = path, stream
+        read_lines(stream, path, [_START], self._take)
 
     def append(self, key: str, answer: Answer) -> None:
         """Record one answer. Raises ObserverError when the disk does not take it."""
         record = {"key": key, "time": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(answer)
-        try:
-            append_whole(self._stream.fileno(), json.dumps(record).encode() + b"\n")
-        except OSError as error:
-            raise ObserverError(explain_os_error(error, self._path)) from error
+        append(self._stream, self._path, json.dumps(record).encode() + b"\n")
+        self._add(key, answer)
+
+    def _add(self, key: str, answer: Answer) -> None:
         self.answers[key] = answer
         self.cost_usd += answer.cost_usd
+
+    def _take(self, line: bytes) -> str:
+        try:
+            record = parse_json(line)
+            key, answer = str(record["key"]), _ANSWER.validate_python({name: record[name] for name in _NAMES})
+            if not math.isfinite(answer.cost_usd):
+                raise ValueError("costs that are no number")
+        except (ValueError, KeyError, TypeError):
+            return "no line of a ledger; delete it, or name another file with --ledger"
+        self._add(key, answer)
+        return ""
 
 
 @contextlib.contextmanager
 def open_ledger(path: Path) -> Iterator[Ledger]:
-    """Open and lock the ledger; a last line that a kill cut short is dropped.
-
-    Raises ObserverError while another run holds it, and for a file that is no ledger.
-    """
-    with open_record(path, "wait for its end, or give --ledger FILE") as stream:
-        data = stream.read()
-        answers, cost_usd = _parse(data, path)
-        stream.truncate(data.rfind(b"\n") + 1)
-        yield Ledger(answers, cost_usd, stream, path)
+    """Open and lock the ledger. Raises ObserverError while another run holds it, and for a file that is no ledger."""
+    with open_journal(path, "wait for its end, or give --ledger FILE") as stream:
+        yield Ledger(path, stream)
 
 
 def read_ledger(path: Path) -> tuple[dict[str, Answer], float]:
     """The answers of a ledger that is only looked at, and what all cost; none when there is no such file."""
-    try:
-        return _parse(path.read_bytes(), path)
-    except FileNotFoundError:
+    if not path.exists():
         return {}, 0.0
-    except OSError as error:
-        raise ObserverError(explain_os_error(error, path)) from error
-
-
-def _parse(data: bytes, path: Path) -> tuple[dict[str, Answer], float]:
-    *lines, torn = data.split(b"\n")
-    names = [field.name for field in fields(Answer)]
-    answers, cost_usd, faults = dict[str, Answer](), 0.0, list[str]()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = parse_json(line)
-            answers[str(record["key"])] = answer = _ANSWER.validate_python({name: record[name] for name in names})
-            if not math.isfinite(answer.cost_usd):
-                raise ValueError("costs that are no number")
-            cost_usd += answer.cost_usd
-        except (ValueError, KeyError, TypeError):
-            faults.append(f"{path}:{number}: no line of a ledger; delete it, or name another file with --ledger")
-    if torn and not torn.startswith(_START) and not _START.startswith(torn):
-        faults.append(f"{path}:{len(lines) + 1}: no line of a ledger; name another file with --ledger")
-    raise_all(faults, limit=5)
-    return answers, cost_usd
+    with disk_errors_explained(path), path.open("rb") as stream:
+        ledger = Ledger(path, stream)
+    return ledger.answers, ledger.cost_usd

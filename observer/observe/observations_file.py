@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from observer.errors import ObserverError, raise_all
-from observer.files import append_whole, explain_os_error, open_record
+from observer.errors import ObserverError
+from observer.journal import append, open_journal, read_lines
 from observer.observation import Asked, Observation
 
 _STARTS = [f'{{"{name}":'.encode() for name in Observation.model_fields]
@@ -25,13 +25,11 @@ class Ledger:
         self.done: dict[str, str | None] = {}
         self.text_hashes: dict[str, str | None] = {}
         self._stream, self._task = stream, task
+        read_lines(stream, path, _STARTS, self._take)
 
     def write(self, observations: Sequence[Observation]) -> None:
         """Append a line each. Raises ObserverError when the disk does not take them."""
-        try:
-            append_whole(self._stream.fileno(), b"".join(to_line(observation) for observation in observations))
-        except OSError as error:
-            raise ObserverError(explain_os_error(error, self.path)) from error
+        append(self._stream, self.path, b"".join(to_line(observation) for observation in observations))
         for observation in observations:
             self._add(observation)
 
@@ -57,27 +55,13 @@ class Ledger:
             for line in stream:
                 yield Observation.model_validate_json(line)
 
-    def read(self) -> None:
-        """Learn what is done, and drop a last line that a kill cut short. Raises ObserverError naming foreign lines."""
-        faults: list[str] = []
-        n_whole = 0
-        self._stream.seek(0)
-        for number, line in enumerate(self._stream, 1):
-            if not line.endswith(b"\n") and _is_torn(line):
-                break
-            n_whole += len(line)
-            fault = self._take(line)
-            faults += [f"{self.path}:{number}: {fault}; name another file with --out"] if fault else []
-        raise_all(faults, limit=5)
-        self._stream.truncate(n_whole)
-
     def _take(self, line: bytes) -> str:
         try:
             observation = Observation.model_validate_json(line)
         except ValidationError:
-            return "no observation"
+            return "no observation; name another file with --out"
         if observation.id is None:
-            return "an observation without id"
+            return "an observation without id; name another file with --out"
         if observation.task != self._task:  # as are all lines of the file
             raise ObserverError(
                 f"{self.path}: holds answers of `observer {observation.task}`, and this is `observer {self._task}`; "
@@ -91,15 +75,8 @@ class Ledger:
 @contextlib.contextmanager
 def open_ledger(path: Path, task: Asked) -> Iterator[Ledger]:
     """Open, lock and read. Raises ObserverError while another run writes to it, and for a file of anything else."""
-    with open_record(path, "wait for its end, or name another --out") as stream:
-        ledger = Ledger(path, stream, task)
-        ledger.read()
-        yield ledger
-
-
-def _is_torn(line: bytes) -> bool:
-    """Whether a line without its end begins as ours do; what else stands there is not ours to drop."""
-    return any(line.startswith(start) or start.startswith(line) for start in _STARTS)
+    with open_journal(path, "wait for its end, or name another --out") as stream:
+        yield Ledger(path, stream, task)
 
 
 def to_line(observation: Observation) -> bytes:

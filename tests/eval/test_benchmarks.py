@@ -38,6 +38,9 @@ def test_rounds_take_turns_and_go_on_where_they_were_cut_past_what_fails(tmp_pat
     ]
     take_turns(["trl", "ours"], 2, Records(path), take)
     assert taken[4:] == [("trl", 1), ("trl", 2)]
+    path.write_bytes(path.read_bytes()[:-5])  # as a kill leaves it
+    take_turns(["trl", "ours"], 2, Records(path), take)
+    assert taken[6:] == [("trl", 2)]
 
 
 def test_ratios_are_of_rounds_that_both_took() -> None:

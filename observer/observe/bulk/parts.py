@@ -6,22 +6,22 @@ was run. Who asks the models is `bulk`'s.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from observer.errors import ObserverError, raise_all
-from observer.files import PRIVATE, append_whole, atomic_path, disk_errors_explained, parse_json, sha256_file
+from observer.files import atomic_path, parse_json, sha256_file
+from observer.journal import append, open_journal, read_lines
 from observer.observation import Asked
 from observer.observe.reading import BadRow, Row
 from observer.observe.streaming import batches
 
 MAX_PARTS = 100_000
 """Five digits, so that the names sort as the parts do."""
+_WAIT = "wait for its end, or name another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ class PartsFolder:
         is_ours = self.ledger.exists()
         if not is_ours and (found := sorted(path.glob("part-*.jsonl"))):
             raise ObserverError(f"{found[0]}: no {self.ledger.name} tells what made it; name another folder with --out")
-        self.done = self._read() if is_ours else dict[int, Done]()
+        self.done = dict[int, Done]()
+        if is_ours:
+            with open_journal(self.ledger, _WAIT) as stream:
+                read_lines(stream, self.ledger, [b'{"part": '], self._take)
 
     def file(self, number: int) -> Path:
         return self.path / f"part-{number:05}.jsonl"
@@ -99,9 +102,8 @@ class PartsFolder:
         """Put the part in place, then say so. Raises ObserverError when the disk does not take it."""
         with atomic_path(self.file(done.part), is_private=True) as temporary:
             temporary.write_bytes(lines)
-        record = (json.dumps(asdict(done)) + "\n").encode()
-        with disk_errors_explained(self.ledger), _appending(self.ledger) as descriptor:
-            append_whole(descriptor, record)
+        with open_journal(self.ledger, _WAIT) as stream:
+            append(stream, self.ledger, json.dumps(asdict(done)).encode() + b"\n")
         self.done[done.part] = done
 
     def _check_maker(self, done: Done, task: Asked, model: str, name: str) -> None:
@@ -127,30 +129,11 @@ class PartsFolder:
             return f"{file}: changed since it was written; delete it to have it made anew"
         return ""
 
-    def _read(self) -> dict[int, Done]:
-        """Later lines stand; a last line that a kill cut short is dropped. Raises ObserverError for foreign lines."""
-        found: dict[int, Done] = {}
-        with disk_errors_explained(self.ledger):
-            content = self.ledger.read_bytes()
-            whole, _, torn = content.rpartition(b"\n")
-            if torn:
-                os.truncate(self.ledger, len(content) - len(torn))
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                fields = parse_json(line)
-                done = Done(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
-            except (ValueError, TypeError, KeyError) as error:
-                raise ObserverError(
-                    f"{self.ledger}:{number}: not a record of ours; name another folder with --out"
-                ) from error
-            found[done.part] = done
-        return found
-
-
-@contextlib.contextmanager
-def _appending(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    def _take(self, line: bytes) -> str:
+        try:
+            fields = parse_json(line)
+            done = Done(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
+        except (ValueError, TypeError, KeyError):
+            return "not a record of ours; name another folder with --out"
+        self.done[done.part] = done  # later lines stand
+        return ""
