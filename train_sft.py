@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from observer.training.prepare import plan_dry, prepare
 
     if args.dry_run:
-        print(plan_dry(config, runtime, args.vocab).text)
+        if runtime.launch.is_first:
+            print(plan_dry(config, runtime, args.vocab).text)
         return 0
 
     # Of several processes the first one does everything; the others train along when it says so.

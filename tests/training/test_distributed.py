@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_sft
 from observer.config import Config, load_config
 from observer.errors import ObserverError
 from observer.files import write_json
@@ -149,6 +150,16 @@ def test_a_launch_that_cannot_split_the_weights_is_refused_with_what_to_take(
     with pytest.raises(ObserverError, match=f"{said}.*configs/accelerate/fsdp.yaml") as refused:
         check_settings(config, choose_runtime(config))
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_process_alone_prints_the_plan_of_a_dry_run(
+    rank: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert train_sft.main(["--config", str(write_tiny_run(tmp_path, tiny_model)), "--dry-run"]) == 0
+    assert bool(capsys.readouterr().out) == (rank == "0")
 
 
 def test_a_part_of_the_weights_takes_less_memory_than_the_whole() -> None:
