@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from observer.backends.base import Answers, AsyncBackend, MeasuringBackend, ReadingBackend, ask
+from observer.backends.base import ConcurrentBackend, MeasuringBackend, ReadingBackend, ask
 from observer.backends.opening import MAX_NEW_TOKENS, TIMEOUT_S, open_backend
 from observer.backends.shared import TOGETHER, SharedBackend
 from observer.errors import ObserverError, RowsError
@@ -28,21 +27,6 @@ from observer.schema import Label
 from observer.turns.accept import ContextLike, TurnLike, to_exchange
 from observer.turns.after_model import observation
 from observer.turns.before_model import Prepared, prepare
-
-_Answers = Answers | RowsError
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What the model is to be asked next."""
-
-    asked: Asked
-    prompts: list[str]
-    progress: Progress
-
-
-_Asking = Generator[_Question, Any, _Result]
 
 
 class Observer:
@@ -74,7 +58,7 @@ class Observer:
         measuring = self._backend if isinstance(self._backend, MeasuringBackend) else None
         self._measure, self._room = (measuring.n_tokens, measuring.room) if measuring else (None, 0)
         self._lock = threading.Lock()
-        is_concurrent = isinstance(self._backend, AsyncBackend)
+        is_concurrent = isinstance(self._backend, ConcurrentBackend)
         self._shared = None if is_concurrent else SharedBackend(self._backend, self._lock, self._check_open)
         # Not the event loop's own threads: those are few, and its file and address look-ups wait for one.
         self._threads = ThreadPoolExecutor(TOGETHER, thread_name_prefix="observer")
@@ -124,7 +108,7 @@ class Observer:
         return self._run("observe", turns, progress)[0]
 
     async def agrade(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> GradeResult:
-        """`grade`, awaited: a server is asked natively, a model in this process is asked in a thread."""
+        """`grade`, awaited: it is asked in a thread."""
         return _grade_of(_single(await self._arun("grade", [to_exchange(turn, context, at)])))
 
     async def aextract(self, turn: TurnLike, *, context: ContextLike = (), at: datetime | None = None) -> Observation:
@@ -147,47 +131,20 @@ class Observer:
         """`observe_many`, awaited."""
         return (await self._arun("observe", turns, progress))[0]
 
-    def _run(
-        self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
-    ) -> tuple[list[Observation], dict[int, str]]:
-        """Drive `_observations` with answers of the backend."""
-        asking = self._observations(asked, list(turns), progress)
-        answers: _Answers | None = None
-        while True:
-            try:
-                question = asking.send(answers)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                answers = self._answer(question)
-            except RowsError as error:
-                answers = error
-
     async def _arun(
         self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
     ) -> tuple[list[Observation], dict[int, str]]:
-        if self._shared:
-            self._check_open()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, asked, turns, progress)
-        asking = self._observations(asked, list(turns), progress)
-        answers: _Answers | None = None
-        while True:
-            try:
-                question = asking.send(answers)
-            except StopIteration as stop:
-                return stop.value
-            try:
-                answers = await self._aanswer(question)
-            except RowsError as error:
-                answers = error
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, asked, turns, progress)
 
-    def _observations(
-        self, asked: Asked, turns: Sequence[TurnLike], progress: Progress
-    ) -> _Asking[tuple[list[Observation], dict[int, str]]]:
+    def _run(
+        self, asked: Asked, turns: Iterable[TurnLike], progress: Progress = no_progress
+    ) -> tuple[list[Observation], dict[int, str]]:
         """Ask what is needed and put it together; the faults of turns without an answer are told beside.
 
         `progress` counts turns that are done with: their last answer is in.
         """
+        turns = list(turns)
         prepared, faults = _prepared(turns)
         prepared = {index: self._fitted(ready) for index, ready in prepared.items()}
         waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
@@ -195,17 +152,17 @@ class Observer:
         completions: dict[int, Completion] = {}
         if asked == "observe" and self._reads_once:
             progress(len(turns) - len(waiting), len(turns))
-            readings = yield from _ask("observe", waiting, faults, _offset(progress, turns, waiting))
+            readings = self._ask("observe", waiting, faults, _offset(progress, turns, waiting))
             grades = {index: reading.grade for index, reading in readings.items()}
             completions = {index: reading.completion for index, reading in readings.items() if reading.completion}
         else:
             if asked != "extract":
                 of_grades = _offset(progress, turns, waiting) if asked == "grade" else no_progress
-                grades = yield from _ask("grade", waiting, faults, of_grades)
+                grades = self._ask("grade", waiting, faults, of_grades)
                 waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
             if asked != "grade":
                 progress(len(turns) - len(waiting), len(turns))
-                completions = yield from _ask("extract", waiting, faults, _offset(progress, turns, waiting))
+                completions = self._ask("extract", waiting, faults, _offset(progress, turns, waiting))
         found = [
             observation(
                 ready,
@@ -232,36 +189,27 @@ class Observer:
             self._check_open()
             return ready.without_oldest(bisect_left(range(n_turns), True, key=fits))
 
-    def _answer(self, question: _Question) -> Answers:
-        if self._shared:
-            return self._shared.ask(question.asked, question.prompts, question.progress)
-        self._check_open()
-        return ask(self._backend, question.asked, question.prompts, question.progress)
-
-    async def _aanswer(self, question: _Question) -> Answers:
-        self._check_open()
-        assert isinstance(self._backend, AsyncBackend)
-        if question.asked == "grade":
-            return await self._backend.agrade(question.prompts, question.progress)
-        return await self._backend.aextract(question.prompts, progress=question.progress, logprobs=True)
+    def _ask(self, asked: Asked, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> dict[int, Any]:
+        """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again."""
+        left = dict(prompts)
+        while left:
+            try:
+                if self._shared:
+                    answers = self._shared.ask(asked, list(left.values()), progress)
+                else:
+                    self._check_open()
+                    answers = ask(self._backend, asked, list(left.values()), progress)
+                return dict(zip(left, answers, strict=True))
+            except RowsError as error:
+                indices = list(left)
+                for row, fault in error.faults.items():
+                    faults[indices[row]] = fault
+                    del left[indices[row]]
+        return {}
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise ObserverError(f"{self.name}: this observer is closed; open another")
-
-
-def _ask(asked: Asked, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> _Asking[dict[int, Any]]:
-    """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again."""
-    left = dict(prompts)
-    while left:
-        answers = yield _Question(asked, list(left.values()), progress)
-        if not isinstance(answers, RowsError):
-            return dict(zip(left, answers, strict=True))
-        indices = list(left)
-        for row, fault in answers.faults.items():
-            faults[indices[row]] = fault
-            del left[indices[row]]
-    return {}
 
 
 def _prepared(turns: Sequence[TurnLike]) -> tuple[dict[int, Prepared], dict[int, str]]:

@@ -64,19 +64,11 @@ class MeasuringBackend(Backend, Protocol):
 
 
 @runtime_checkable
-class AsyncBackend(Protocol):
-    """A backend that can be awaited from any event loop, and that many callers may use at once."""
+class ConcurrentBackend(Protocol):
+    """A backend that many callers may ask at once."""
 
-    async def agrade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]: ...
-
-    async def aextract(
-        self,
-        exchanges: Sequence[str],
-        constrained: bool = True,
-        progress: Progress = no_progress,
-        *,
-        logprobs: bool = False,
-    ) -> list[Completion]: ...
+    n_parallel: int
+    """Questions under way at a time, from all of them together."""
 
 
 def ask(backend: Backend, asked: Asked, exchanges: Sequence[str], progress: Progress = no_progress) -> Answers:

@@ -1,4 +1,4 @@
-"""An Ollama model as a backend: several questions at once, from callers with an event loop or without.
+"""An Ollama model as a backend: several questions at once, from any number of callers.
 
 Ollama tells no more than the 20 likeliest tokens at each place, so the labels' probabilities are the shares of the
 tokens with which they begin (no two labels begin alike); the engine in this process scores whole labels.
@@ -52,7 +52,7 @@ class OllamaBackend:
         self.keep_above = keep_above
         self._client = OllamaClient(host, patience or Patience(timeout_s), n_parallel)
         self._portal = self._client.portal
-        self._limit = asyncio.Semaphore(n_parallel)
+        self.n_parallel, self._limit = n_parallel, asyncio.Semaphore(n_parallel)
 
     def __enter__(self) -> Self:
         return self
@@ -84,10 +84,6 @@ class OllamaBackend:
         """The label whose first token is likeliest, or the one written where the server tells no probabilities."""
         return self._portal.call(self._all, self._grade_one, exchanges, progress)
 
-    async def agrade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
-        """`grade`, awaited from any event loop."""
-        return await asyncio.wrap_future(self._portal.start_task_soon(self._all, self._grade_one, exchanges, progress))
-
     def extract(
         self,
         exchanges: Sequence[str],
@@ -97,22 +93,6 @@ class OllamaBackend:
         logprobs: bool = False,
     ) -> list[Completion]:
         """`constrained` sends the JSON schema as the answer's `format`."""
-        return self._portal.call(self._all, self._extractor(constrained, logprobs), exchanges, progress)
-
-    async def aextract(
-        self,
-        exchanges: Sequence[str],
-        constrained: bool = True,
-        progress: Progress = no_progress,
-        *,
-        logprobs: bool = False,
-    ) -> list[Completion]:
-        """`extract`, awaited from any event loop."""
-        return await asyncio.wrap_future(
-            self._portal.start_task_soon(self._all, self._extractor(constrained, logprobs), exchanges, progress)
-        )
-
-    def _extractor(self, constrained: bool, logprobs: bool) -> Ask[Completion]:
         more: dict[str, Any] = {"format": extraction_json_schema()} if constrained else {}
         if logprobs:
             more["logprobs"] = True
@@ -122,7 +102,7 @@ class OllamaBackend:
             written = [choice.logprob for choice in reply.choices if choice.text not in ("", IM_END)]
             return Completion(reply.content, (), reply.truncated, tuple(written) if written else None)
 
-        return extract_one
+        return self._portal.call(self._all, extract_one, exchanges, progress)
 
     async def _grade_one(self, exchange: str) -> Grade:
         """Ask freely, as the model was trained; one that answers something else is kept to the labels."""
