@@ -25,7 +25,7 @@ from eval.answers.origin import command_line, facts_of, split_prefix
 from eval.answers.rows import Row, families_of, of_task, rows_of_split, take
 from eval.quantizations.choice import MARGIN
 from eval.quantizations.files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
-from observer.console.arguments import positive
+from observer.console.arguments import natural, positive, share
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import check_writable
@@ -153,11 +153,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all): quick, and less sure")
     add(
-        "--margin", type=_share, default=MARGIN, metavar="SHARE",
+        "--margin", type=share, default=MARGIN, metavar="SHARE",
         help="the loss of accuracy or F1 that is taken for harm (default: %(default)s)",
     )  # fmt: skip
     add("--quality-rows", type=positive, default=200, metavar="N", help="of each task, for divergence (%(default)s)")
-    add("--speed-rounds", type=_natural, default=3, metavar="N", help="0: no speeds (%(default)s)")
+    add("--speed-rounds", type=natural, default=3, metavar="N", help="0: no speeds (%(default)s)")
     add("--speed-rows", type=positive, default=32, metavar="N", help="of each task (%(default)s)")
     add("--threads", type=positive, metavar="N", help="threads of llama.cpp (all cores)")
     add("--out", type=Path, metavar="DIR", help="folder of the reports (RUN/reports)")
@@ -172,17 +172,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _words(text: str) -> list[str]:
     return [word.strip().lower() for word in text.split(",") if word.strip()]
-
-
-def _natural(text: str) -> int:
-    return 0 if text == "0" else positive(text)
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"a share between 0 and 1 is expected, such as 0.03; found {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from observer.console.arguments import positive
+from observer.console.arguments import positive, share
 from observer.data.audit.command import add_audit_action
 from observer.data.push import add_push_action
 
@@ -49,7 +49,7 @@ def add_split_action(actions: argparse._SubParsersAction[argparse.ArgumentParser
     split.add_argument(
         "--split", choices=SPLIT_KINDS, default="family", help="what val holds that train does not (default: family)"
     )
-    split.add_argument("--val-fraction", type=_fraction, default=0.2, metavar="F", help="share of val (default: 0.2)")
+    split.add_argument("--val-fraction", type=share, default=0.2, metavar="F", help="share of val (default: 0.2)")
     split.add_argument("--seed", type=int, default=42, help="another split (default: 42)")
     split.add_argument(
         "--unknown-predicates", choices=UNKNOWN_PREDICATES, default="strict",
@@ -76,13 +76,6 @@ def _check(args: argparse.Namespace) -> int:
     for line in check_files(args.files):
         print(line)
     return 0
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def _split(args: argparse.Namespace) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from observer.console.arguments import amount, natural, positive, seconds
 
 if TYPE_CHECKING:
     from observer.labeling.pricing import Price
@@ -34,22 +35,22 @@ def add_label_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def _add_how(label: argparse.ArgumentParser) -> None:
     add = label.add_argument_group("how to ask").add_argument
-    add("--votes", type=_count, default=1, metavar="K", help="answers per row; their agreement is the "
+    add("--votes", type=positive, default=1, metavar="K", help="answers per row; their agreement is the "
         "confidence (default: %(default)s)")  # fmt: skip
-    add("--temperature", type=_amount, help=f"(default: 0; {VOTES_TEMPERATURE} with more than one vote)")
-    add("--concurrency", type=_count, default=8, metavar="N", help="calls at once (default: 8)")
-    add("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds for one try (default: 60)")
-    add("--max-retries", type=_whole, default=5, metavar="N", help="tries after the first of a call (default: 5)")
-    add("--limit", type=_count, metavar="N", help="only the first N readable rows")
+    add("--temperature", type=amount, help=f"(default: 0; {VOTES_TEMPERATURE} with more than one vote)")
+    add("--concurrency", type=positive, default=8, metavar="N", help="calls at once (default: 8)")
+    add("--timeout", type=seconds, default=60.0, metavar="S", help="seconds for one try (default: 60)")
+    add("--max-retries", type=natural, default=5, metavar="N", help="tries after the first of a call (default: 5)")
+    add("--limit", type=positive, metavar="N", help="only the first N readable rows")
     add("--every-turn", action="store_true", help="label every user turn of a conversation, not only the last")
-    add("--max-characters", type=_count, default=20_000, metavar="N", help="set longer rows aside (default: 20000)")
+    add("--max-characters", type=positive, default=20_000, metavar="N", help="set longer rows aside (default: 20000)")
     add("--audit", action="store_true", help="compare answers with the gold of the rows; the gold stays as it is")
 
 
 def _add_money(label: argparse.ArgumentParser) -> None:
     add = label.add_argument_group("money").add_argument
     add("--dry-run", action="store_true", help="estimate tokens and cost; send nothing")
-    add("--budget-usd", type=_amount, metavar="X", help="stop before the call with which the ledger would cost more")
+    add("--budget-usd", type=amount, metavar="X", help="stop before the call with which the ledger would cost more")
     add("--price", metavar="IN,OUT", help="USD per million prompt and completion tokens")
 
 
@@ -107,28 +108,3 @@ def _price(args: argparse.Namespace, is_loopback: bool) -> Price | None:
             f"--model {args.model}: its price is not known here; give --price IN,OUT (USD per million tokens)"
         )
     return price
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is expected")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: at least 0 is expected")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 is expected")
-    return value
-
-
-def _seconds(text: str) -> float:
-    if _amount(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 is expected")
-    return float(text)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from observer.console.arguments import positive
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -59,9 +61,9 @@ def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
     add = command.add_argument_group("model").add_argument
     add("--model", metavar="SPEC", help="FILE.gguf, a run's folder, ollama:NAME or hf:FOLDER "
         "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
-    add("--threads", type=_count, metavar="N", help="threads of a model in this process (default: all cores)")
-    add("--n-ctx", type=_count, metavar="N", help="tokens of a prompt and its answer, for a model in this process; the "
-        "oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
+    add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
+    add("--n-ctx", type=positive, metavar="N", help="tokens of a prompt and its answer, for a model in this process; "
+        "the oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
     add("--timeout", type=float, metavar="S", help="seconds for one answer of a server (default: 120)")
     if task != "extract":
         add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
@@ -73,7 +75,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     add("--every-turn", action="store_true", help="every user turn of a conversation, not only the last")
     add("--at", type=_time, metavar="TIME", help="when rows without a time of their own were said (ISO 8601)")
     add("--at-field", default="", metavar="NAME", help="where rows keep their time, if not in `at`; messages too")
-    add("--max-characters", type=_count, default=20_000, metavar="N", help="refuse longer exchanges, their "
+    add("--max-characters", type=positive, default=20_000, metavar="N", help="refuse longer exchanges, their "
         "context not counted (default: 20000)")  # fmt: skip
 
 
@@ -89,9 +91,9 @@ def _add_output(command: argparse.ArgumentParser, task: Asked) -> None:
 def _add_bulk(command: argparse.ArgumentParser) -> None:
     add = command.add_argument_group("past one machine", BULK_HELP).add_argument
     add("--ray", action="store_true", help="observe on a Ray cluster, into a folder")
-    add("--workers", type=_count, metavar="N", help="models, each in a process of its own (default: one for 4 cores, "
+    add("--workers", type=positive, metavar="N", help="models, each in a process of its own (default: one for 4 cores, "
         "at least 2)")  # fmt: skip
-    add("--rows-per-part", type=_count, metavar="N", help="what a kill may cost for each worker (default: 512)")
+    add("--rows-per-part", type=positive, metavar="N", help="what a kill may cost for each worker (default: 512)")
     add("--ray-address", metavar="HOST:PORT", help="a cluster that is there, seen from one of its machines, or auto "
         "(default: RAY_ADDRESS, else one on this machine that ends with the run)")  # fmt: skip
 
@@ -182,12 +184,6 @@ def _reading(args: argparse.Namespace) -> Reading:
     from observer.turns.inputs import Reading
 
     return Reading(args.every_turn, args.max_characters, args.at_field, counts_context=False)
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1 is expected")
-    return int(text)
 
 
 def _time(text: str) -> datetime | None:
