@@ -6,8 +6,7 @@ Both converters run as programs of their own, in turn, on the nano model, on a b
 (with --vocab) on random weights in Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat
 turns, with start-up; memory is the largest resident set. llama.cpp's converter is in the source archive of
 llama-cpp-python and needs `sentencepiece`; without --converter only ours is measured. The table of types is llama.cpp's
-quantizer on the nano model; with --imatrix-tool, both importance matrices of the same tokens are compared. Writes
-docs/benchmarks/export.md; the last line of stdout is JSON.
+quantizer on the nano model. Writes docs/benchmarks/export.md; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from typing import Any
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, say, write_benchmark
-from eval.benchmarks.imatrix_agreement import ImatrixAgreement, compare_imatrix
 from eval.benchmarks.random_base import random_base
 from eval.reports.tables import table
 from observer.console.run import run_cli
@@ -115,11 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
                 say(f"benchmark: {name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
         rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
-        imatrix = compare_imatrix(args.model, args.imatrix_tool, Path(folder)) if args.imatrix_tool else None
     figures = {"comparisons": [asdict(one) for one in comparisons], "types": [asdict(row) for row in rows]}
     write_benchmark(
         args.out / "export", "Export: our converter beside llama.cpp's", facts_of(args.command),
-        sections(comparisons, rows, imatrix), figures, {"n_compared": len(comparisons)},
+        sections(comparisons, rows), figures, {"n_compared": len(comparisons)},
     )  # fmt: skip
     return 0
 
@@ -213,14 +210,12 @@ def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
     return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
 
 
-def sections(comparisons: Sequence[Comparison], rows: Sequence[TypeRow], imatrix: ImatrixAgreement | None) -> list[str]:
+def sections(comparisons: Sequence[Comparison], rows: Sequence[TypeRow]) -> list[str]:
     parts = [_comparison_table(comparisons)]
     if any(comparison.theirs is None for comparison in comparisons):
         parts.append("llama.cpp's converter was not given (`--converter`): nothing here compares with it.")
     if rows:
         parts += ["## Every type, on the nano model", _type_table(rows)]
-    if imatrix:
-        parts += ["## Importance matrix beside llama.cpp's tool, on the nano model", _imatrix_text(imatrix)]
     return parts
 
 
@@ -246,14 +241,6 @@ def _type_table(rows: Sequence[TypeRow]) -> str:
     return table(["type", "MB", "tensors in the file", "other types than asked for", "imatrix", "answers"], lines)
 
 
-def _imatrix_text(found: ImatrixAgreement) -> str:
-    counts = "the same token counts" if found.counts_equal else "**other token counts**"
-    return (
-        f"{found.n_layers} layers, {found.n_tokens:,} tokens, {counts}. Largest relative distance of a layer's values: "
-        f"{found.largest_distance:.1e}; largest relative error of a single column: {found.largest_column_error:.1e}."
-    )
-
-
 def _elements(shape: tuple[int, ...]) -> int:
     return shape[0] * (shape[1] if len(shape) == 2 else 1)
 
@@ -265,7 +252,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
     add("--shapes", default=SHAPES, metavar="NAME,…", help="a block each of other architectures (%(default)s)")
     add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
-    add("--imatrix-tool", type=Path, metavar="FILE", help="llama.cpp's llama-imatrix, to compare with ours")
     add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
     add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
     add("--skip-table", action="store_true", help="leave the table of all types out")

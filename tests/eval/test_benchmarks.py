@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
-from eval.benchmarks.imatrix_agreement import N_CHUNKS, N_CTX, agreement, calibration_text
 from eval.benchmarks.observing import Part, agreement_in_words, speed_in_words, to_table
 from eval.benchmarks.pipeline import stage_seconds
 from eval.benchmarks.reciting_base import note_on
 from eval.metrics.spread import Spread, ratios
 from observer.errors import ObserverError
-from observer.export.quantize.imatrix_file import Imatrix
-from observer.paths import NANO_BASE, PROJECT_ROOT
 
 
 def test_rounds_take_turns_and_go_on_where_they_were_cut_past_what_fails(tmp_path: Path) -> None:
@@ -94,22 +90,3 @@ def test_equal_observations_are_told_apart_from_identical_ones() -> None:
 def test_a_report_says_what_kind_of_model_it_was() -> None:
     assert "random weights with a head that recites" in (note_on("reciting-0.6b-f16") or "")
     assert "stand-in" in (note_on("nano-q8_0") or "") and note_on("mine") is None
-
-
-def imatrix(values: list[float], count: int = 2) -> Imatrix:
-    return Imatrix({"blk.0.attn_q.weight": np.array(values, np.float32)}, {"blk.0.attn_q.weight": count}, 1)
-
-
-def test_distances_of_importance_matrices_are_relative_to_the_tool_s() -> None:
-    found = agreement(imatrix([6, 8.8]), imatrix([6, 8]))  # means 3, 4.4 beside 3, 4: |0.4| / |(3, 4)| = 0.08
-    assert found.largest_distance == pytest.approx(0.08)
-    assert found.largest_column_error == pytest.approx(0.1)
-    assert found.counts_equal and found.n_layers == 1
-    assert not agreement(imatrix([6, 8], 4), imatrix([6, 8])).counts_equal
-    with pytest.raises(ObserverError, match="other layers"):
-        agreement(imatrix([1]), Imatrix({"x": np.ones(1, np.float32)}, {"x": 1}, 1))
-
-
-def test_chunks_are_the_text_s_first_tokens() -> None:
-    _, chunks = calibration_text(PROJECT_ROOT / NANO_BASE)
-    assert [len(chunk) for chunk in chunks] == [N_CTX] * N_CHUNKS
