@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from observer.backends.hf import HfBackend
+    from observer.engine.engine import Engine
 
 settings.register_profile("no-deadline", deadline=None)  # timings are no test: machines are shared
 settings.load_profile("no-deadline")
@@ -62,12 +67,38 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from observer.export.gguf.write import write_gguf
+
+    return write_gguf(tiny_model, tmp_path_factory.mktemp("tiny-gguf") / "tiny-f16.gguf", name="tiny")
+
+
+@pytest.fixture(scope="session")
 def nano_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed nano base, whose answers make sense, as an f32 GGUF: its weights as transformers computes them."""
     from observer.export.gguf.write import write_gguf
     from observer.paths import NANO_BASE, PROJECT_ROOT
 
     return write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path_factory.mktemp("nano") / "nano-f32.gguf", "f32", name="nano")
+
+
+@pytest.fixture(scope="session")
+def engine(nano_gguf: Path) -> Iterator[Engine]:
+    """The nano base in llama.cpp."""
+    from observer.engine.engine import Engine
+
+    with Engine(nano_gguf, n_threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def hf() -> Iterator[HfBackend]:
+    """The nano base in transformers."""
+    from observer.backends.hf import HfBackend
+    from observer.paths import NANO_BASE, PROJECT_ROOT
+
+    with HfBackend(PROJECT_ROOT / NANO_BASE, n_threads=1) as backend:
+        yield backend
 
 
 def hostile_texts() -> list[str]:

@@ -49,20 +49,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, nano_gguf: Path) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def engine(nano_gguf: Path) -> Iterator[Engine]:
-    with Engine(nano_gguf, n_threads=1) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def ollama(server: OllamaServer) -> Iterator[OllamaBackend]:
     with OllamaBackend("nano", server.url, patience=QUICK) as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def hf() -> Iterator[HfBackend]:
-    with HfBackend(BASE, n_threads=1) as backend:
         yield backend
 
 
@@ -369,10 +357,3 @@ def test_a_folder_that_transformers_cannot_load_is_one_line(tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ObserverError, match="transformers cannot read it"):
         HfBackend(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from observer.export.gguf.write import write_gguf
-
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")

@@ -34,12 +34,6 @@ LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
 each_task = pytest.mark.parametrize("task", list(Task))
 
 
-@pytest.fixture(scope="module")
-def engine(nano_gguf: Path) -> Iterator[Engine]:
-    with Engine(nano_gguf, n_threads=1) as engine:
-        yield engine
-
-
 def test_our_client_sends_ollama_the_bodies_of_the_page(
     tmp_path: Path, nano_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

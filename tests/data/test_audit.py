@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from observer.console.run import run_cli
+from observer.cli import main
 from observer.data.audit.audit import run_audit
-from observer.data.audit.command import DEFAULT_FILES, DEFAULT_MAX_LENGTH, DEFAULT_TOKENIZER, add_audit_action
+from observer.data.audit.command import DEFAULT_FILES, DEFAULT_MAX_LENGTH, DEFAULT_TOKENIZER
 from observer.data.audit.measures import quantile
 from observer.data.audit.probes import family_groups, run_probes
 from observer.data.audit.report import to_markdown
@@ -130,11 +129,8 @@ def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def audit(tokenizer_json: Path, capsys: pytest.CaptureFixture[str]) -> Audit:
     def run(*arguments: str | Path, max_length: int = 400) -> Outcome:
-        parser = argparse.ArgumentParser()
-        add_audit_action(parser.add_subparsers())
         options = ["--tokenizer", str(tokenizer_json), "--max-length", str(max_length)]
-        args = parser.parse_args(["audit", *map(str, arguments), *options])
-        code = run_cli(lambda: args.run(args), debug=False)
+        code = main(["data", "audit", *map(str, arguments), *options])
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 
@@ -206,10 +202,7 @@ def test_files_without_a_row_are_an_error(audit: Audit, tmp_path: Path) -> None:
 
 def test_a_missing_tokenizer_is_an_error(tmp_path: Path, audit: Audit) -> None:
     path = write(tmp_path / "rows.jsonl", *CLEAN)
-    parser = argparse.ArgumentParser()
-    add_audit_action(parser.add_subparsers())
-    args = parser.parse_args(["audit", str(path), "--tokenizer", str(path)])
-    assert run_cli(lambda: args.run(args), debug=False) == 1
+    assert main(["data", "audit", str(path), "--tokenizer", str(path)]) == 1
 
 
 def test_raw_rows_and_their_split_rows_are_audited_alike(tmp_path: Path) -> None:
@@ -273,19 +266,15 @@ def test_facts_in_another_order_are_no_conflict(audit: Audit, tmp_path: Path) ->
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, tokenizer_json: Path) -> None:
     """In fresh processes, so that no hash order shows through."""
     path = write(tmp_path / "rows.jsonl", *CLEAN, *BROKEN["near-duplicate of a train row"][0])
-    code = (
-        "import sys, argparse; from observer.data.audit.command import add_audit_action;"
-        "p = argparse.ArgumentParser(); add_audit_action(p.add_subparsers()); a = p.parse_args(sys.argv[1:]); a.run(a)"
-    )
-    arguments = ["audit", str(path), "--tokenizer", str(tokenizer_json), "--markdown"]
+    arguments = ["data", "audit", str(path), "--tokenizer", str(tokenizer_json), "--markdown"]
     pages = []
     for seed in ("1", "2"):
         page = tmp_path / f"{seed}.md"
         done = subprocess.run(
-            [sys.executable, "-c", code, *arguments, str(page)],
-            capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env={"PYTHONHASHSEED": seed},
+            [sys.executable, "-m", "observer.cli", *arguments, str(page)],
+            capture_output=True, text=True, cwd=PROJECT_ROOT, env={"PYTHONHASHSEED": seed},
         )  # fmt: skip
-        assert done.stdout == page.read_text(encoding="utf-8")
+        assert (done.returncode, done.stdout) == (1, page.read_text(encoding="utf-8"))
         pages.append(page.read_bytes())
     assert pages[0] == pages[1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections import Counter
@@ -14,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from observer.cli import main as observer
 from observer.config import SplitKind, UnknownPredicates
 from observer.console.run import run_cli
-from observer.data.command import SPLIT_KINDS, UNKNOWN_PREDICATES, add_split_action
+from observer.data.command import SPLIT_KINDS, UNKNOWN_PREDICATES
 from observer.data.dataset import read_split
 from observer.data.importing import read_raw_rows
 from observer.data.names import find_traits
@@ -188,10 +188,7 @@ def write_first_version(folder: Path) -> tuple[Path, Path]:
 
 
 def observer_split(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_split_action(parser.add_subparsers())
-    args = parser.parse_args(["split", *arguments])
-    return run_cli(lambda: args.run(args), debug=False)
+    return observer(["data", "split", *arguments])
 
 
 def test_the_command_offers_what_the_config_knows() -> None:

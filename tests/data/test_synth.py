@@ -57,12 +57,6 @@ def everything_said(row: RawRow) -> str:
 # --- the shipped files ---
 
 
-def test_regenerating_gives_the_shipped_bytes(tmp_path: Path) -> None:
-    write_data(tmp_path)
-    for path in FILES:
-        assert (tmp_path / path).read_bytes() == (PROJECT_ROOT / path).read_bytes(), path
-
-
 def test_another_seed_gives_other_rows(tmp_path: Path) -> None:
     write_data(tmp_path, seed=1)
     assert (tmp_path / VAL_JSONL).read_bytes() != (PROJECT_ROOT / VAL_JSONL).read_bytes()

@@ -13,7 +13,6 @@ from observer.engine.engine import Engine
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.errors import ObserverError, RowsError
-from observer.export.gguf.write import write_gguf
 from observer.prompts import IM_END, Example, Task, render_exchange, render_prompt
 from observer.schema import Extraction, Label, extraction_grammar
 
@@ -26,11 +25,6 @@ KEPT = [("my sister Ana lives in Zandrovia", ""), ("my wife Ines works at Quillm
 PASSED_OVER = [("thanks a lot", "You're welcome!"), ("set a timer for ten minutes", "Done.")]
 SHORT = 24
 N_SEQ = 8
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from observer.export.gguf.write import write_gguf
 from observer.files import read_jsonl
 from observer.observation import Completion, Exchange, Grade
 from observer.ollama.modelfile_parser import parse_modelfile
-from observer.paths import ATTACK_GOALS, ATTACKS_JSONL, CHALLENGE_JSONL, MODELFILES, NANO_BASE, PROJECT_ROOT
+from observer.paths import ATTACK_GOALS, ATTACKS_JSONL, CHALLENGE_JSONL, MODELFILES, PROJECT_ROOT
 from observer.prompts import (
     IM_END,
     IM_START,
@@ -136,18 +136,6 @@ def test_what_cannot_be_seen_is_escaped_in_the_files() -> None:
 
 
 # ---- structure: what no text of a user can do
-
-
-@pytest.fixture(scope="module")
-def hf() -> Iterator[HfBackend]:
-    with HfBackend(PROJECT_ROOT / NANO_BASE, n_threads=1) as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def engine(nano_gguf: Path) -> Iterator[Engine]:
-    with Engine(nano_gguf, n_threads=1) as engine:
-        yield engine
 
 
 def everywhere(row: RawRow) -> list[str]:

@@ -20,25 +20,10 @@ from observer.files import write_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import Task, exchange_of
 from observer.schema import Label
+from tests.support.noise import with_noise
 from tests.support.tiny_runs import split_rows
 
 N_GRADE, N_EXTRACT = 8, 30
-
-
-def add_noise(source: Path, target: Path, layer: int) -> Path:
-    """A copy of a model in which every matrix of one layer is half noise."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(source, target)
-    weights = load_file(target / "model.safetensors")
-    torch.manual_seed(0)
-    for name, values in weights.items():
-        if f".layers.{layer}." in name and values.dim() == 2:
-            noise = torch.randn(values.shape) * values.float().std()
-            weights[name] = (values.float() + noise).to(values.dtype)
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    return target
 
 
 def command(out: Path, split: Path, *models: object, more: tuple[str, ...] = ()) -> list[str]:
@@ -67,7 +52,7 @@ def test_a_planted_regression_is_found_and_a_copy_of_the_same_file_is_not(tmp_pa
     rows = [row for row in rows_of_split("val") if row["origin"] == "generated"]  # the base knows these best
     write_jsonl(split, [*take(of_task(rows, Task.GRADE), N_GRADE), *take(of_task(rows, Task.EXTRACT), N_EXTRACT)])
     base = write_gguf(PROJECT_ROOT / NANO_BASE, tmp_path / "base.gguf", name="base")
-    noised = write_gguf(add_noise(PROJECT_ROOT / NANO_BASE, tmp_path / "noised", 2), tmp_path / "noised.gguf", name="n")
+    noised = write_gguf(with_noise(tmp_path / "noised", ".layers.2.", 1.0), tmp_path / "noised.gguf", name="n")
     copy = shutil.copy(base, tmp_path / "copy.gguf")
 
     assert compare.main(command(out, split, base, copy, noised)) == 0

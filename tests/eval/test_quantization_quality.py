@@ -19,6 +19,7 @@ from observer.export.gguf.write import write_gguf
 from observer.export.quantize.quantize import quantize
 from observer.paths import NANO_BASE
 from observer.prompts import IM_END, Task, exchange_of, render_prompt
+from tests.support.noise import with_noise
 
 NOISY_TENSOR = "model.layers.1.mlp.down_proj.weight"
 
@@ -36,21 +37,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(work: Path) -> Path:
     return write_gguf(NANO_BASE, work / "base.gguf", "f32", name="nano")
-
-
-def with_noise(folder: Path, share: float) -> Path:
-    """The nano base with normal noise of this share of its spread added to one layer's weights."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(NANO_BASE, folder)
-    (file,) = folder.glob("*.safetensors")
-    tensors = load_file(file)
-    weight = tensors[NOISY_TENSOR].float()
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    tensors[NOISY_TENSOR] = (weight + share * weight.std() * noise).to(tensors[NOISY_TENSOR].dtype)
-    save_file(tensors, file, metadata={"format": "pt"})
-    return folder
 
 
 def log_probabilities(folder: Path, rows: Sequence[dict[str, Any]], weights: dict[str, Any] | None = None):
@@ -92,7 +78,7 @@ def independent(one: Any, other: Any) -> dict[str, float]:
 
 
 def test_the_figures_are_those_that_transformers_gives(base: Path, work: Path, rows: list[dict[str, Any]]) -> None:
-    noisy = with_noise(work / "noisy", 3.0)
+    noisy = with_noise(work / "noisy", NOISY_TENSOR, 3.0)
     found = asdict(measure_quality(base, write_gguf(noisy, work / "noisy.gguf", "f32", name="nano"), rows))
     expected = independent(log_probabilities(NANO_BASE, rows), log_probabilities(noisy, rows))
     assert expected["mean_kld"] > 0.01
@@ -157,7 +143,7 @@ def test_a_copy_of_the_file_does_not_diverge_at_all(base: Path, work: Path, rows
 def test_more_noise_in_one_layer_diverges_more(base: Path, work: Path, rows: list[dict[str, Any]]) -> None:
     found = []
     for share in (0.05, 0.3):
-        folder = with_noise(work / f"noise-{share}", share)
+        folder = with_noise(work / f"noise-{share}", NOISY_TENSOR, share)
         noisy = write_gguf(folder, folder / "noisy.gguf", "f32", name="nano")
         found.append(measure_quality(base, noisy, rows[-1:]).mean_kld)
     assert 0 < found[0] < found[1] / 5

@@ -11,7 +11,6 @@ import pytest
 
 from eval.quantizations.speed import measure_speed
 from observer.errors import ObserverError
-from observer.export.gguf.write import write_gguf
 from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, prompt_messages
 from observer.training.planning.memory import peak_memory
@@ -19,11 +18,6 @@ from observer.training.planning.memory import peak_memory
 
 def row(task: Task, exchange: str) -> dict:
     return {"task": str(task), "prompt": prompt_messages(task, exchange)}
-
-
-@pytest.fixture(scope="module")
-def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
 
 
 def test_every_figure_is_measured_for_the_rows_there_are(tiny_gguf: Path) -> None:

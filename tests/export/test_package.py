@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -16,12 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from observer.backends.ollama import OllamaBackend
+from observer.cli import main
 from observer.config import Config
-from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.export.package import Checked, Difference, ask, check_name, create_request, rendered_prompt, variant_name
-from observer.export.package_command import add_package_command
 from observer.files import write_jsonl
 from observer.ollama.client import NoServer, OllamaClient, Patience, error_words, server_version
 from observer.ollama.modelfile import quantization_modelfiles
@@ -84,10 +82,7 @@ def run_folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def package(run_folder: Path, *more: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_package_command(parser.add_subparsers())
-    args = parser.parse_args(["package", str(run_folder), "--ollama", "tiny", *more])
-    return run_cli(lambda: args.run(args), debug=False)
+    return main(["package", str(run_folder), "--ollama", "tiny", *more])
 
 
 def quiet(done: int, total: int) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -23,12 +22,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observer.console.run import run_cli
+from observer.cli import main
 from observer.data.check import check_files
 from observer.errors import ObserverError
 from observer.labeling.answers import judge
 from observer.labeling.answers_file import Answer, open_ledger
-from observer.labeling.command import add_label_command
 from observer.labeling.compare import cohens_kappa, confusion, triple_agreement
 from observer.labeling.jobs import Sampling, schema_text
 from observer.labeling.pricing import PRICES, Price, parse_price
@@ -72,14 +70,11 @@ def label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callab
     """Run the command in `tmp_path`; afterwards no file there holds the key."""
 
     def run(server: LabelServer | None, *arguments: str, source: str = "in.jsonl", out: str = "out.jsonl") -> Done:
-        parser = argparse.ArgumentParser()
-        add_label_command(parser.add_subparsers())
         given = ["label", str(tmp_path / source) if source != "-" else "-", "--out", str(tmp_path / out)]
         given += ["--base-url", server.url] if server else []
         defaults = {"--task": "grade", "--model": "gpt-4o", "--timeout": "5", "--max-retries": "1"}
         given += [part for name, value in defaults.items() if name not in arguments for part in (name, value)]
-        args = parser.parse_args([*given, *arguments])
-        code = run_cli(lambda: args.run(args), debug=False)
+        code = main([*given, *arguments])
         printed = capsys.readouterr()
         assert KEY not in printed.out + printed.err
         return Done(code, printed.out, printed.err)

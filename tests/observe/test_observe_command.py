@@ -383,13 +383,6 @@ def test_an_out_file_of_something_else_is_refused_untouched(
     assert note.read_text() == "mine, without a line's end"
 
 
-def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    with open_ledger(out, "grade"), pytest.raises(ObserverError, match="another run writes to it"), \
-         open_ledger(out, "grade"):  # fmt: skip
-        pass
-
-
 def test_names_that_can_only_be_files_are_not_taken_for_text(tmp_path: Path, capsys: Captured) -> None:
     assert main(["grade", "missing.jsonl", str(tmp_path), "", *MODEL]) == 1
     faults = capsys.readouterr().err
@@ -448,17 +441,3 @@ def test_what_reading_raises_comes_after_what_was_read() -> None:
         for batch in arriving(rows(), 3):
             found += batch
     assert found == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("command", ["grade", "extract", "observe", "memory", "memory show"])
-def test_help_of_a_subcommand_loads_nothing_but_the_standard_library_and_small_files_of_ours(command: str) -> None:
-    code = (
-        "import contextlib, io, sys\n"
-        "from observer import cli\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        f"    cli.main([*{command.split()!r}, '--help'])\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    loaded = {name for name in done.stdout.split() if not name.startswith(("_", "sitecustomize", "distutils"))}
-    assert loaded == {"observer"}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from observer.cli import main
 from observer.config import Config, load_config
-from observer.console.run import run_cli
-from observer.paths import PROJECT_ROOT, RunPaths
-from observer.runs.clean import add_clean_command
+from observer.paths import RunPaths
+from tests.runs.test_locks import held_by_another
 
 KEPT = (
     "adapter/adapter_model.safetensors", "reports/summary.md", "gguf/run-f16.gguf", "gguf/run-q8_0.gguf",
@@ -47,10 +44,7 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 def clean(paths: RunPaths, *more: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_clean_command(parser.add_subparsers())
-    args = parser.parse_args(["clean", str(paths.root), *more])
-    return run_cli(lambda: args.run(args), debug=False)
+    return main(["clean", str(paths.root), *more])
 
 
 def files(paths: RunPaths) -> set[str]:
@@ -109,17 +103,10 @@ def test_checkpoints_of_an_unfinished_training_are_named_as_such(paths: RunPaths
 
 
 def test_a_run_at_work_is_left_alone(paths: RunPaths, capsys) -> None:
-    code = (
-        "import sys, pathlib; from observer.runs.lock import held_for_one_run\n"
-        "with held_for_one_run(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(paths.lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT_ROOT) as holder:
-        assert holder.stdout and holder.stdin and holder.stdout.readline() == b"held\n"
+    with held_by_another("run", paths.lock) as pid:
         assert clean(paths, "--merged", "--yes") == 1
-        assert f"a training is at work here (process {holder.pid})" in capsys.readouterr().err
+        assert f"a training is at work here (process {pid})" in capsys.readouterr().err
         assert paths.merged.exists()
-        holder.stdin.close()
     assert clean(paths, "--merged", "--yes") == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from observer.cli import main as observer
 from observer.console.run import run_cli
 from observer.memory.store import Store
 from observer.paths import PROJECT_ROOT, RunPaths
-from observer.runs.lock import held_folder
+from observer.runs.lock import held_folder, held_for_one_run
 from tests.memory.test_diff import said
 from tests.support.tiny_runs import write_tiny_run
 from train_sft import main as train_sft
@@ -63,6 +64,9 @@ def test_a_second_training_is_refused(tmp_path: Path, tiny_model: Path, capsys: 
             "or give this one a folder of its own by --run-name"
         )
         assert is_refused(lambda: train_sft(["--config", str(config)]), message, paths.root, capsys)
+    for _ in range(2):
+        with held_for_one_run(paths.lock):  # what was killed holds nothing
+            assert paths.lock.read_text() == f"{os.getpid()}\n"
 
 
 def test_a_second_export_is_refused(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from importlib.util import find_spec
@@ -20,8 +18,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from observer.config import Config, load_config
 from observer.errors import ObserverError
-from observer.paths import PROJECT_ROOT, RunPaths, cache_folder
-from observer.runs.lock import held_for_one_run
+from observer.paths import PROJECT_ROOT, cache_folder
 from observer.training.device import Runtime, choose_runtime, prepare_backend
 from observer.training.multiprocess.processes import Launch, SharedOrder, find_launch
 from observer.training.planning.batch_size import settle_memory
@@ -120,24 +117,6 @@ def test_a_training_that_does_not_improve_stops_early_and_says_so(
     assert f"stopped early at step {stopped_at}" in log and f"adapter of step {stopped_at} saved, the last one" in log
     saved, last = weights(config.paths.adapter), weights(config.paths.checkpoints / f"checkpoint-{stopped_at}")
     assert all(torch.equal(saved[name], last[name]) for name in last)
-
-
-def test_a_second_run_in_the_same_folder_is_refused_by_the_number_of_the_first(tmp_path: Path) -> None:
-    lock = RunPaths(tmp_path / "run", "run").lock
-    code = (
-        "from pathlib import Path; from observer.runs.lock import held_for_one_run as hold\n"
-        f"with hold(Path({str(lock)!r})): print('held', flush=True); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT_ROOT, stdin=-1, stdout=-1, text=True) as first:
-        assert first.stdout is not None and first.stdout.readline() == "held\n"
-        with pytest.raises(ObserverError, match=rf"process {first.pid}\); wait for it, or .*--run-name"), \
-             held_for_one_run(lock):  # fmt: skip
-            pass
-        first.kill()
-    with held_for_one_run(lock):  # what was killed holds nothing
-        assert lock.read_text() == f"{os.getpid()}\n"
-    with held_for_one_run(lock):
-        pass
 
 
 def test_reporters_that_are_not_installed_are_named_together_with_all_else(tmp_path: Path, tiny_model: Path) -> None:

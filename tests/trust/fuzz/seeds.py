@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from observer.observe.observations_file import to_line
 from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, PROJECT_ROOT
 from observer.turns.after_model import observation
 from observer.turns.before_model import prepare
+from tests.conftest import hostile_texts
 from tests.trust.fuzz.files import scratch
 
 _AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -68,7 +68,7 @@ def messages() -> list[bytes]:
     ]
     attacks = [row for path in ATTACKS_JSONL for row in map(json.loads, _lines(path)[::4])]
     exchanges = [joined(row["user_message"], row["assistant_message"]) for row in attacks]
-    return [joined(text, "ok", text) for text in (*_hostile(), *secrets)] + exchanges
+    return [joined(text, "ok", text) for text in (*hostile_texts(), *secrets)] + exchanges
 
 
 def answers() -> list[bytes]:
@@ -189,12 +189,6 @@ def _observations() -> Iterable[Observation]:
     for number, (said, answer) in enumerate(_extractions()[::3]):
         exchange = Exchange(user_message=said, at=_AT, id=str(number))
         yield observation(prepare(exchange), "m", completion=Completion(answer, (), False))
-
-
-def _hostile() -> list[str]:
-    page = (PROJECT_ROOT / "tests" / "support" / "hostile.txt").read_text(encoding="utf-8")
-    page = re.sub("⟦U\\+([0-9A-F]+)⟧", lambda match: chr(int(match.group(1), 16)), page)
-    return page.split("\n%%\n")
 
 
 def _lines(path: Path) -> list[bytes]:
