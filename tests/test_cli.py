@@ -35,20 +35,6 @@ def observer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=60)
 
 
-@pytest.mark.parametrize("command", ["", "grade", "extract", "observe", "memory", "memory show"])
-def test_help_loads_nothing_but_the_standard_library_and_small_files_of_ours(command: str) -> None:
-    code = (
-        "import contextlib, io, sys\n"
-        "from observer import cli\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        f"    cli.main([*{command.split()!r}, '--help'])\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    loaded = {name for name in done.stdout.split() if not name.startswith(("_", "sitecustomize", "distutils"))}
-    assert loaded == {"observer"}
-
-
 def test_version() -> None:
     assert observer("--version").stdout == f"observer {__version__}\n"
 

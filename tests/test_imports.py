@@ -1,29 +1,73 @@
-"""Light modules start without heavy packages. Who may import whom is checked by `make lint`: pyproject.toml."""
+"""Commands and light modules start without heavy packages. Who may import whom is checked by `make lint`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from observer.cli import main
 from observer.paths import PROJECT_ROOT
 
+Captured = pytest.CaptureFixture[str]
+
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "llama_cpp", "sklearn", "matplotlib", "ray"}
+SCRIPTS = "from docs.parsers import script_parser, script_paths; [script_parser(path) for path in script_paths()]"
+
+
+def loaded_by(code: str) -> set[str]:
+    """The packages outside the standard library that `code` loads in a process of its own."""
+    names = "{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)"
+    code = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\nprint()\nprint(*{names})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
-    "module",
+    ("code", "heavy"),
     [
-        "observer",
-        "observer.cli",
-        "observer.config",
-        "observer.data.check",
-        "observer.doctor",
-        "observer.data.synth.generate",
+        ("import observer", HEAVY | {"pydantic", "httpx", "dateparser"}),
+        ("from observer import Observer, Exchange, Observation", HEAVY | {"httpx", "dateparser"}),
+        ("import observer.cli", HEAVY),
+        ("import observer.config", HEAVY),
+        ("import observer.data.check", HEAVY),
+        ("import observer.data.synth.generate", HEAVY),
+        ("import observer.doctor", HEAVY),
+        ("import observer.ollama.modelfile", HEAVY | {"gguf"}),
+        ("from eval.compare import main; main(['--help'])", HEAVY | {"numpy"}),
+        ("from eval.evaluate import main; main(['--help'])", HEAVY | {"numpy"}),
+        (SCRIPTS, HEAVY - {"llama_cpp"}),
     ],
 )
-def test_importing_a_light_module_loads_no_heavy_package(module: str) -> None:
-    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    assert done.stdout.split() == []
+def test_what_is_light_loads_no_heavy_package(code: str, heavy: set[str]) -> None:
+    assert loaded_by(code) & heavy == set()
+
+
+@pytest.mark.parametrize("command", ["", "grade", "extract", "observe", "memory", "memory show"])
+def test_help_loads_nothing_but_the_standard_library_and_small_files_of_ours(command: str) -> None:
+    assert_only_ours(f"from observer.cli import main; main([*{command.split()!r}, '--help'])")
+
+
+def test_the_help_of_the_training_loads_nothing_else_either() -> None:
+    run = "runpy.run_path('train_sft.py', run_name='__main__')"
+    assert_only_ours(f"import runpy; sys.argv = ['train_sft.py', '--help']; {run}")
+
+
+def assert_only_ours(code: str) -> None:
+    loaded = {name for name in loaded_by(code) if not name.startswith(("_", "sitecustomize", "distutils"))}
+    assert loaded == {"observer"}
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("mcp", ["mcp", "--memory", "me.sqlite"]), ("gradio", ["demo", "--port", "0"])]
+)
+def test_without_its_package_a_command_says_how_to_get_it(
+    package: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(arguments) == 1
+    assert f"pip install -e '.[{arguments[0]}]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

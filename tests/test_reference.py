@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 from cogapp import Cog
 
@@ -43,13 +41,3 @@ def test_every_command_is_on_the_page() -> None:
 def test_a_scripts_parser_is_the_one_that_it_parses_with() -> None:
     parsed = script_parser(script_paths()[0]).parse_args(["--config", "configs/nano.yaml", "--dry-run"])
     assert (str(parsed.config), parsed.dry_run) == ("configs/nano.yaml", True)
-
-
-def test_finding_all_parsers_loads_no_model_library() -> None:
-    code = (
-        "import sys; from docs.parsers import script_parser, script_paths; "
-        "[script_parser(path) for path in script_paths()]; "
-        "print(*sorted({'torch', 'transformers', 'trl', 'sklearn', 'matplotlib', 'ray'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
-    assert done.stdout.split() == []

@@ -6,8 +6,6 @@ import asyncio
 import importlib.util
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -32,7 +30,6 @@ from observer.errors import ObserverError
 from observer.memory.facts import OperationKind
 from observer.memory.store import Store
 from observer.observation import Exchange, Observation, ObservedEntity, ObservedRelationship, Redaction, Span
-from observer.paths import PROJECT_ROOT
 from observer.schema import EntityType, Predicate, Temporal
 from observer.turns.before_model import prepare
 from observer.turns.grounding import messages_of
@@ -443,15 +440,6 @@ def test_an_address_that_is_none_is_told(host: str, port: int) -> None:
 def test_urls_of_both_kinds_of_address() -> None:
     assert url_of("127.0.0.1", 7860) == "http://127.0.0.1:7860/"
     assert url_of("::1", 7860) == "http://[::1]:7860/"
-
-
-def test_without_gradio_the_command_says_how_to_get_it() -> None:
-    code = (
-        "import sys; sys.modules['gradio'] = None\n"
-        "from observer.cli import main; raise SystemExit(main(['demo', '--port', '0']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
-    assert done.returncode == 1 and "pip install -e '.[demo]'" in done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")

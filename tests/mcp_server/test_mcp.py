@@ -170,13 +170,3 @@ def test_a_model_that_is_not_there_is_told_before_the_first_call(tmp_path: Path)
         command(tmp_path / "me.sqlite", "no-such.gguf"), capture_output=True, text=True, cwd=PROJECT_ROOT, stdin=-3
     )
     assert (done.returncode, done.stdout) == (1, "") and "no-such.gguf" in done.stderr
-
-
-def test_without_the_package_the_command_says_how_to_get_it(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['mcp'] = None\n"
-        f"from observer.cli import main; raise SystemExit(main(['mcp', '--memory', {str(tmp_path / 'm.sqlite')!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
-    assert done.returncode == 1 and "pip install -e '.[mcp]'" in done.stderr
-    assert not (tmp_path / "m.sqlite").exists()
