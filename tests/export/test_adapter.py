@@ -7,48 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
-from observer.engine.llama_context import BatchToken, LlamaContext
-from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
-from observer.export.gguf.adapter import apply_adapter, write_adapter_gguf
+from observer.export.gguf.adapter import write_adapter_gguf
 from observer.export.gguf.write import write_gguf
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
+from tests.support.models import llama_logits, save_adapter
 
 BASE = PROJECT_ROOT / NANO_BASE
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = [5, 80, 33, 200, 7, 12, 911, 45, 1800, 3, 64, 700]
-
-
-def save_adapter(folder: Path, base: Path = BASE, *, spread: float = 0.02, **settings: Any) -> Path:
-    """An adapter whose weights are random instead of trained."""
-    torch.manual_seed(1)
-    options: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ALL_LINEAR, "task_type": "CAUSAL_LM"}
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(options | settings)))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, spread)
-    model.save_pretrained(str(folder))
-    return folder
-
-
-def logits_of(gguf: Path, adapter: Path | None = None) -> np.ndarray:
-    model = LlamaModel(gguf)
-    context = LlamaContext(model, n_ctx=64, n_seq_max=1, n_threads=1)
-    try:
-        if adapter:
-            apply_adapter(model, context, adapter)
-        batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(IDS)]
-        return np.stack([logits.copy() for _, logits in context.decode(batch)])
-    finally:
-        context.close()
-        model.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +38,16 @@ def test_base_and_adapter_give_the_merged_models_logits(
     base_gguf: Path, tmp_path: Path, settings: dict[str, Any], dtype: Any
 ) -> None:
     """Both in llama.cpp: its cache of keys and values is in 16 bits, which alone sets it 0.02 apart from torch."""
-    adapter = save_adapter(tmp_path / "adapter", **settings)
+    adapter = save_adapter(BASE, tmp_path / "adapter", **({"r": 8, "lora_alpha": 16, "spread": 0.02} | settings))
     out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours", dtype=dtype)
     merge_adapter(adapter, BASE, tmp_path / "merged", dtype="float32")
-    merged = logits_of(write_gguf(tmp_path / "merged", tmp_path / "merged.gguf", "f32", name="merged"))
-    assert np.abs(merged - logits_of(base_gguf)).max() > 0.3
-    assert np.abs(merged - logits_of(base_gguf, out)).max() < 0.01
+    merged = llama_logits(write_gguf(tmp_path / "merged", tmp_path / "merged.gguf", "f32", name="merged"), IDS)
+    assert np.abs(merged - llama_logits(base_gguf, IDS)).max() > 0.3
+    assert np.abs(merged - llama_logits(base_gguf, IDS, out)).max() < 0.01
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", use_rslora=True, r=4, lora_alpha=8, target_modules=["down_proj"])
+    adapter = save_adapter(BASE, tmp_path / "adapter", use_rslora=True, r=4, lora_alpha=8, target_modules=["down_proj"])
     header = read_header(write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours"))
     metadata = {key: value for key, value in header.metadata.items() if not key.startswith("GGUF")}
     assert metadata == {
@@ -103,7 +72,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_plain_lora_is_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    adapter = save_adapter(tmp_path / "adapter", **settings)
+    adapter = save_adapter(BASE, tmp_path / "adapter", **settings)
     with pytest.raises(ObserverError, match=r"nor written as GGUF; train plain LoRA") as raised:
         write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
     assert words in str(raised.value) and "\n" not in str(raised.value)
@@ -111,7 +80,7 @@ def test_what_is_not_plain_lora_is_refused_in_one_line(tmp_path: Path, settings:
 
 
 def test_another_models_adapter_is_refused_with_every_module(tiny_model: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", target_modules=["gate_proj"])
+    adapter = save_adapter(BASE, tmp_path / "adapter", target_modules=["gate_proj"])
     with pytest.raises(ObserverError) as raised:
         write_adapter_gguf(adapter, tiny_model, tmp_path / "adapter.gguf", name="ours")
     faults = str(raised.value).splitlines()
@@ -122,12 +91,12 @@ def test_another_models_adapter_is_refused_with_every_module(tiny_model: Path, t
 
 def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ObserverError, match="changes no weight"):
-        write_adapter_gguf(save_adapter(tmp_path / "a", spread=0), BASE, tmp_path / "adapter.gguf", name="ours")
+        write_adapter_gguf(save_adapter(BASE, tmp_path / "a", spread=0), BASE, tmp_path / "adapter.gguf", name="ours")
 
 
 def test_llama_cpp_refuses_it_over_another_base(tiny_model: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", target_modules=["gate_proj"])
+    adapter = save_adapter(BASE, tmp_path / "adapter", target_modules=["gate_proj"])
     out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
     other = write_gguf(tiny_model, tmp_path / "other.gguf", name="other")
     with pytest.raises(ObserverError, match=r"cannot put it over .*other\.gguf"):
-        logits_of(other, out)
+        llama_logits(other, IDS, out)

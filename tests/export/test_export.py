@@ -37,8 +37,8 @@ from observer.runs.stages import Stages
 from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 from tests.conftest import make_tiny_model
+from tests.support.models import save_adapter
 from tests.support.tiny_runs import raw_rows, split_rows, write_tiny_run
-from tests.weights.test_merge import save_adapter
 
 
 @pytest.fixture(scope="module")

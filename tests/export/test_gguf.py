@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.verify import verify_gguf
@@ -25,7 +24,8 @@ from observer.export.gguf.write import FILE_TYPES, write_gguf
 from observer.paths import PROJECT_ROOT
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START, Task, render_exchange, render_prompt
 from observer.weights.gguf_header import read_header
-from tests.conftest import hostile_texts, make_tiny_model
+from tests.conftest import make_tiny_model
+from tests.support.models import assert_same_ids, llama_logits
 
 TIED = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 QWEN2_VOCAB = PROJECT_ROOT.parent / "shared" / "qwen2-vocab"
@@ -140,18 +140,6 @@ def test_token_ids_agree_on_hostile_text_with_qwens_real_vocabulary(tiny_model: 
     assert_same_ids(tokenizer, LlamaModel(write_gguf(tmp_path / "merged", tmp_path / "model.gguf", "q8_0", name="big")))
 
 
-def assert_same_ids(tokenizer, model: LlamaModel) -> None:
-    """Equal ids for every hostile message in every place, and no control token but the prompt's own five."""
-    control = set(tokenizer.convert_tokens_to_ids([IM_START, IM_END, "<|endoftext|>"]))
-    for text in hostile_texts():
-        for exchange in (render_exchange(text, ""), render_exchange("hi", text), render_exchange(text, text)):
-            for task in Task:
-                prompt = render_prompt(task, exchange)
-                ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-                assert model.tokenize(prompt) == ids, text
-                assert sum(number in control for number in ids) == 5, text
-
-
 @TIED
 @pytest.mark.parametrize(("file_type", "tolerance"), [("f32", 2e-3), ("f16", 4e-3), ("bf16", 2e-2), ("q8_0", 3e-2)])
 def test_llama_cpp_computes_the_logits_of_transformers(
@@ -169,12 +157,6 @@ def test_llama_cpp_computes_the_logits_of_transformers(
         is_clear = margins > 2 * tolerance
         assert is_clear.mean() > 0.8
         assert np.array_equal(found.argmax(-1)[is_clear], expected.argmax(-1)[is_clear])
-
-
-def llama_logits(path: Path, tokens: list[int]) -> np.ndarray:
-    context = LlamaContext(LlamaModel(path), n_ctx=1024, n_seq_max=1, n_threads=1)
-    batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(tokens)]
-    return np.stack([logits.copy() for _, logits in context.decode(batch)])
 
 
 def test_greedy_answers_of_the_f32_gguf_are_those_of_transformers(tiny_model: Path, tmp_path: Path) -> None:

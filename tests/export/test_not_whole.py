@@ -12,7 +12,7 @@ import pytest
 from observer.console.run import run_cli
 from tests.export.test_export import parse
 from tests.export.test_gguf import Spoil, cut, edit_json
-from tests.weights.test_merge import save_adapter
+from tests.support.models import save_adapter
 
 WEIGHTS = "model.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11422654\n"

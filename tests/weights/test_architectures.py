@@ -13,10 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from observer.config import Config
-from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
-from observer.export.gguf.adapter import apply_adapter, write_adapter_gguf
+from observer.export.gguf.adapter import write_adapter_gguf
 from observer.export.gguf.verify import verify_gguf
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.imatrix import compute_imatrix
@@ -32,8 +31,9 @@ from observer.weights.checkpoint import config_values, expected_shapes, gguf_nam
 from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 from observer.weights.size import count_parameters
-from tests.conftest import hostile_texts, make_tiny_model
-from tests.weights.test_merge import ALL_LINEAR, logits_of, save_adapter
+from tests.conftest import make_tiny_model
+from tests.support.models import ALL_LINEAR, assert_same_ids, llama_logits, save_adapter
+from tests.weights.test_merge import logits_of
 
 SCALED_ROPE = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -68,15 +68,6 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def llama_logits(path: Path, tokens: list[int], adapter: Path | None = None) -> np.ndarray:
-    model = LlamaModel(path)
-    context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=1)
-    if adapter:
-        apply_adapter(model, context, adapter)
-    batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(tokens)]
-    return np.stack([logits.copy() for _, logits in context.decode(batch)])
 
 
 def test_every_architecture_of_the_table_is_tested_here() -> None:
@@ -160,10 +151,7 @@ def test_token_ids_are_llama_cpp_s_on_hostile_text(make: Make, kind: str, tmp_pa
     folder = make(kind)
     path = write_gguf(folder, tmp_path / "model.gguf", "q8_0", name="tiny")
     assert read_header(path).metadata["tokenizer.ggml.pre"] == KINDS[kind].get("pre", "qwen2")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaModel(path)
-    for text in hostile_texts():
-        prompt = render_prompt(Task.GRADE, render_exchange(text, text))
-        assert model.tokenize(prompt) == tokenizer(prompt, add_special_tokens=False)["input_ids"], text
+    assert_same_ids(AutoTokenizer.from_pretrained(folder), LlamaModel(path))
 
 
 def test_paired_rows_are_those_of_the_halves_of_a_head() -> None:

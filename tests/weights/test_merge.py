@@ -17,27 +17,9 @@ from observer.errors import ObserverError
 from observer.prompts import CHAT_TEMPLATE, IM_END
 from observer.weights.merge import HARMLESS, merge_adapter, read_lora
 from tests.conftest import make_tiny_model
+from tests.support.models import save_adapter
 
-ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.tensor([[5, 80, 33, 200, 7, 12]])
-
-
-def save_adapter(base: Path, folder: Path, *, spread: float = 0.05, **settings: Any) -> Path:
-    """An adapter whose weights are random instead of trained."""
-    torch.manual_seed(1)
-    options: dict[str, Any] = {
-        "r": 4,
-        "lora_alpha": 8,
-        "target_modules": ALL_LINEAR,
-        "task_type": "CAUSAL_LM",
-    } | settings
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**options))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, spread)
-    model.save_pretrained(str(folder))
-    return folder
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:

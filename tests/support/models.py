@@ -1,0 +1,53 @@
+"""Adapters that nobody trained, and what llama.cpp makes of a GGUF: its logits, and its token ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from observer.engine.llama_context import BatchToken, LlamaContext
+from observer.engine.llama_model import LlamaModel
+from observer.export.gguf.adapter import apply_adapter
+from observer.prompts import IM_END, IM_START, Task, render_exchange, render_prompt
+from tests.conftest import hostile_texts
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def save_adapter(base: Path, folder: Path, *, spread: float = 0.05, **settings: Any) -> Path:
+    """An adapter whose weights are random instead of trained."""
+    torch.manual_seed(1)
+    options: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR, "task_type": "CAUSAL_LM"}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(options | settings)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, spread)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def llama_logits(path: Path, tokens: list[int], adapter: Path | None = None) -> np.ndarray:
+    model = LlamaModel(path)
+    context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=1)
+    if adapter:
+        apply_adapter(model, context, adapter)
+    batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(tokens)]
+    return np.stack([logits.copy() for _, logits in context.decode(batch)])
+
+
+def assert_same_ids(tokenizer: Any, model: LlamaModel) -> None:
+    """Equal ids for every hostile message in every place, and no control token but the prompt's own five."""
+    control = set(tokenizer.convert_tokens_to_ids([IM_START, IM_END, "<|endoftext|>"]))
+    for text in hostile_texts():
+        for exchange in (render_exchange(text, ""), render_exchange("hi", text), render_exchange(text, text)):
+            for task in Task:
+                prompt = render_prompt(task, exchange)
+                ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                assert model.tokenize(prompt) == ids, text
+                assert sum(number in control for number in ids) == 5, text
