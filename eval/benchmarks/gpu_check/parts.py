@@ -142,7 +142,7 @@ def resumed(device: Device) -> list[Finding]:
         subprocess.run(uncut, cwd=PROJECT_ROOT, check=True, stdout=sys.stderr)
         metrics = Path(folder, "cut", "metrics.jsonl")
         with subprocess.Popen(cut, cwd=PROJECT_ROOT, stdout=sys.stderr) as process:
-            while process.poll() is None and len(_losses(metrics)) < 6:
+            while process.poll() is None and len(_losses(metrics)) < 3:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
         stopped_at = len(_losses(metrics))
@@ -157,8 +157,8 @@ def resumed(device: Device) -> list[Finding]:
 def _recipe(device: Device, folder: Path, name: str) -> list[str]:
     settings = {
         "run.device": device, "run.output_dir": folder, "run.name": name, "model.dtype": "auto",
-        "data.val": folder / "val.jsonl", "training.max_steps": 16, "training.warmup_steps": 2,
-        "training.eval_steps": 8, "training.logging_steps": 1,
+        "data.val": folder / "val.jsonl", "training.max_steps": 8, "training.warmup_steps": 2,
+        "training.eval_steps": 4, "training.logging_steps": 1,
     }  # fmt: skip
     command = [sys.executable, "train_sft.py", "--config", CONFIG, "--until", "train"]
     return command + [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
