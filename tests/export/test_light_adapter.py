@@ -1,0 +1,52 @@
+"""The shipped form of an adapter: half the bytes, the same model but for rounding, nothing of this machine in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from observer.errors import ObserverError
+from observer.export.light_adapter import main
+from observer.export.source import find_source, run_of
+from observer.runs.finished_run import read_run
+from observer.weights.merge import merge_adapter
+from tests.support.tiny_runs import write_tiny_run
+from tests.weights.test_merge import logits_of, save_adapter
+
+
+def test_it_is_half_as_large_and_answers_as_the_run_s_own(tiny_model: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "outputs" / "tiny", tmp_path / "models" / "tiny-observer"
+    save_adapter(tiny_model, root / "adapter")
+    shutil.copy(write_tiny_run(tmp_path, tiny_model), root / "config.yaml")
+    assert main([str(root), str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"adapter_model.safetensors", "adapter_config.json", "config.yaml"}
+    full, light = (folder / "adapter_model.safetensors" for folder in (root / "adapter", out))
+    assert light.stat().st_size < 0.6 * full.stat().st_size
+    assert read_run(root).config.model.base in (out / "adapter_config.json").read_text()
+    for name, tensor in load_file(full).items():
+        assert torch.equal(load_file(light)[name], tensor.bfloat16()), name
+    logits = []
+    for adapter in (root / "adapter", out):
+        merge_adapter(adapter, tiny_model, tmp_path / "merged")
+        logits.append(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")))
+        shutil.rmtree(tmp_path / "merged")
+    assert (logits[0] - logits[1]).abs().max() < 0.02 * logits[0].std()
+    assert find_source(out).name == "tiny-observer"
+    assert run_of(out) is not None, "its importance matrix is measured on the rows it was trained on"
+
+
+def test_a_run_without_a_whole_adapter_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    root = tmp_path / "outputs" / "tiny"
+    save_adapter(tiny_model, root / "adapter")
+    with pytest.raises(ObserverError, match="no run"):
+        main([str(root), str(tmp_path / "out")])
+    shutil.copy(write_tiny_run(tmp_path, tiny_model), root / "config.yaml")
+    (root / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ObserverError, match="no such file"):
+        main([str(root), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
