@@ -16,7 +16,7 @@ from observer.turns.durations import find_duration, months_later
 
 Side = Literal["past", "future"]
 MONTHS: Sequence[str] = "january february march april may june july august september october november december".split()
-_WEEKDAYS: Sequence[str] = "mon tue wed thu fri sat sun".split()
+WEEKDAYS: Sequence[str] = "mon tue wed thu fri sat sun".split()
 _ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third twenty-fourth "
@@ -47,13 +47,15 @@ _WORDS = {
     r" | last\ (?:night|evening) | this\ (?:morning|afternoon|evening)",
     "part_of_day": r"(?:in\ the\ )? (?:morning|afternoon|evening|night) | at\ \d{1,2}(?:\ o'clock)?",
     "within": r"in | during",
-    "filler": rf"on | of | the | month\ of | (?:way\ )?back | early | late(?=\ {_MONTH})"
-    r" | (?:earlier|later)(?=\ (?:today|this)) | (?:the\ )? (?:start|beginning)\ of",
+    "filler": rf"on | of\ the\ month | of | the | month\ of | (?:way\ )?back | early | late(?=\ {_MONTH})"
+    r" | (?:earlier|later)(?=\ (?:today|this)) | (?:at\ )? (?:the\ )? (?:start|beginning)\ of",
 }
 """Each word or phrase that may stand in a date; what comes first is preferred."""
 _DATE = regex.compile(
     rf"(?> (?: {'|'.join(f'(?P<{name}>{word})' for name, word in _WORDS.items())} ) (?:\ |$) )++", regex.VERBOSE
 )
+_JOINT = regex.compile(rf"(?<=\d)[-./](?={_MONTH}\b)|(?<=\b{_MONTH})[-./](?=\d)")
+"""Between the parts of `3-Mar-2024`."""
 _AS_OFTEN_AS_YOU_LIKE = {"filler", "part_of_day"}
 _COUNTED = regex.compile(
     r"(?P<past>.+)\ (?:ago|back) | in\ (?P<future>.+?) (?: \ from\ now | (?:'s?|s')?\ time )?"
@@ -92,7 +94,7 @@ def _counted(text: str, at: datetime) -> datetime | None:
 
 
 def _date(text: str, at: datetime, side: Side, near: datetime) -> datetime | None:
-    match = _DATE.fullmatch(_with_digits(text))
+    match = _DATE.fullmatch(_with_digits(_JOINT.sub(" ", text)))
     if not match:
         return None
     found = {name: match.captures(name) for name in (*_WORDS, "shift", "unit") if match.captures(name)}
@@ -163,7 +165,7 @@ def _told_around(unit: str, shift: int, words: dict[str, str], at: datetime) -> 
     if unit == "month":
         there = months_later(at, shift)
         return {"year": there.year, "month": there.month}
-    weekday = _WEEKDAYS.index(words["weekday"][:3]) if "weekday" in words else 0
+    weekday = WEEKDAYS.index(words["weekday"][:3]) if "weekday" in words else 0
     there = at + timedelta(weeks=shift, days=weekday - at.weekday())
     return {"year": there.year, "month": there.month, "day": there.day}
 
@@ -171,7 +173,7 @@ def _told_around(unit: str, shift: int, words: dict[str, str], at: datetime) -> 
 def _day(words: dict[str, str], told: dict[str, int], at: datetime, side: Side, near: datetime) -> datetime:
     """The first day of what is told, as near as can be. Raises _Unknown and ValueError."""
     year, month, day = told.get("year"), told.get("month"), told.get("day")
-    weekday = _WEEKDAYS.index(words["weekday"][:3]) if "weekday" in words else None
+    weekday = WEEKDAYS.index(words["weekday"][:3]) if "weekday" in words else None
     is_day = day is not None or (not told and weekday is not None)
     if "which" in words:
         _check_which(words["which"], told, weekday, at, side)

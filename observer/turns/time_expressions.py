@@ -58,7 +58,7 @@ _ABOUT = regex.compile(
     r"\b(?:about|almost|already|approximately|around|circa|exactly|just|like|nearly|only|roughly|some ?time) "
 )
 """Words that leave the moment where it is."""
-_A_UNIT = regex.compile(r"(?=(?:year|month|week|decade|fortnight)$)")
+_A_UNIT = regex.compile(r"^(?=(?:year|month|week|decade|fortnight)$)")
 
 
 def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Validity:
@@ -83,7 +83,7 @@ def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Valid
 
 def _plain(when: str) -> str:
     """Lower case, plain digits and dashes, single blanks, no commas between words."""
-    text = unicodedata.normalize("NFKC", regex.sub(r"(?<=\d) ?(?:½|1/2\b)", ".5", when)).lower()
+    text = unicodedata.normalize("NFKC", regex.sub(r"(?<=\d)(?: ?½| 1/2(?![\d/]))", ".5", when)).lower()
     text = regex.sub(r"(?<=\d)t(?=\d)", " ", regex.sub(r"[‐‑‒–—−]", "-", text.replace("’", "'")))
     text = regex.sub(r"\b([ap])\.m\.?", r"\1m", regex.sub(r",(?= )", " ", " ".join(text.split())))
     return _ABOUT.sub("", " ".join(text.split()).strip(" .,;:!?'\"()[]"))
@@ -117,7 +117,11 @@ def _between(begin: str, end: str, at: datetime, side: Side) -> Validity | None:
 
 
 def _moment(text: str, at: datetime, side: Side, near: datetime | None = None) -> datetime | None:
-    return next(filter(None, (find_moment(english, at, side, near) for english in _in_english(text))), None)
+    """What English says; else what the other languages that know the words say, if it is the same."""
+    if moment := find_moment(text, at, side, near):
+        return moment
+    found = {find_moment(english, at, side, near) for english in translations(text)} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _in_english(text: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import regex
 
-from observer.turns.moments import MONTHS
+from observer.turns.durations import find_duration
+from observer.turns.moments import MONTHS, WEEKDAYS
 
 LANGUAGES = {
     r"\p{Latin}{2}": "de fr es pt it nl pl sv da tr",
@@ -18,22 +19,26 @@ LANGUAGES = {
 """Languages by what a text has to hold of their script."""
 _DAY_ARTICLE = regex.compile(r"^(?:am|zum|den|dem|der|le|au|el|al|il|op de|op|no dia|em dia|dia) (?=\d)")
 _ARTICLE = regex.compile(
-    r"^(?:(?:[ai]m|zu[mr]|dem|em|en|el|la|los|las|il|le|les|die|das|den|de|du|in|nel|na|no|op|we?|i|på|во?|у) |l')"
+    r"^(?:(?:[ai]m(?! morgen)|zu[mr]|dem|em|en|el|la|los|las|il|le|les|die|das|den|de|du|in|nel|na|no|op|we?|i|på"
+    r"|во?|у) |l')"
 )
 _ORDINAL = regex.compile(r"\b(\d{1,2})(?:\.?[ºª°]|er|ten|ter|te|-?(?:го|е|ое|є)|:?e|-go)(?= |$)")
 _EASTERN = regex.compile(
     r"(?:(?P<year>\d{4})[年년] ?)?(?:(?P<month>\d{1,2})[月월] ?)?(?:(?P<day>\d{1,2})(?(month)[日号號일]|[号號]))?"
 )
 _COUNTED = regex.compile(
-    r"(?:vor|in|hace|dentro de|il y a|dans|h[áa]|daqui a|fa|för|om|za|через|за) | (?:fa|temu|geleden|siden|sedan|назад"
-    r"|тому|önce|sonra)$|[前전後후]$"
+    r"(?:vor|in|hace|dentro de|il y a|dans|h[áa]|daqui a|fa|för|om|za|через|за) | (?:fa|temu|geleden|siden|sedan"
+    r"|atr[áa]s|назад|тому|önce|sonra)$|[前전後후]$"
 )
 """`vor einem Jahr` is counted from the day, `letztes Jahr` is a year of the calendar; dateparser says one for both."""
-_OF_THE_CALENDAR = {
+_OF_THE_CALENDAR = {"2 week ago": "the week before last"} | {
     template.format(unit): word.format(unit)
     for unit in ("year", "month", "week")
     for template, word in (("1 {} ago", "last {}"), ("0 {} ago", "this {}"), ("in 1 {}", "next {}"))
 }
+_SHORT = regex.compile(r"\p{Latin}{1,3}\.?")
+"""`ago` is August in Spanish, `do` Thursday in German: alone such a word says nothing, beside a number it does."""
+_WHOLE_MONTHS = frozenset({"mai", "maj", "mei"})
 _DAYS = {"1 day ago": "yesterday", "0 day ago": "today", "0 day": "today", "in 1 day": "tomorrow"}
 
 
@@ -49,7 +54,17 @@ def translations(text: str) -> tuple[str, ...]:
     if is_day and (number := _DAY_ARTICLE.sub("", plain)).rstrip(".").isdecimal():
         return (f"the {number.rstrip('.')}",)
     spellings = dict.fromkeys([plain, _DAY_ARTICLE.sub("", plain), _ARTICLE.sub("", plain)])
-    return tuple(dict.fromkeys(_as_said(english, text, is_day) for english in _translated([*spellings])))
+    said = tuple(dict.fromkeys(_as_said(english, text, is_day) for english in _translated([*spellings])))
+    if _SHORT.fullmatch(word := _ARTICLE.sub("", plain)) and word not in _WHOLE_MONTHS:
+        return tuple(english for english in said if english not in MONTHS and english[:3] not in WEEKDAYS)
+    if any(map(find_duration, said)):
+        return tuple(english for english in said if not _is_misread(english, text))
+    return said
+
+
+def _is_misread(english: str, amount: str) -> bool:
+    """`i 3 år` is for three years in Scandinavia: neither in three years nor, without its ring, Turkish 3 December."""
+    return any(month in english for month in MONTHS) or (amount.startswith("i ") and english.startswith("in "))
 
 
 def _as_said(english: str, text: str, is_day: bool) -> str:

@@ -182,6 +182,16 @@ def test_every_number_of_the_text_is_in_the_moment(when: str, temporal: Temporal
         ("friday at 4:30 in the afternoon", "2026-11-20T16:30"),
         ("the week before last", "2026-11-02"),
         ("the day before yesterday", "2026-11-20"),
+        ("3-Mar-2024", "2024-03-03"),
+        ("1.Jan.2020", "2020-01-01"),
+        ("Mar-2020", "2020-03-01"),
+        ("the third of the month", "2026-11-03"),
+        ("at the start of 2024", "2024-01-01"),
+        ("21/2/2024", "2024-02-21"),
+        ("for a year", "2025-11-22"),
+        ("for a month", "2026-10-22"),
+        ("for half a year", "2026-05-22"),
+        ("3 1/2 years ago", "2023-05-22"),
         ("for five years now", "2021-11-22"),
         ("for 2.5 years", "2024-05-22"),
         ("for 1½ years", "2025-05-22"),
@@ -196,6 +206,8 @@ def test_every_number_of_the_text_is_in_the_moment(when: str, temporal: Temporal
         ("am 3.", "2026-11-03"),
         ("am Freitag", "2026-11-20"),
         ("vor einem Jahr", "2025-11-22"),
+        ("1 ano atrás", "2025-11-22"),
+        ("先々週", "2026-11-02"),
         ("letztes Jahr", "2025-01-01"),
         ("le 1er mai", "2026-05-01"),
         ("depuis 5 ans", "2021-11-22"),
@@ -297,6 +309,13 @@ def test_what_is_vague_stays_unknown(when: str, temporal: Temporal) -> None:
 
 @pytest.mark.parametrize(("when", "temporal"), [("next week", ONGOING), ("tomorrow", COMPLETED), ("yesterday", FUTURE)])
 def test_a_moment_on_the_wrong_side_of_the_turn_stays_unknown(when: str, temporal: Temporal) -> None:
+    assert validity(when, temporal, AT) == UNKNOWN
+
+
+@pytest.mark.parametrize("temporal", Temporal)
+@pytest.mark.parametrize("when", "i 3 år|3 ar|ago|in set|out|so|am Morgen".split("|"))
+def test_what_two_languages_read_otherwise_or_english_says_too_stays_unknown(when: str, temporal: Temporal) -> None:
+    """`i 3 år` is for three years in Danish, and 3 December to a Turkish reader; `ago` is August in Spanish."""
     assert validity(when, temporal, AT) == UNKNOWN
 
 
