@@ -35,9 +35,9 @@ def judge(task: Task, answer: Answer, exchange: str) -> Verdict:
 
 
 def _judge(task: Task, answer: Answer, exchange: str) -> Verdict:
-    if answer.refusal or answer.finish_reason == "content_filter":
+    if answer.refusal or answer.is_filtered:
         return Verdict(None, f"the model refused: {answer.refusal or 'content filter'}")
-    if answer.finish_reason == "length":
+    if answer.is_cut_off:
         return Verdict(None, f"the answer was cut off after {answer.completion_tokens:,} tokens")
     try:
         value = _load_answer(answer.text)

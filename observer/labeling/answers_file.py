@@ -17,6 +17,10 @@ from observer.files import disk_errors_explained, parse_json
 from observer.journal import append, open_journal, read_lines
 
 _START = b'{"key": '
+_CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
+_FILTERED = frozenset({"content_filter", "safety", "sensitive", "prohibited_content", "blocklist", "refusal"})
+_FAILED = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
+"""Ends of answers in the words of OpenAI, Mistral, Gemini, Anthropic, GLM, DeepSeek, OpenRouter and SGLang."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,16 @@ class Answer:
     @property
     def is_none(self) -> bool:
         """Whether it was paid for and says nothing: a fault of the server's, so that another run asks again."""
-        is_empty = not (self.text.strip() or self.refusal) and self.finish_reason not in ("length", "content_filter")
-        return is_empty or self.finish_reason == "error"
+        is_empty = not (self.text.strip() or self.refusal or self.is_cut_off or self.is_filtered)
+        return is_empty or self.finish_reason.lower() in _FAILED
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.finish_reason.lower() in _CUT_OFF
+
+    @property
+    def is_filtered(self) -> bool:
+        return self.finish_reason.lower() in _FILTERED
 
 
 _ANSWER = TypeAdapter(Answer)

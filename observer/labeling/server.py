@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,6 +28,8 @@ LIMITS = (("max_completion_tokens", 4096), ("max_tokens", 4096), ("max_completio
 know differs, and so does the most that they allow."""
 
 FORMATS = ("a JSON schema", "JSON without a schema", "plain text")
+_OF_THE_FORMAT = ("response_format", "json_schema", "structured output", "requested parameters")
+"""What refusals of a format say; the last is OpenRouter's."""
 
 
 class NotAnswered(Exception):
@@ -71,16 +73,20 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a request is put: indices into FORMATS and LIMITS."""
+    """How a request is put: indices into FORMATS and LIMITS, and whether the temperature is named."""
 
     level: int = 0
     limit: int = 0
+    has_temperature: bool = True
 
     def after(self, refusal: str) -> Shape | None:
         """What to try when the server refuses this one in those words; None when nothing is left."""
-        if any(name in refusal for name, _ in LIMITS):
-            return Shape(self.level, self.limit + 1) if self.limit + 1 < len(LIMITS) else None
-        return Shape(self.level + 1, self.limit) if self.level + 1 < len(FORMATS) else None
+        is_of_the_format = any(words in refusal for words in _OF_THE_FORMAT)
+        if not is_of_the_format and self.has_temperature and "temperature" in refusal:
+            return replace(self, has_temperature=False)
+        if not is_of_the_format and any(name in refusal for name, _ in LIMITS):
+            return replace(self, limit=self.limit + 1) if self.limit + 1 < len(LIMITS) else None
+        return replace(self, level=self.level + 1) if self.level + 1 < len(FORMATS) else None
 
 
 class Server:
@@ -100,15 +106,15 @@ class Server:
         while shape:
             try:
                 answer = self._read(await self._create(call, shape), call)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            except openai.APIStatusError as error:
+                if not self._is_refusal(error):
+                    raise self._sort(error) from None
                 refusal = self._explain(error)
                 if not self.is_proven:
                     shape = shape.after(error.response.text)
                 else:  # by another call, in the meantime
                     shape = self.shape if shape != self.shape else None
                 continue
-            except openai.APIStatusError as error:
-                raise self._sort(error) from None
             except (openai.OpenAIError, ValueError) as error:  # no connection, a timeout, a body that is not JSON
                 raise NotAnswered(f"{self.endpoint.host}: {self._explain(error)}") from None
             self._settle(shape)
@@ -120,19 +126,22 @@ class Server:
 
     async def _create(self, call: Call, shape: Shape) -> Any:
         options: dict[str, Any] = dict([LIMITS[shape.limit]])
+        if shape.has_temperature:
+            options["temperature"] = self.sampling.temperature
         if shape.level < 2:
             options["response_format"] = _response_format(call.task) if shape.level == 0 else {"type": "json_object"}
         messages: Any = call.messages
         return await self._client.chat.completions.create(
             model=self.sampling.model,
             messages=messages,
-            temperature=self.sampling.temperature,
             **options,
         )
 
     def _settle(self, shape: Shape) -> None:
         if shape.level > 0 and not self.is_proven:
             self._say(f"{self.endpoint.host} does not take {FORMATS[0]}; going on with {FORMATS[shape.level]}")
+        if not (shape.has_temperature or self.is_proven):
+            self._say(f"{self.endpoint.host} does not take this temperature; going on with the model's own")
         if not self.is_proven:
             self.shape, self.is_proven = shape, True
 
@@ -142,7 +151,8 @@ class Server:
         choice: Any = choices[0] if isinstance(choices, list) and choices else None
         message, fault = getattr(choice, "message", None), _inner_fault(choice) or _inner_fault(completion)
         if message is None:
-            why = fault or "the reply is no chat completion; is --base-url right? It usually ends in /v1"
+            told = _words_of(_field(completion, "message") or _field(completion, "detail"))
+            why = fault or told or "the reply is no chat completion; is --base-url right? It usually ends in /v1"
             raise NotAnswered(f"{self.endpoint.host}: {self._scrub(why)}")
         usage = getattr(completion, "usage", None)
         estimated_prompt, estimated_completion = call.tokens
@@ -150,7 +160,7 @@ class Server:
         completion_tokens = _count(getattr(usage, "completion_tokens", None), estimated_completion)
         answer = Answer(
             text=self._scrub(_text_of(message.content)),
-            finish_reason=str(choice.finish_reason or "stop"),
+            finish_reason=str(choice.finish_reason or ("error" if fault else "stop")),
             refusal=self._scrub(str(getattr(message, "refusal", None) or "")),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
@@ -160,19 +170,28 @@ class Server:
             raise NotAnswered(f"{self.endpoint.host}: {self._scrub(fault or _why_none(message, answer))}", answer)
         return answer
 
+    def _is_refusal(self, error: openai.APIStatusError) -> bool:
+        """Whether the request is at fault: some servers do not know what they are asked for and say 404 or 500."""
+        if error.status_code in (400, 422):
+            return True
+        is_unknown = error.status_code in (404, 500, 501) and not self.is_proven
+        return is_unknown and any(words in error.response.text for words in _OF_THE_FORMAT)
+
     def _sort(self, error: openai.APIStatusError) -> Exception:
         """What a status means for the run: stop at once, set the row aside, or leave it for the next run."""
         what = f"{self.endpoint.host}: {self._explain(error)}"
         again = "and run the same command again"
         if error.status_code == 401:
             return ObserverError(f"{what}; OPENAI_API_KEY is not accepted there: set a valid key {again}")
+        if error.status_code == 403 and "rate limit" in what.lower():
+            return NotAnswered(what)
         if error.status_code == 403:
             return ObserverError(f"{what}; this key may not use {self.sampling.model!r}: fix its rights {again}")
         if error.status_code == 404:
             return ObserverError(
                 f"{what}; is {self.sampling.model!r} a model there, and --base-url right? Fix it {again}"
             )
-        if error.code == "insufficient_quota":
+        if error.code == "insufficient_quota" or error.status_code == 402:
             return ObserverError(f"{what}; the account has no credit: top it up {again}")
         if error.status_code == 413:
             return Refused(what)
@@ -186,8 +205,7 @@ class Server:
 
         what = getattr(error, "message", "") or str(error) or type(error).__name__
         if isinstance(error, openai.APIStatusError):
-            told = error.body.get("message") if isinstance(error.body, dict) else error.response.reason_phrase
-            what = f"{error.status_code}, {told or what}"
+            what = f"{error.status_code}, {_words_of(error.body) or error.response.reason_phrase}"
         elif isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
             what = f"{what} {type(error.__cause__).__name__} {error.__cause__}"
         elif isinstance(error, ValueError):
@@ -255,6 +273,14 @@ def _inner_fault(reply: Any) -> str:
     error = _field(reply, "error")
     words = [str(value) for name in ("code", "message") if (value := _field(error, name))]
     return ", ".join(words)[:300] or (str(error)[:300] if error else "")
+
+
+def _words_of(body: Any) -> str:
+    """What the body of an error says, in the ways of many servers; nothing where it is a page of HTML."""
+    if isinstance(body, dict):
+        return next((_words_of(body[name]) for name in ("message", "detail", "error") if body.get(name)), str(body))
+    text = str(body or "")
+    return "" if text.lstrip().startswith("<") else text
 
 
 def _field(value: Any, name: str) -> Any:

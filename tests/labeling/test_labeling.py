@@ -241,6 +241,40 @@ def test_a_permanent_error_stops_at_once_with_one_line(
     assert len(server.received) <= 4 and not (tmp_path / "out.jsonl").exists()
 
 
+ERRORS = {
+    "OpenAI's": ({"error": {"message": "too odd", "type": "x", "param": None, "code": None}}, "too odd"),
+    "an error in text": ({"error": "too odd"}, "too odd"),
+    "a message": ({"object": "error", "message": "too odd"}, "too odd"),
+    "FastAPI's": ({"detail": [{"loc": ["body", "n"], "msg": "too odd"}]}, "too odd"),
+    "Mistral's": ({"message": {"detail": [{"loc": ["body", "n"], "msg": "too odd"}]}}, "too odd"),
+    "unknown keys": ({"title": "too odd"}, "too odd"),
+    "a page": ("<html><body>too odd</body></html>", "Bad Request"),
+    "plain text": ("too odd", "too odd"),
+    "nothing": ("", "Bad Request"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_an_error_is_told_in_the_servers_words(
+    case: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens")
+    body, words = ERRORS[case]
+    text = body if isinstance(body, str) else json.dumps(body)
+    done = label(serve(lambda _: Reply(status=400, body=text)))
+    assert done.code == 1 and "refused the request: 400, " in done.err and words in done.err
+    assert done.err.count("\n") == 1 and "<" not in done.err
+
+
+@pytest.mark.parametrize(("status", "words"), [(402, "no credit"), (403, "the same command resumes")])
+def test_no_credit_and_a_limit_of_calls_are_not_a_matter_of_rights(
+    status: int, words: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+) -> None:
+    write_input(tmp_path, "I work at Siemens")
+    done = label(serve(lambda _: Reply(status=status, message="Rate limit exceeded")), "--max-retries", "0")
+    assert done.code == 1 and words in done.err and "rights" not in done.err
+
+
 def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
     write_input(tmp_path, "I work at Siemens")
     limited = Reply(status=429, headers={"Retry-After": "1"})
@@ -339,6 +373,14 @@ UPSTREAM = {"code": 502, "message": "Upstream idle timeout"}
 NO_ANSWERS = {
     "error as finish reason": (completion("", "error"), "the answer is empty"),
     "an answer cut by an error": (completion(SOUND, "error"), "ends in 'error'"),
+    "a part of an answer and an error": (
+        completion(SOUND[:20], None, choice={"error": UPSTREAM}),
+        "502, Upstream idle timeout",
+    ),
+    "a server without resources": (completion(SOUND[:20], "insufficient_system_resource"), "insufficient_system"),
+    "an aborted answer": (completion(SOUND[:20], "abort"), "ends in 'abort'"),
+    "an error object": (Reply(body=json.dumps({"object": "error", "message": "model is loading"})), "model is loading"),
+    "a detail": (Reply(body=json.dumps({"detail": "queue is full"})), "queue is full"),
     "an error in the choice": (completion("", "error", choice={"error": UPSTREAM}), "502, Upstream idle timeout"),
     "an error for the choices": (Reply(body=json.dumps({"error": UPSTREAM, "choices": None})), "502, Upstream idle"),
     "an error alone": (Reply(body=json.dumps({"error": UPSTREAM})), "502, Upstream idle timeout"),
@@ -359,7 +401,7 @@ NO_ANSWERS = {
 }
 
 
-UNPAID = {"an error for the choices", "an error alone", "an error as text", "no choices"}
+UNPAID = {"an error object", "a detail", "an error for the choices", "an error alone", "an error as text", "no choices"}
 
 
 @pytest.mark.parametrize("case", NO_ANSWERS)
@@ -400,12 +442,20 @@ LIMITED = {
     "at most 2048": allows(2048),
     "at most 1024 as max_tokens": lambda body: refuses("max_completion_tokens")(body) or allows(1024)(body),
     "no schema either": lambda body: refuses("max_completion_tokens")(body) or refuses("response_format")(body),
+    "a schema alone": lambda body: (
+        "response_format is unknown; allowed: model, messages, temperature, max_tokens, max_completion_tokens"
+        if "response_format" in body
+        else ""
+    ),
+    "no temperature": refuses("temperature"),
+    "no temperature and no schema": lambda body: refuses("temperature")(body) or refuses("response_format")(body),
 }
+WITHOUT_SCHEMA = {"no schema either", "a schema alone", "no temperature and no schema"}
 
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("case", LIMITED)
-def test_the_limit_is_sent_under_the_name_and_the_size_that_the_server_takes(
+def test_a_request_is_put_as_the_server_takes_it(
     case: str, status: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "hello")
@@ -416,7 +466,9 @@ def test_the_limit_is_sent_under_the_name_and_the_size_that_the_server_takes(
     assert (done.code, done.counts) == (0, (2, 0, 0)), done.err
     last = server.received[-1].body
     assert {"max_tokens", "max_completion_tokens"} & last.keys()
-    assert ("response_format" in last) == (case != "no schema either")
+    assert ("response_format" in last) == (case not in WITHOUT_SCHEMA)
+    is_warned = "does not take this temperature" in done.err
+    assert ("temperature" in last) == (not is_warned) == (not case.startswith("no temperature"))
 
 
 def test_a_server_that_takes_no_limit_at_all_is_told_with_the_fields_name(
@@ -455,6 +507,9 @@ BAD_ANSWERS = {
     "half": (Reply("{}"), "relationships: missing", 2),
     "refusal": (Reply("", refusal="I can't help with that"), "refused: I can't help", 1),
     "cut off": (Reply('{"entities":[', finish_reason="length"), "cut off", 1),
+    "cut off in Mistral's words": (Reply('{"entities":[', finish_reason="model_length"), "cut off", 1),
+    "cut off in Gemini's words": (Reply('{"entities":[', finish_reason="MAX_TOKENS"), "cut off", 1),
+    "filtered in Gemini's words": (Reply("", finish_reason="SAFETY"), "content filter", 1),
 }
 
 
@@ -482,15 +537,24 @@ def test_a_retry_that_mends_the_answer_counts(tmp_path: Path, serve: Serve, labe
     assert label(server, "--task", "extract").counts == (1, 0, 0) and len(server.received) == 2
 
 
+NO_SCHEMAS = {
+    400: "response_format is not supported",
+    404: "No endpoints found that can handle the requested parameters.",
+    500: "json_schema: not implemented",
+    501: "structured output is not implemented",
+}
+
+
+@pytest.mark.parametrize("status", NO_SCHEMAS)
 @pytest.mark.parametrize(("accepted", "calls"), [("json_object", 4), ("text", 5)])
 def test_a_server_without_schemas_is_asked_for_less_and_it_is_said_once(
-    accepted: str, calls: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    status: int, accepted: str, calls: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "hello", "bye")
-    refused = Reply(status=400, message="response_format is not supported")
+    refused = Reply(status=status, message=NO_SCHEMAS[status])
     fenced = Reply("<think>hm</think>\n```json\n" + sound_answer(Task.GRADE, "") + "\n```")
     server = serve(lambda request: fenced if request.format == accepted else refused)
-    done = label(server, "--concurrency", "1")
+    done = label(server, "--concurrency", "1", "--max-retries", "0")
     assert (done.code, done.counts) == (0, (3, 0, 0)) and len(server.received) == calls
     assert done.err.count("does not take a JSON schema") == 1
 
