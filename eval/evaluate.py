@@ -12,7 +12,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if not __package__:  # run as a script: import from the project, not from this folder
@@ -25,25 +25,27 @@ from eval.reports.evaluation_report import Report, report_path, summary_table, w
 from observer.config import Config
 from observer.console.arguments import positive
 from observer.console.run import run_cli
-from observer.data.dataset import read_split
+from observer.data.dataset import read_part, read_split
 from observer.errors import ObserverError, raise_all
 from observer.files import check_writable, write_text
-from observer.paths import TRAIN_JSONL
+from observer.paths import TRAIN_JSONL, RunPaths
+from observer.runs.finished_run import read_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
     rows = [] if all(map(is_saved, args.model)) else take(rows_of_split(args.split), args.limit)
-    train_rows = _train_rows(args.train)
+    lessons = [lessons_of(model, args.train) for model in args.model]
     folders = [args.out or default_reports_folder(model) for model in args.model]
     check_before_running(args.model, folders)
     command = command_line("eval/evaluate.py", arguments)
     reports = []
-    for model, folder in zip(args.model, folders, strict=True):
+    for model, folder, lesson in zip(args.model, folders, lessons, strict=True):
         report = evaluate(
-            model, rows, train_rows, split=args.split, folder=folder, command=command, n_threads=args.threads
+            model, rows, lesson.rows, split=args.split, folder=folder, command=command, n_threads=args.threads
         )
+        report = replace(report, baseline_files=lesson.names)
         print(f"wrote {' and '.join(map(str, write_report(report, folder)))}", file=sys.stderr)
         reports.append(report)
     if any(report.model.is_stand_in for report in reports):
@@ -83,10 +85,11 @@ def evaluate(
 def evaluate_run(config: Config, models: Sequence[Path], summary: Path) -> None:
     """Write a report for each model and their table to `summary`."""
     rows = take(read_split(config.data.val), config.evaluation.limit)
-    train_rows = read_split(config.data.train)
+    lessons = read_lessons(config.data.train, config.data.more)
     reports = []
     for model in models:
-        reports.append(evaluate(model, rows, train_rows, split=str(config.data.val), folder=summary.parent))
+        report = evaluate(model, rows, lessons.rows, split=str(config.data.val), folder=summary.parent)
+        reports.append(replace(report, baseline_files=lessons.names))
         write_report(reports[-1], summary.parent)
     notes = [STAND_IN_NOTE] if any(report.model.is_stand_in for report in reports) else []
     write_text(summary, "\n\n".join([summary_table(reports), *notes]) + "\n")
@@ -142,11 +145,32 @@ def _check(model: str) -> None:
         check_is_gguf(best_gguf(Path(model)))
 
 
-def _train_rows(path: Path) -> list[Row]:
-    if path == TRAIN_JSONL and not path.exists():
-        print(f"{path}: no such file; grading is reported without baselines", file=sys.stderr)
-        return []
-    return read_split(path)
+@dataclass(frozen=True)
+class Lessons:
+    """What the baselines learn from: rows, and the files that hold them."""
+
+    rows: Sequence[Row] = ()
+    names: tuple[str, ...] = ()
+
+
+def read_lessons(train: Path, more: Sequence[Path] = ()) -> Lessons:
+    """Rows of a split file, and the train part of files of raw rows."""
+    rows = [*read_split(train), *(row for path in more for row in read_part(path, "train"))]
+    return Lessons(rows, tuple(map(str, (train, *more))))
+
+
+def lessons_of(model: str, given: Path | None) -> Lessons:
+    """The rows that a model was trained on, as far as its run tells; else the shipped ones. `given` is `--train`."""
+    if given is not None:
+        return read_lessons(given)
+    paths, files = RunPaths(default_reports_folder(model).parent, ""), (TRAIN_JSONL,)
+    if not model.startswith("ollama:"):
+        files = read_run(paths.root).train_files if paths.config.is_file() else files
+        files = (paths.data.train,) if paths.data.train.exists() else files
+    if missing := [path for path in files if not path.exists()]:
+        print(f"{missing[0]}: no such file; grading is reported without baselines", file=sys.stderr)
+        return Lessons()
+    return read_lessons(files[0], files[1:])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,8 +180,10 @@ def _parser() -> argparse.ArgumentParser:
         "--split", default="val", metavar="val|train|challenge|everyday|attacks|FILE.jsonl",
         help="rows to score on, raw or split rows (val)",
     )  # fmt: skip
-    parser.add_argument("--train", type=Path, default=TRAIN_JSONL, metavar="FILE.jsonl", help="rows of the baselines "
-        "(default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--train", type=Path, metavar="FILE.jsonl",
+        help="rows of the baselines (default: those that the run was trained on, else the shipped ones)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=positive, metavar="N", help="rows of each task, evenly spread (all)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the reports (the run's reports/)")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of llama.cpp (all cores)")

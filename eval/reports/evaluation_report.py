@@ -46,7 +46,7 @@ class Report:
     `baselines` score the majority class and the TF-IDF probe on the same grading rows. `unconstrained` answers were
     given without the grammar, by a sample of the rows; `n_truncated` counts the others that reached the token limit.
     `examples_per_s` counts whole examples, prompts included, loading left out. `unfinished` tasks were cut short.
-    `attacks` are of the split of that name.
+    `attacks` are of the split of that name. `baseline_files` hold the rows that the baselines learned from.
     """
 
     model: ModelInfo
@@ -66,6 +66,7 @@ class Report:
     origins: dict[str, GroupScores]
     unfinished: tuple[str, ...] = ()
     attacks: AttackScores | None = None
+    baseline_files: tuple[str, ...] = ()
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -95,6 +96,8 @@ def to_markdown(report: Report) -> str:
     parts = [stand_in, summary_table([report]), INTERVAL_NOTE, _origin(report)]
     if report.grading:
         parts += ["## Grading", *_grading_section(report.grading, report.baselines)]
+        if report.baselines and report.baseline_files:
+            parts.append(f"The baselines learned from {' and '.join(report.baseline_files)}.")
     if report.extraction:
         parts += ["## Extraction", _extraction_section(report)]
     if report.unseen:

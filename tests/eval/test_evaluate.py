@@ -98,6 +98,32 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
         assert name in markdown
 
 
+def test_the_baselines_learn_from_the_rows_that_the_run_was_trained_on(
+    run: RunPaths, split: Path, tmp_path: Path
+) -> None:
+    own = RunPaths(tmp_path / "own", "tiny")
+    shutil.copytree(run.root, own.root)
+    write_jsonl(own.data.train, rows()[:3])
+    for model in (str(own.root), str(own.gguf("f16")), f"hf:{own.merged}"):
+        assert evaluate.lessons_of(model, None).names == (str(own.data.train),)
+        assert evaluate.lessons_of(model, split).names == (str(split),)
+    assert evaluate.main(evaluate_arguments(own, split)[:4]) == 0
+    report = json.loads(own.report("rows-evaluation-f16", "json").read_text())
+    assert report["baseline_files"] == [str(own.data.train)]
+    page = own.report("rows-evaluation-f16", "md").read_text()
+    assert f"The baselines learned from {own.data.train}." in page
+
+
+def test_rows_of_an_older_form_are_scored_as_they_are_trained_on(run: RunPaths, tmp_path: Path) -> None:
+    older = {
+        "user_message": "I work at Siemens", "assistant_message": None,
+        "entities": [{"name": "user", "type": "Person"}, {"name": "Siemens", "type": "Company"}],
+        "relationships": [{"subject": "user", "predicate": "works_at", "object": "Siemens", "temporal": "current"}],
+    }  # fmt: skip
+    write_jsonl(tmp_path / "older.jsonl", [older])
+    assert evaluate.main(evaluate_arguments(run, tmp_path / "older.jsonl")[:4]) == 0
+
+
 def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
     report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), n_threads=1)
     big = replace(report, model=replace(report.model, size_bytes=1_200_000_000, file_type="iq3_xxs"))
