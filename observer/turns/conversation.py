@@ -19,21 +19,24 @@ MARKER = re.compile(r"(USER|ASSISTANT|SYSTEM)[ \t]*:[ \t]*", re.IGNORECASE)
 """What opens a turn of a text file, at the very start of a line."""
 
 USERS = frozenset({"user", "human", "prompter", "customer"})
-ASSISTANTS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai", "llm"})
+ASSISTANTS = frozenset("assistant gpt chatgpt model bot chatbot ai llm bing bard claude gemini copilot".split())
 LEFT_OUT = frozenset(
     "system developer tool tools tool_call tool_calls tool_response tool_result function function_call"
-    " function_response observation ipython environment".split()
+    " function_response function_call_output reasoning observation ipython environment".split()
 )
-_SPEAKER_KEYS, _SAID_KEYS = ("role", "from", "speaker", "sender"), ("content", "value", "text", "parts")
+_SPEAKER_KEYS, _SAID_KEYS = ("role", "from", "speaker", "sender", "author"), ("content", "value", "text", "parts")
 TIME_KEYS = (
     "at", "timestamp", "created_at", "createdAt", "create_time", "created", "time", "datetime", "date", "ts", "sent_at",
 )  # fmt: skip
 """Where logs keep when something was said."""
 _PART_KEYS = ("text", "refusal", "content", "value", "parts")
-_TEXT_PARTS = frozenset({None, "text", "input_text", "output_text", "refusal"})
+_TEXT_PARTS = frozenset(
+    {None, "text", "input_text", "output_text", "refusal", "multimodal_text", "audio_transcription"}
+)
 _OTHER_PARTS = frozenset(
     "image image_url input_image audio input_audio audio_url video video_url file input_file tool_use tool_call"
-    " tool_result function_call thinking redacted_thinking reasoning".split()
+    " tool_result function_call thinking redacted_thinking reasoning thoughts reasoning_recap code"
+    " execution_output".split()
 )
 
 
@@ -88,6 +91,8 @@ def said_in(messages: Any, key: str = "messages", time_key: str = "") -> list[Sa
 
     System and tool turns are left out, and of a content in parts all but the text. Raises Unusable.
     """
+    if isinstance(messages, list):
+        messages = [message for message in messages if message is not None]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Unusable(f"{key}: a list of objects is expected, found {str(messages)[:60]!r}")
     said = []
@@ -119,7 +124,7 @@ def text_of(content: Any, place: str) -> str | None:
     """The text of a message's content: text, a part or parts of it; None where there is none. Raises Unusable."""
     if content is None or isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else [content]
+    parts = [part for part in content if part is not None] if isinstance(content, list) else [content]
     if not all(isinstance(part, str | dict) for part in parts):
         raise Unusable(f"{place}: text is expected, found {str(content)[:60]!r}")
     texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
@@ -130,12 +135,12 @@ def _text_of_part(part: str | dict[str, Any], place: str) -> str | None:
     """The text of one part, None of an image or a call; text that we do not know how to read is no text to drop."""
     if isinstance(part, str):
         return part
-    kind = None if part.get("type") is None else str(part["type"])
+    kind = next((str(part[key]) for key in ("type", "content_type") if part.get(key) is not None), None)
     text = next((part[key] for key in _PART_KEYS if part.get(key) is not None), None)
     if isinstance(text, dict):
         text = text.get("value", text.get("text"))
-    if isinstance(text, list) and all(isinstance(piece, str) for piece in text):
-        text = "\n".join(text)
+    if isinstance(text, list) and kind in _TEXT_PARTS:
+        text = text_of(text, place)
     if kind in _TEXT_PARTS and isinstance(text, str):
         return text
     if text is None or kind in _OTHER_PARTS:
@@ -145,8 +150,9 @@ def _text_of_part(part: str | dict[str, Any], place: str) -> str | None:
 
 def _role(message: Mapping[str, Any], place: str) -> Literal["user", "assistant"] | None:
     """None for what is left out."""
-    key = next((key for key in _SPEAKER_KEYS if message.get(key) is not None), "role")
+    key = next((key for key in (*_SPEAKER_KEYS, "type") if message.get(key) is not None), "role")
     name = message.get(key)
+    name = name.get("role") if isinstance(name, dict) else name
     role = name.strip().casefold() if isinstance(name, str) else None
     if role in USERS:
         return "user"

@@ -22,7 +22,7 @@ from observer.prompts import render_exchange, render_turn
 from observer.schema import GradingRow, Turn, parse_row
 from observer.turns.conversation import MARKER, TIME_KEYS, Said, Unusable, exchanges, said_in, said_in_text
 from observer.turns.file_formats import Line, lines_of
-from observer.turns.row_fields import GOLD_FIELDS, as_id, conversation_in, explain_unknown, row_fields
+from observer.turns.row_fields import GOLD_FIELDS, as_id, conversation_in, explain_unknown, is_absent, row_fields
 
 STDIN = "-"
 KEPT_FIELDS = frozenset(GradingRow.model_fields) - GOLD_FIELDS - {"source"}
@@ -186,13 +186,14 @@ def _items_of(block: Block, place: str, base: str, reading: Reading, unused: Cou
         yield from _items_of_turns(said_in_text(block.lines), place, base, reading.every_turn, None)
         return
     row = value if isinstance(value, dict) else {}
-    at = row.get(time_key) if row.get(time_key) is not None else row.get("at")
-    if row.get("user_message") is not None:
+    row = {key: field for key, field in row.items() if not is_absent(field)}
+    at = row.get(time_key, row.get("at"))
+    if "user_message" in row:
         yield _raw_item(row, place, base, unused, at, time_key)
     elif found := conversation_in(value):
         messages, key = found
-        unused.update(name for name in row.keys() - {key, "id", "at", time_key} if row[name] is not None)
-        base = str(as_id(row["id"])) if row.get("id") is not None else base
+        unused.update(row.keys() - {key, "id", "at", time_key})
+        base = as_id(row["id"]) if "id" in row else base
         said = said_in(messages, key, time_key)
         yield from _items_of_turns(said, place, base, reading.every_turn, at, _time_field(row, at))
     else:

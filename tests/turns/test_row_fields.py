@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from observer.turns.conversation import Unusable, said_in, turns_of_messages
+from observer.turns.inputs import read_inputs
 from observer.turns.row_fields import as_id, conversation_in, row_fields
 
 SAID = "I started at Rewe in Köln last May."
@@ -32,6 +34,10 @@ def turns(*messages: dict[str, Any]) -> list[tuple[str, str]]:
         [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": SAID}],
         [{"type": "thinking", "thinking": "hm", "text": "hm"}, {"type": "text", "text": SAID}],
         [{"type": "tool_use", "input": {}}, SAID],
+        [None, {"type": "text", "text": SAID}],
+        {"content_type": "multimodal_text", "parts": [{"content_type": "image_asset_pointer", "width": 1}, SAID]},
+        [{"content_type": "audio_transcription", "text": SAID, "direction": "in"}],
+        [{"type": "text", "text": [SAID]}],
     ],
 )
 def test_content_is_text_or_parts_of_any_kind(content: Any) -> None:
@@ -55,7 +61,15 @@ def test_text_that_we_cannot_read_is_told_and_never_dropped(content: Any, fault:
 @pytest.mark.parametrize("user", ["user", "User", "HUMAN", "human", "prompter", " customer "])
 @pytest.mark.parametrize("assistant", ["assistant", "Assistant", "gpt", "model", "bot", "AI", "chatgpt"])
 @pytest.mark.parametrize(
-    ("who", "what"), [("role", "content"), ("from", "value"), ("role", "parts"), ("sender", "text")]
+    ("who", "what"),
+    [
+        ("role", "content"),
+        ("from", "value"),
+        ("role", "parts"),
+        ("sender", "text"),
+        ("author", "text"),
+        ("type", "content"),
+    ],
 )
 def test_the_usual_names_of_roles_and_fields_are_read(user: str, assistant: str, who: str, what: str) -> None:
     messages = [{who: user, what: "hi"}, {who: assistant, what: [{"text": "hello"}] if what == "parts" else "hello"}]
@@ -63,7 +77,17 @@ def test_the_usual_names_of_roles_and_fields_are_read(user: str, assistant: str,
 
 
 @pytest.mark.parametrize(
-    "role", ["system", "developer", "tool", "function", "function_call", "observation", "Tool_Response"]
+    "role",
+    [
+        "system",
+        "developer",
+        "tool",
+        "function",
+        "function_call",
+        "function_call_output",
+        "observation",
+        "Tool_Response",
+    ],
 )
 def test_system_and_tool_turns_are_left_out(role: str) -> None:
     messages = [{"role": role, "content": "x"}, {"role": "user", "content": "hi"}]
@@ -91,7 +115,48 @@ def test_null_is_absent_and_ids_are_text() -> None:
     found = row_fields(given)
     assert found.fields == {"user_message": "hi", "id": "1", "family": "7"}
     assert (found.at, found.unused) == ("2026-01-01", ("mood",))
-    assert [as_id(value) for value in (1, 1.0, 1.5, "1", True, None)] == ["1", "1", "1.5", "1", True, None]
+    assert [as_id(value) for value in (1, 1.0, 1.5, "1")] == ["1", "1", "1.5", "1"]
+    assert row_fields({"user_message": "hi", "id": float("nan"), "label": float("nan")}).fields == {
+        "user_message": "hi"
+    }
+
+
+@pytest.mark.parametrize("value", [True, [1], {"$oid": "5f"}])
+def test_an_id_that_is_neither_text_nor_a_number_is_told(value: Any) -> None:
+    with pytest.raises(Unusable, match="id: text or a number is expected"):
+        row_fields({"user_message": "hi", "id": value})
+    (row,) = read_inputs(
+        json.dumps({"id": value, "messages": [{"role": "user", "content": "hi"}]}).encode(), "x"
+    ).unreadable
+    assert row.reason.startswith("id: text or a number is expected")
+
+
+@pytest.mark.parametrize("texts", [["hi", "bye"], {"0": "hi", "1": "bye"}])
+def test_columns_are_no_row(texts: Any) -> None:
+    for columns in ({}, {"assistant_message": texts}):
+        with pytest.raises(Unusable, match="user_message: a column, not a row; pandas"):
+            row_fields({"user_message": texts} | columns)
+
+
+def node(parent: str | None, role: str, text: str) -> dict[str, Any]:
+    message = {
+        "author": {"role": role},
+        "content": {"content_type": "text", "parts": [text]},
+        "create_time": 1700000000,
+    }
+    return {"parent": parent, "message": message}
+
+
+def test_a_branch_of_chatgpts_export_is_read_up_to_its_end() -> None:
+    tree = {
+        "root": {"parent": None, "message": None}, "a": node("root", "user", "hi"),
+        "b": node("a", "assistant", "hello"), "c": node("a", "assistant", "hey"), "d": node("c", "user", "I moved"),
+    }  # fmt: skip
+    for end, expected in (("d", ["hi", "hey", "I moved"]), ("b", ["hi", "hello"]), (None, ["hi", "hey", "I moved"])):
+        found = conversation_in({"title": "t", "mapping": tree, "current_node": end})
+        assert found and [turn.content for turn in turns_of_messages(*found)] == expected
+    circle = {"a": node("b", "user", "hi"), "b": node("a", "assistant", "hello")}
+    assert conversation_in({"mapping": circle, "current_node": "a"})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +166,12 @@ def test_null_is_absent_and_ids_are_text() -> None:
         ({"messages": None, "conversations": [1]}, "conversations"),
         ([{"role": "user", "content": "hi"}], "messages"),
         ([{"from": "human", "value": "hi"}], "messages"),
+        ({"chat_messages": [{"sender": "human", "text": "hi"}]}, "chat_messages"),
+        ({"contents": [{"role": "user", "parts": [{"text": "hi"}]}], "model": "m"}, "contents"),
+        ({"turns": [{"role": "user", "content": "hi"}]}, "turns"),
+        ({"a": [{"role": "user", "content": "hi"}], "b": [{"role": "user", "content": "hi"}]}, None),
+        ({"prompt": [{"role": "user", "content": "hi"}], "chosen": "x"}, None),
+        ({"context": [{"role": "user", "content": "hi"}]}, None),
         ({"user_message": "hi"}, None),
         ([], None),
         ([{"user_message": "hi"}], None),
@@ -118,6 +189,9 @@ def test_what_is_a_conversation(value: Any, key: str | None) -> None:
         ({"prompt": "a", "completion": "b"}, "rename `prompt` to user_message and `completion` to assistant_message"),
         ({"question": "a", "answer": "b"}, "rename `question` to user_message and `answer` to assistant_message"),
         ({"text": "a"}, "rename `text` to user_message"),
+        ({"text": "<|im_start|>user\nhi<|im_end|>"}, "`text` holds a whole conversation; write its turns as"),
+        ({"text": "Human: hi\n\nAssistant: hello"}, "`text` holds a whole conversation"),
+        ({"role": "user", "content": "hi"}, "one message; a conversation goes in one line"),
         ({"mood": 1}, "neither `user_message` nor `messages`, found the fields mood"),
         ({}, "found the fields (none)"),
     ],
