@@ -97,6 +97,7 @@ _NAMES_TOO = frozenset(
 )
 """Pronouns of one language that are somebody's name, or something's, in another."""
 _SPEAKER = frozenset({"user", "the user"})
+_JOINED = re.compile(r"\s+(?:and|or|&)\s+")
 _CONTRACTED = re.compile(r"(?i)['’](?:m|s|re|ve|d|ll)$")
 
 
@@ -109,12 +110,17 @@ def is_nobodys_name(name: str, text: str = "") -> bool:
     """Whether the name is a pronoun, or a possessive one with a noun (`my wife`); `User` is none."""
     if name == USER:
         return False
+    name = name.strip(" .,;:!?'\"")
+    parts = _JOINED.split(name)
+    if len(parts) > 1 and all(part and is_nobodys_name(part, text) for part in parts):
+        return True
     if _is_one_of("first", name, text) or _is_one_of("other", name, text):
         return True
     first, _, noun = name.strip().partition(" ")
     if _POSSESSIVE_STARTS.match(name) or first.casefold() in ("user's", "user’s"):
         return True
-    if not noun or (noun == noun.title() and first.casefold() not in _table()["possessive"]["de"]):
+    is_title = noun == noun.title() and _is_so_in(noun, text) and first.casefold() not in _table()["possessive"]["de"]
+    if not noun or is_title:
         return False  # `My Little Pony`
     return _is_one_of("possessive", first, text)
 
@@ -122,7 +128,8 @@ def is_nobodys_name(name: str, text: str = "") -> bool:
 def _is_one_of(kind: str, name: str, text: str) -> bool:
     """Whether it is one of a language that the text may be of; where no other word tells, of any."""
     word = _CONTRACTED.sub("", name.strip())
-    if len(word) > 1 and word.isupper() and word.casefold() != word and any(map(str.islower, text or "a")):
+    is_upper = len(word) > 1 and word.isupper() and word.casefold() != word
+    if is_upper and any(map(str.islower, text or "a")) and _is_so_in(word, text):
         return False  # `IT`, `US`
     word = word.casefold()
     languages = {language for language, words in _table()[kind].items() if word in words}
@@ -130,6 +137,11 @@ def _is_one_of(kind: str, name: str, text: str) -> bool:
         return bool(languages)
     likely = _languages(text, word)
     return bool(languages & likely) if likely else word not in _NAMES_TOO or languages == {"en"}
+
+
+def _is_so_in(word: str, text: str) -> bool:
+    """Whether the text has the word in these letters, or not at all."""
+    return bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)) or word.casefold() not in text.casefold()
 
 
 @lru_cache(maxsize=256)
