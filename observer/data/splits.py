@@ -67,7 +67,7 @@ def stratum(row: RawRow) -> str:
 
 
 def part_at_random(strata: Sequence[str], fraction: float, rng: random.Random) -> list[Part]:
-    """The fraction of each stratum, such as a label, as near as whole rows allow."""
+    """The fraction of each stratum, such as a label, as near as whole rows allow; of two rows or more both parts."""
     parts: list[Part] = ["train"] * len(strata)
     by_stratum: dict[str, list[int]] = defaultdict(list)
     for index, name in enumerate(strata):
@@ -76,6 +76,9 @@ def part_at_random(strata: Sequence[str], fraction: float, rng: random.Random) -
         indices = by_stratum[name]
         for index in rng.sample(indices, round(fraction * len(indices))):
             parts[index] = "val"
+    if len(set(parts)) == 1 and len(parts) > 1:  # each stratum has few rows
+        largest = max(sorted(by_stratum), key=lambda name: len(by_stratum[name]))
+        parts[rng.choice(by_stratum[largest])] = "train" if parts[0] == "val" else "val"
     return parts
 
 

@@ -20,7 +20,7 @@ from observer.data.command import SPLIT_KINDS, UNKNOWN_PREDICATES
 from observer.data.dataset import read_split
 from observer.data.importing import read_raw_rows
 from observer.data.names import find_traits
-from observer.data.splits import SplitRows, row_key, split_rows
+from observer.data.splits import SplitRows, part_at_random, row_key, split_rows
 from observer.files import write_jsonl
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, DataPaths
 from observer.schema import GradingRow, Label, RawRow
@@ -115,6 +115,13 @@ def test_a_random_split_keeps_the_shares_of_the_labels() -> None:
         Label.STORE: 8,
         Label.IMPORTANT: 4,
     }
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.95])
+@pytest.mark.parametrize("strata", [["a", "b"], ["a", "a"], ["a", "b", "c"], ["a", "b", "b", "c"]])
+def test_a_few_rows_give_both_parts(strata: list[str], fraction: float) -> None:
+    parts = part_at_random(strata, fraction, random.Random(1))
+    assert set(parts) == {"train", "val"} and parts == part_at_random(strata, fraction, random.Random(1))
 
 
 def test_rows_without_a_family_are_grouped_by_their_turn_whatever_its_names() -> None:
