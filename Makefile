@@ -1,3 +1,4 @@
+# make observer  set up everything, then the shipped observer as a GGUF file, and a turn for it
 # make train   set up everything, then the whole pipeline on the nano base
 # make test    set up everything, then the tests
 # Set-up happens once, in .venv. Another Python: make train PYTHON=python3.12
@@ -7,6 +8,7 @@ CONFIG ?= configs/nano.yaml
 GRID   ?= training.learning_rate=3e-4,6e-4,1.2e-3 training.per_device_train_batch_size=8,16
 BENCH  ?= --base data/nano-base --dtype float32 --rows 256
 TRUST  ?=
+TURN   ?= "what do I cook for my sister Ana tonight, she's vegan"
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -18,9 +20,10 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOO
 # It is built for CUDA where there is a compiler for it and a GPU: without a driver such a build does not load.
 CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && echo '-DGGML_CUDA=on ')
 
-.PHONY: help setup train test lint data docs bench-training gpu-check sweep trust audit clean distclean
+.PHONY: help setup observer train test lint data docs bench-training gpu-check sweep trust audit clean distclean
 
 help:
+	@echo "make observer   the shipped adapter over its base as a GGUF with Modelfiles, no training; observes one turn"
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests, in two processes"
 	@echo "make lint       ruff, pyright and the layers"
@@ -34,6 +37,11 @@ help:
 	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
 
 setup: $(STAMP)
+
+observer: $(STAMP)
+	$(SAY) "models/smollm2-observer over its base, as a GGUF file"
+	@$(BIN)/observer export models/smollm2-observer --out outputs/smollm2-observer/gguf --types q8_0
+	@$(BIN)/observer observe --model outputs/smollm2-observer/gguf/smollm2-observer-q8_0.gguf $(TURN)
 
 train: $(STAMP)
 	$(SAY) "train_sft.py --config $(CONFIG)"

@@ -45,7 +45,7 @@ SHELL, PYTHON = frozenset({"", "bash", "console"}), "python"
 DATA = frozenset({"json", "jsonl", "yaml", "modelfile"})
 PLAIN = frozenset({"text"})
 OLLAMA_MODELS = ("observer", "observer-grade", "observer-extract", "qwen3-observer")
-LINKED = ("configs", "docs", "eval", "modelfiles", "notebooks", "train_sft.py", "pyproject.toml")
+LINKED = ("configs", "docs", "eval", "modelfiles", "models", "notebooks", "train_sft.py", "pyproject.toml")
 each_page = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
 
 
