@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from observer.config import load_config
 from observer.errors import ObserverError
 from observer.export.light_adapter import main
 from observer.export.source import find_source, run_of
+from observer.paths import PROJECT_ROOT
 from observer.runs.finished_run import read_run
-from observer.weights.merge import merge_adapter
+from observer.weights.checkpoint import list_tensors, read_shape
+from observer.weights.merge import merge_adapter, read_lora
 from tests.support.tiny_runs import write_tiny_run
 from tests.weights.test_merge import logits_of, save_adapter
 
@@ -38,6 +41,20 @@ def test_it_is_half_as_large_and_answers_as_the_run_s_own(tiny_model: Path, tmp_
     assert (logits[0] - logits[1]).abs().max() < 0.02 * logits[0].std()
     assert find_source(out).name == "tiny-observer"
     assert run_of(out) is not None, "its importance matrix is measured on the rows it was trained on"
+
+
+def test_the_shipped_adapter_fits_the_base_that_the_set_up_installs() -> None:
+    folder = PROJECT_ROOT / "models" / "smollm2-observer"
+    recipe, shipped = load_config(PROJECT_ROOT / "configs" / "smollm2.yaml"), load_config(folder / "config.yaml")
+    assert shipped.model == recipe.model
+    assert (folder / "adapter_model.safetensors").stat().st_size < 20e6
+    base = find_source(folder).base
+    assert base is not None
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in list_tensors(base, read_shape(base))}
+    lora = read_lora(folder)
+    assert len(lora.modules) == 7 * 30
+    for name, (a, b) in lora.modules.items():
+        assert shapes[f"{name}.weight"] == (b.shape[0], a.shape[1]), name
 
 
 def test_a_run_without_a_whole_adapter_is_refused(tiny_model: Path, tmp_path: Path) -> None:
