@@ -316,7 +316,8 @@ def test_a_killed_export_leaves_no_file_under_a_final_name_and_a_second_run_comp
     assert names_in(out) and not any(re.fullmatch(r"[^.].*\.gguf|export\.json", name) for name in names_in(out))
     args = parse(*arguments[1:])
     assert args.run(args) == 0
-    assert names_in(out) == {f"{adapter.parent.name}-f16.gguf", "export.json", "export.md"}
+    modelfiles = {"Modelfile-f16", "Modelfile-f16-grade", "Modelfile-f16-extract"}
+    assert names_in(out) == {f"{adapter.parent.name}-f16.gguf", *modelfiles, "export.json", "export.md"}
 
 
 def test_leftovers_of_the_living_are_not_touched(tmp_path: Path) -> None:
