@@ -93,6 +93,7 @@ def bench_config(args: argparse.Namespace) -> Config:
         "training.num_train_epochs": args.epochs,
         "training.gradient_accumulation_steps": 1,
         "training.warmup_steps": 0,
+        "training.grade_weight": 1,  # what TRL trains is the plain mean over all scored tokens
         "training.eval_steps": 10**9,
         "training.optim": "adamw_torch_fused" if cuda_name() else "adamw_torch",
         "run.device": "auto",
