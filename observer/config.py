@@ -50,6 +50,9 @@ class ModelConfig(_Section):
         default=None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the GGUF that base names; another is refused."
     )
     revision: str | None = Field(default=None, description="Hub commit or tag to pin; ignored for a folder.")
+    adapter: Path | None = Field(
+        default=None, description="LoRA folder to train further, such as models/smollm2-observer; empty: a new one."
+    )
     backend: Literal["auto", "unsloth", "transformers"] = Field(
         default="auto", description="auto: unsloth on CUDA where it is installed, plain transformers elsewhere."
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.errors import ObserverError
+from observer.errors import ObserverError, raise_all
 from observer.training.device import Runtime
+from observer.weights.checkpoint import read_json_object
+from observer.weights.merge import read_lora
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,7 +30,7 @@ def load_base(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel
 
 
 def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> PeftModel:
-    """Freeze the base and add the adapter, initialised from the run's seed and kept in float32.
+    """Freeze the base and add the adapter, kept in float32: that of `model.adapter`, or one made of the run's seed.
 
     The adapter names its base as the config does, so that another machine finds it too.
     """
@@ -43,6 +45,8 @@ def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> Pef
     torch.manual_seed(config.run.seed)
     attach = _attach_with_unsloth if runtime.backend == "unsloth" else _attach_with_peft
     adapted = attach(model, config)
+    if config.model.adapter is not None:
+        _load_weights(adapted, config.model.adapter)
     for lora in adapted.peft_config.values():
         lora.base_model_name_or_path, lora.revision = config.model.base, config.model.revision
     return adapted
@@ -52,6 +56,24 @@ def trainable_line(model: PeftModel) -> str:
     """`trainable: 4,587,520 of 600,637,440 parameters (0.76 %)`."""
     trainable, total = model.get_nb_trainable_parameters()
     return f"trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
+
+
+def check_adapter(config: Config) -> None:
+    """Raise ObserverError unless `model.adapter` is empty, or plain LoRA of the run's own rank, scale and modules."""
+    folder = config.model.adapter
+    if folder is None:
+        return
+    lora = read_lora(folder)
+    saved = read_json_object(folder / "adapter_config.json")
+    found = {
+        "r": saved["r"],
+        "lora_alpha": saved["lora_alpha"],
+        "use_rslora": bool(saved.get("use_rslora")),
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in lora.modules}),
+    }
+    wanted = {**lora_settings(config), "target_modules": sorted(config.lora.target_modules)}
+    raise_all([f"lora.{name}: {wanted[name]}, but the adapter {folder} has {value}; set it to that, or train a new one"
+               for name, value in found.items() if wanted[name] != value])  # fmt: skip
 
 
 def lora_settings(config: Config) -> dict[str, Any]:
@@ -133,6 +155,17 @@ def _attach_with_unsloth(model: PreTrainedModel, config: Config) -> PeftModel:
         use_gradient_checkpointing="unsloth" if config.training.gradient_checkpointing is True else False,
         **lora_settings(config),
     )
+
+
+def _load_weights(model: PeftModel, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    names = {name.replace(".default.", ".") for name, value in model.named_parameters() if value.requires_grad}
+    if weights.keys() != names:
+        raise ObserverError(f"model.adapter: {folder} was trained on another model than {model.name_or_path}")
+    set_peft_model_state_dict(model, weights)
 
 
 def _keep_4bit_weights_trainable(model: PreTrainedModel) -> None:

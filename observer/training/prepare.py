@@ -13,6 +13,7 @@ from observer.errors import ObserverError, raise_all
 from observer.paths import cache_folder
 from observer.training.cuda import GET_COMPILER, compiler_lacks
 from observer.training.device import Runtime
+from observer.training.model import check_adapter
 from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import free_memory
@@ -60,6 +61,7 @@ class Prepared:
             "max_length": config.data.max_length,
             "load_in_4bit": config.model.load_in_4bit,
             "lora": config.lora.model_dump(),
+            **({"adapter": config.model.adapter} if config.model.adapter else {}),
             "training": config.training.model_dump(exclude=WITHOUT_EFFECT),
             "runtime": [runtime.device, runtime.backend, runtime.dtype, runtime.launch.n_processes]
             + ["fsdp"] * runtime.launch.shards_weights
@@ -142,6 +144,7 @@ def check_settings(config: Config, runtime: Runtime) -> None:
     if config.training.torch_compile and runtime.backend == "unsloth":
         faults.append("training.torch_compile: unsloth's forward would be compiled anew for every length of a batch; "
                       "leave it out, or set model.backend=transformers")  # fmt: skip
+    check_adapter(config)
     faults += sharding_faults(config, runtime.launch, runtime.backend)
     for reporter in config.training.report_to:
         packages = REPORTER_PACKAGES[reporter]

@@ -166,7 +166,8 @@ def describe(config: Config, runtime: Runtime, splits: Splits) -> str:
     n_processes = runtime.launch.n_processes
     return (
         f"run {config.run.name}: {config.model.base}, {runtime.backend} on {runtime.device}, {runtime.dtype}"
-        f"{', base in NF4' if config.model.load_in_4bit else ''}\n"
+        f"{', base in NF4' if config.model.load_in_4bit else ''}"
+        f"{f', adapter {config.model.adapter} trained further' if config.model.adapter else ''}\n"
         f"LoRA r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout} on {', '.join(lora.target_modules)}\n"
         f"{len(splits.train):,} train rows, {len(splits.val):,} val rows, batch {t.batch_size} x "
         f"{t.gradient_accumulation_steps}{f' x {n_processes} processes' if n_processes > 1 else ''}, "

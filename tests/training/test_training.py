@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,12 +26,14 @@ from observer.config import Config
 from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.prompts import render_chatml
+from observer.runs.manifest import fingerprint
 from observer.training.batching.forest import FILLED_UP_TO, collate
 from observer.training.batching.loss import completion_nll, mean_nll_by_task, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
 from observer.training.device import Runtime, choose_runtime, prepare_backend
-from observer.training.model import attach_lora, load_base
+from observer.training.model import attach_lora, check_adapter, load_base
+from observer.training.prepare import prepare
 from observer.training.progress import read_metrics
 from observer.training.rows import IGNORED, TokenRow, encode_with, load_splits, tokenize_rows
 from observer.weights.base import load_tokenizer
@@ -194,6 +198,73 @@ def test_other_inputs_do_not_go_on_with_an_unfinished_training_unless_asked(
         assert find_checkpoint(paths, "the same", resume=False) == newest
     finally:
         record.write_text(finished)
+
+
+def test_an_adapter_is_trained_further_from_what_it_knows(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    config, _ = uncut
+    tokenizer = load_tokenizer(Path(config.model.base))
+    adapter = config.paths.adapter
+    further = tiny_config(tmp_path, Path(config.model.base), f"model.adapter={adapter}", "run.seed=7")
+    check_adapter(further)
+    rows = load_splits(further, encode_with(tokenizer)).val
+    model, _ = loaded(further)
+    saved = load_file(adapter / "adapter_model.safetensors")
+    held = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert {name.replace(".default.", ".") for name in held} == saved.keys()
+    assert all(torch.equal(value, saved[name.replace(".default.", ".")]) for name, value in held.items())
+    anew, _ = loaded(tiny_config(tmp_path, Path(config.model.base), "run.seed=7"))
+    nats = [sum_nll_by_task(lambda batch, m=m: completion_nll(m, batch), rows, 4, "cpu") for m in (model, anew)]
+    assert sum(nats[0][task][0] for task in nats[0]) < sum(nats[1][task][0] for task in nats[1])
+    records = trained(further)
+    after, name = load_file(further.paths.adapter / "adapter_model.safetensors"), min(saved)
+    assert not torch.equal(after[name], saved[name])
+    assert f"adapter {adapter} trained further" in further.paths.log.read_text(encoding="utf-8")
+    assert records[0]["loss"] < 0.95 * uncut[1][0]["loss"]
+
+
+def test_an_adapter_of_other_settings_or_of_another_model_is_not_trained_further(
+    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    config, _ = uncut
+    base, adapter = Path(config.model.base), config.paths.adapter
+    r = config.lora.r
+    for override, said in (
+        (f"lora.r={2 * r}", f"lora.r: {2 * r}, but the adapter .* has {r}; set it to that"),
+        ("lora.lora_alpha=3", "lora.lora_alpha: 3, but the adapter .* has "),
+        ("lora.use_rslora=true", "lora.use_rslora: True, but the adapter .* has False"),
+        ("lora.target_modules=[q_proj]", "lora.target_modules: .'q_proj'., but the adapter .* has .'down_proj'"),
+        (f"model.adapter={tmp_path}", "adapter_config.json"),
+    ):
+        with pytest.raises(ObserverError, match=said):
+            check_adapter(tiny_config(tmp_path, base, f"model.adapter={adapter}", override))
+
+    cut = tmp_path / "cut"
+    shutil.copytree(adapter, cut)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    kept = {name: value for name, value in weights.items() if ".layers.0." in name}
+    save_file(kept, cut / "adapter_model.safetensors", metadata={"format": "pt"})
+    other = tiny_config(tmp_path, base, f"model.adapter={cut}")
+    check_adapter(other)
+    with pytest.raises(ObserverError, match="was trained on another model"):
+        loaded(other)
+
+
+def test_what_was_trained_before_is_an_input_of_the_training(tmp_path: Path, tiny_model: Path) -> None:
+    def key(*overrides: str) -> str:
+        config = tiny_config(tmp_path, tiny_model, *overrides)
+        runtime = choose_runtime(config)
+        return fingerprint(prepare(config, runtime).training_inputs(config, runtime, "base"))
+
+    adapters = []
+    for seed in (1, 2):
+        config = tiny_config(tmp_path, tiny_model, f"run.seed={seed}")
+        model, _ = loaded(config)
+        adapters.append(tmp_path / f"adapter-{seed}")
+        model.save_pretrained(str(adapters[-1]))
+    keys = {key(), *(key(f"model.adapter={adapter}") for adapter in adapters)}
+    assert len(keys) == 3
 
 
 def test_resume_without_a_checkpoint_is_refused(tmp_path: Path, tiny_model: Path) -> None:
