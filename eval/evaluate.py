@@ -166,7 +166,7 @@ def lessons_of(model: str, given: Path | None) -> Lessons:
     paths, files = RunPaths(default_reports_folder(model).parent, ""), (TRAIN_JSONL,)
     if not model.startswith("ollama:"):
         files = read_run(paths.root).train_files if paths.config.is_file() else files
-        files = (paths.data.train,) if paths.data.train.exists() else files
+        files = (paths.data.train, *files[1:]) if paths.data.train.exists() else files
     if missing := [path for path in files if not path.exists()]:
         print(f"{missing[0]}: no such file; grading is reported without baselines", file=sys.stderr)
         return Lessons()

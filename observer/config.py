@@ -183,8 +183,8 @@ class Config(_Section):
         return RunPaths(self.run.output_dir / self.run.name, self.run.name)
 
     def with_split_files(self, train: Path, val: Path) -> Config:
-        """The same run over these split files, made of its raw rows and of no others."""
-        files = {"train": train, "val": val, "more": (), "utility": None, "extraction": None}
+        """The same run over these split files, made of its raw rows."""
+        files = {"train": train, "val": val, "utility": None, "extraction": None}
         data = self.data.model_copy(update=files)
         return self.model_copy(update={"data": data})
 

@@ -17,9 +17,9 @@ class Run:
 
     @property
     def train_files(self) -> tuple[Path, ...]:
-        """What it was trained on: the split made of its own raw rows, or the configured split file and raw rows."""
+        """What it was trained on: the split made of its own raw rows, or the configured one, and `data.more`."""
         data = self.config.data
-        return (self.paths.data.train,) if data.utility or data.extraction else (data.train, *data.more)
+        return (self.paths.data.train if data.utility or data.extraction else data.train, *data.more)
 
     @property
     def val(self) -> Path:

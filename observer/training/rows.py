@@ -61,7 +61,7 @@ def load_splits(
     """Check and tokenize both files, or the rows made of the user's own. Raises ObserverError naming every fault."""
     faults: list[str] = []
     splits = []
-    for placed, found in ((own_data.train, []), (own_data.val, [])) if own_data else read_split_files(config):
+    for placed, found in read_split_files(config, own_data):
         rows = tokenize_rows([row for _, row in placed], encode)
         if check_lengths:
             found += length_faults(rows, [place for place, _ in placed], config.data.max_length)
@@ -71,12 +71,14 @@ def load_splits(
     return Splits(*splits)
 
 
-def read_split_files(config: Config) -> list[tuple[PlacedLines, list[str]]]:
-    """The sound rows of train and val with their places, and the faults of the others."""
-    files = [scan_split(path) for path in (config.data.train, config.data.val)]
-    for path in config.data.more:
-        files[0][0].extend(place_part(path, "train"))
-    return files
+def read_split_files(config: Config, own_data: OwnData | None = None) -> list[tuple[PlacedLines, list[str]]]:
+    """The sound rows of train, with those of `data.more`, and of val, with their places and the others' faults."""
+    if own_data:
+        (train, train_faults), val = (own_data.train, []), (own_data.val, [])
+    else:
+        (train, train_faults), val = (scan_split(path) for path in (config.data.train, config.data.val))
+    more = [row for path in config.data.more for row in place_part(path, "train")]
+    return [([*train, *more], train_faults), val]
 
 
 def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenRow]:

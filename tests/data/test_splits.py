@@ -254,6 +254,17 @@ def test_a_dry_run_shows_the_split_and_writes_nothing(
     assert not (tmp_path / "outputs").exists()
 
 
+def test_more_rows_are_trained_on_beside_those_of_ones_own(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = own_data_run(tmp_path, tiny_model)
+    more = tmp_path / "more.jsonl"
+    write_jsonl(more, [raw_rows(3)[0] | {"source": source} for source in ("life/train", "life/train", "life/val")])
+    assert run(*arguments, "--dry-run", "--set", f"data.more=[{more}]") == 0
+    printed = capsys.readouterr().out
+    assert "train      34 rows" in printed and f"outputs/tiny/data/train.jsonl, {more}]" in printed
+
+
 def test_too_long_a_row_is_named_where_it_was_read(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

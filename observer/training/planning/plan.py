@@ -63,8 +63,8 @@ def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: ModelShap
         f"lora       r {config.lora.r}, alpha {config.lora.lora_alpha} on {', '.join(config.lora.target_modules)}: "
         f"{n_trainable:,} trainable of {n_parameters + n_trainable:,} parameters "
         f"({100 * n_trainable / (n_parameters + n_trainable):.2f} %)",
-        describe_rows("train", config.data.train, splits.train),
-        describe_rows("val", config.data.val, splits.val),
+        describe_rows("train", [config.data.train, *config.data.more], splits.train),
+        describe_rows("val", [config.data.val], splits.val),
         f"           counted with {counted_with}; data.max_length {config.data.max_length:,}",
         f"steps      {steps:,} of {n_processes * rows_per_step(config)} rows, eval loss and checkpoint every "
         f"{config.training.eval_steps}",
@@ -130,11 +130,11 @@ def artefact_sizes(config: Config, runtime: Runtime, shape: ModelShape) -> dict[
     return sizes
 
 
-def describe_rows(name: str, path: Path, rows: Sequence[TokenRow]) -> str:
+def describe_rows(name: str, files: Sequence[Path], rows: Sequence[TokenRow]) -> str:
     """One line for a split: rows, tokens in all, mean and longest row, trained tokens."""
     lengths = [len(row) for row in rows]
     trained = sum(len(row) - row.prompt_length for row in rows)
     return (
         f"{name:<10} {len(rows):,} rows, {sum(lengths):,} tokens (mean {sum(lengths) / max(1, len(rows)):.0f}, "
-        f"longest {max(lengths, default=0):,}), {trained:,} of them trained  [{path}]"
+        f"longest {max(lengths, default=0):,}), {trained:,} of them trained  [{', '.join(map(str, files))}]"
     )
