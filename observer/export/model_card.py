@@ -140,6 +140,8 @@ def _training_section(config: Config, paths: RunPaths) -> str:
         f"- learning rate {training.learning_rate:g} ({training.lr_scheduler_type}), "
         f"{rows_a_step} rows a step, seed {config.run.seed}",
     ]
+    if config.model.adapter:
+        lines.append(f"- trained further from the adapter `{config.model.adapter}`")
     final = notes.get("final") or {}
     if "steps" in notes:
         lines.append(f"- {notes['steps']:,} steps")

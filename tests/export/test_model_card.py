@@ -90,6 +90,14 @@ def test_scores_are_those_of_the_reports_split_by_split(tmp_path: Path) -> None:
     assert "triple F1" not in card, "what no report has is no column"
 
 
+def test_an_adapter_that_was_trained_further_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "trained further" not in render_model_card(run)
+    model = run.config.model.model_copy(update={"adapter": Path("models/smollm2-observer")})
+    further = Run(run.config.model_copy(update={"model": model}), run.paths)
+    assert "- trained further from the adapter `models/smollm2-observer`" in render_model_card(further)
+
+
 def test_files_training_and_data_are_as_they_lie_there(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.paths.gguf("f16").parent.mkdir(parents=True)
