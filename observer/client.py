@@ -35,8 +35,8 @@ class Observer:
     `timeout_s` bounds each answer of a server; an answer has at most `max_new_tokens`, a prompt and its answer `n_ctx`
     (None: what the model was made for). `keep_above`: a turn is DISCARD unless the probability that it is worth keeping
     is above this; None takes the likeliest label. Where a turn is asked for: a user message, (user, assistant), an
-    Exchange, or OpenAI messages; `context` are turns before it, `at` is its time. Of more context than a model in this
-    process has room for, it is shown the newest turns: `Observation.context_cut`.
+    Exchange, or OpenAI messages; `context` are turns before it, `at` is its time. Of more context than a model has
+    room for, it is shown the newest turns: `Observation.context_cut`.
     Raises ObserverError for a model that is not there and for a turn that can have no answer.
     """
 
@@ -147,22 +147,22 @@ class Observer:
         turns = list(turns)
         prepared, faults = _prepared(turns)
         prepared = {index: self._fitted(ready) for index, ready in prepared.items()}
-        waiting = {index: ready.prompt for index, ready in prepared.items() if index not in faults}
+        waiting = [index for index in prepared if index not in faults]
         grades: dict[int, Grade] = {}
         completions: dict[int, Completion] = {}
         if asked == "observe" and self._reads_once:
             progress(len(turns) - len(waiting), len(turns))
-            readings = self._ask("observe", waiting, faults, _offset(progress, turns, waiting))
+            readings = self._ask("observe", waiting, prepared, faults, _offset(progress, turns, waiting))
             grades = {index: reading.grade for index, reading in readings.items()}
             completions = {index: reading.completion for index, reading in readings.items() if reading.completion}
         else:
             if asked != "extract":
                 of_grades = _offset(progress, turns, waiting) if asked == "grade" else no_progress
-                grades = self._ask("grade", waiting, faults, of_grades)
-                waiting = {index: waiting[index] for index, grade in grades.items() if grade.label != Label.DISCARD}
+                grades = self._ask("grade", waiting, prepared, faults, of_grades)
+                waiting = [index for index in waiting if index in grades and grades[index].label != Label.DISCARD]
             if asked != "grade":
                 progress(len(turns) - len(waiting), len(turns))
-                completions = self._ask("extract", waiting, faults, _offset(progress, turns, waiting))
+                completions = self._ask("extract", waiting, prepared, faults, _offset(progress, turns, waiting))
         found = [
             observation(
                 ready,
@@ -189,23 +189,41 @@ class Observer:
             self._check_open()
             return ready.without_oldest(bisect_left(range(n_turns), True, key=fits))
 
-    def _ask(self, asked: Asked, prompts: dict[int, str], faults: dict[int, str], progress: Progress) -> dict[int, Any]:
-        """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again."""
-        left = dict(prompts)
+    def _ask(
+        self,
+        asked: Asked,
+        waiting: Sequence[int],
+        prepared: dict[int, Prepared],
+        faults: dict[int, str],
+        progress: Progress,
+    ) -> dict[int, Any]:
+        """Answers by the turn's index; turns that can have none go to `faults`, the others are asked again.
+
+        One that only its server found too long is asked again with less of its context, in `prepared` too.
+        """
+        found: dict[int, Any] = {}
+        left = list(waiting)
         while left:
+            prompts = [prepared[index].prompt for index in left]
+            so_far = _offset(progress, waiting, left)
             try:
                 if self._shared:
-                    answers = self._shared.ask(asked, list(left.values()), progress)
+                    answers = self._shared.ask(asked, prompts, so_far)
                 else:
                     self._check_open()
-                    answers = ask(self._backend, asked, list(left.values()), progress)
-                return dict(zip(left, answers, strict=True))
+                    answers = ask(self._backend, asked, prompts, so_far)
+                return found | dict(zip(left, answers, strict=True))
             except RowsError as error:
-                indices = list(left)
+                found |= {left[row]: answer for row, answer in error.answers.items()}
                 for row, fault in error.faults.items():
-                    faults[indices[row]] = fault
-                    del left[indices[row]]
-        return {}
+                    shorter = prepared[left[row]].shortened() if row in error.too_long else None
+                    if shorter:
+                        prepared[left[row]] = shorter
+                    else:
+                        faults[left[row]] = fault
+                left = [index for index in left if index not in found and index not in faults]
+                progress(len(waiting) - len(left), len(waiting))
+        return found
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -225,7 +243,7 @@ def _prepared(turns: Sequence[TurnLike]) -> tuple[dict[int, Prepared], dict[int,
     return prepared, faults
 
 
-def _offset(progress: Progress, turns: Sequence[TurnLike], waiting: dict[int, str]) -> Progress:
+def _offset(progress: Progress, turns: Sequence[Any], waiting: Sequence[int]) -> Progress:
     """Progress of the turns that wait, as progress of all."""
     n_before = len(turns) - len(waiting)
     return lambda done, _total: progress(n_before + done, len(turns))

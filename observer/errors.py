@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 HIDDEN_CHARACTERS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
 """Inside [] of a pattern: what moves a cursor, colours or turns text round, but for tab and newline."""
@@ -15,11 +16,16 @@ class ObserverError(Exception):
 
 
 class RowsError(ObserverError):
-    """Some rows of a call can have no answer, the others could; `faults` has the reason by the row's index."""
+    """Some rows of a call can have no answer, the others could; `faults` has the reason by the row's index.
 
-    def __init__(self, faults: Mapping[int, str]) -> None:
+    `too_long` are those of them for which a shorter text would do; `answers` are the other rows', where they are known.
+    """
+
+    def __init__(
+        self, faults: Mapping[int, str], *, too_long: Set[int] = frozenset(), answers: Mapping[int, Any] | None = None
+    ) -> None:
         super().__init__(_listed([f"row {index}: {fault}" for index, fault in sorted(faults.items())], 50))
-        self.faults = dict(faults)
+        self.faults, self.too_long, self.answers = dict(faults), too_long, dict(answers or {})
 
 
 def raise_all(faults: Sequence[str], limit: int = 50) -> None:

@@ -133,6 +133,24 @@ def test_the_oldest_context_turns_are_cut_where_the_model_has_no_room_for_them(n
         assert hopeless.fault is not None and re.search(r"room for .*; shorten the exchange$", hopeless.fault)
 
 
+def test_context_that_a_server_has_no_room_for_is_cut_until_it_has(at_server: Observer, server: OllamaServer) -> None:
+    context, said = long_talk(40), "my sister Ana lives in Zandrovia"
+    hopeless = Exchange(user_message="thanks! " * 2000, context=context[:3])
+    seen: list[tuple[int, int]] = []
+    n_before = len(server.requests)
+    long, short, refused = at_server.extract_many(
+        [Exchange(user_message=said, context=context), "thanks!", hopeless], lambda *done: seen.append(done)
+    )
+    assert (long.context_cut, long.fault) == (31, None) and (short.context_cut, short.fault) == (0, None)
+    as_cut = at_server.extract(Exchange(user_message=said, context=context[31:]))
+    alike = [one.model_copy(update={"context_cut": 0, "text_hash": None}) for one in (long, as_cut)]
+    assert compared(alike[:1]) == compared(alike[1:])
+    assert refused.fault is not None and "exceeds the available context size" in refused.fault
+    n_asked = sum(request == "POST /api/chat" for request in server.requests[n_before:]) - 1
+    assert n_asked == 6 + 1 + 3, "without 0, 1, 3, 7, 15, 31 turns; once; without 0, 1, 3: no answer is asked for twice"
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1] == (3, 3)
+
+
 def test_a_turn_without_room_for_a_usual_answer_is_answered_in_what_is_left(nano_gguf: Path) -> None:
     text = "my sister Ana lives in Zandrovia"
     with Engine(nano_gguf, n_threads=1) as engine:

@@ -132,15 +132,17 @@ class OllamaBackend:
         """The answers in order. The first fault of the server ends the rest; rows at fault are named together."""
         answers: dict[int, T] = {}
         faults: dict[int, str] = {}
+        too_long: set[int] = set()
 
         async def one(index: int, exchange: str) -> None:
             try:
                 answers[index] = await ask(exchange)
             except TooLong as error:
                 faults[index] = f"{self.name} says: {error}; shorten the exchange or raise num_ctx in its Modelfile"
+                too_long.add(index)
             except _NoLabel as error:
                 faults[index] = str(error)
-            progress(len(answers) + len(faults), len(exchanges))
+            progress(len(answers) + len(faults) - len(too_long), len(exchanges))  # those may be asked again
 
         tasks = [asyncio.create_task(one(index, exchange)) for index, exchange in enumerate(exchanges)]
         try:
@@ -149,7 +151,7 @@ class OllamaBackend:
             for task in tasks:
                 task.cancel()
         if faults:
-            raise RowsError(faults)
+            raise RowsError(faults, too_long=too_long, answers=answers)
         return [answers[index] for index in range(len(exchanges))]
 
 

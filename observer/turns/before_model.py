@@ -37,6 +37,11 @@ class Prepared:
         """The same, but for so many of the oldest context turns."""
         return replace(self, context_cut=n_turns)
 
+    def shortened(self) -> Prepared | None:
+        """Without more of the oldest context turns, twice as many each time; None where there are no more."""
+        n_turns = len(self.shown.context)
+        return self.without_oldest(min(2 * self.context_cut + 1, n_turns)) if self.context_cut < n_turns else None
+
     @cached_property
     def text(self) -> str:
         """All messages, as they were written."""
