@@ -49,7 +49,7 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(SAY) "pytest"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20 --durations-min 20
 
 lint: $(STAMP)
 	$(SAY) "ruff, pyright and import-linter"
