@@ -30,7 +30,7 @@ class Backend(Protocol):
         *,
         logprobs: bool = False,
     ) -> list[Completion]:
-        """Extractions as text; `constrained` keeps them to the schema, where the backend can."""
+        """Extractions as text; `constrained` keeps them to the schema and names to the exchange, where that can be."""
         ...
 
     def close(self) -> None: ...

@@ -104,7 +104,7 @@ class Engine:
         *,
         logprobs: bool = False,
     ) -> list[Completion]:
-        """Answer the extraction task; `constrained` keeps every answer within the schema's grammar."""
+        """Answer the extraction task; `constrained` keeps to the grammar, and to names that were said (`copying`)."""
         grammar = self._extraction_grammar() if constrained else None
         return self.generate(Task.EXTRACT, exchanges, grammar=grammar, progress=progress, logprobs=logprobs)
 
@@ -176,7 +176,7 @@ class Engine:
             if n_prompt + n_new > self.n_ctx_per_row:
                 faults[index] = self._too_long(n_prompt, n_new)
             room = min(budget, self.n_ctx_per_row - len(to_write.tokens)) if to_write else 0
-            rows.append(Row(index, to_grade, to_write, room))
+            rows.append(Row(index, to_grade, to_write, room, exchange))
         if faults:
             raise RowsError(faults)
         return rows

@@ -114,7 +114,7 @@ class Generation:
             self._context.share(row.prompt.instruction, sequence, row.prompt.n_shared)
         row.n_held = row.prompt.n_shared
         if self._grammar and row.to_write and row.grammar is None:
-            row.grammar = self._grammar.start()
+            row.grammar = self._grammar.start(row.exchange)
             row.drafts = self._drafts(row)
         self._active.append(row)
 
@@ -205,7 +205,7 @@ class Generation:
         row.forced, row.repeated = list(answer[n_kept:]), True
         del row.tokens[n_kept:], row.logprobs[n_kept:]
         row.grammar.close()
-        row.grammar = self._grammar.start()
+        row.grammar = self._grammar.start(row.exchange)
         for token in row.tokens:
             row.grammar.accept(token)
         row.drafts = self._drafts(row)

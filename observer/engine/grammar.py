@@ -1,4 +1,6 @@
-"""Keeping an answer to a GBNF grammar: llama.cpp's grammar sampler, asked about as few tokens as will do."""
+"""Keeping an answer to a GBNF grammar, and its names to the exchange: llama.cpp's grammar sampler and `copying`, asked
+about as few tokens as will do.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from observer.engine.copying import Copying, Sources
 from observer.engine.llama_context import Logits
 from observer.engine.llama_model import LlamaModel, last_errors
 
-_SHORTLIST = 64
+_SHORTLISTS = (64, 1024)
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -22,20 +25,22 @@ class Grammar:
     def __init__(self, model: LlamaModel, gbnf: str) -> None:
         handle = llama_cpp.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
         assert handle, f"llama.cpp refused our grammar: {last_errors()}"
-        self._hold(handle, model.control_tokens - model.end_tokens)
+        self._hold(handle, model, None)
 
-    def _hold(self, handle: Any, never: frozenset[int]) -> None:
-        """`never` are the control tokens but the end: characters to llama.cpp's grammar, and nothing in an answer."""
+    def _hold(self, handle: Any, model: LlamaModel, copying: Copying | None) -> None:
         self.handle: Any = handle
-        self._never = never
+        self._model, self._copying = model, copying
+        self._never = model.control_tokens - model.end_tokens
+        """Characters to llama.cpp's grammar, and nothing in an answer."""
         self._one: Any = llama_cpp.llama_token_data()
         self._asked = llama_cpp.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
         self._asked_by_reference: Any = ctypes.byref(self._asked)
 
-    def start(self) -> Grammar:
-        """An independent copy at this one's state."""
+    def start(self, exchange: str | None = None) -> Grammar:
+        """An independent copy at this one's state; with an exchange, an extraction's names are copied from it."""
         copy = Grammar.__new__(Grammar)
-        copy._hold(llama_cpp.llama_sampler_clone(self.handle), self._never)
+        copying = self._copying if exchange is None else Copying(Sources.of(exchange))
+        copy._hold(llama_cpp.llama_sampler_clone(self.handle), self._model, copying)
         return copy
 
     def close(self) -> None:
@@ -46,6 +51,9 @@ class Grammar:
     def accept(self, token: int) -> None:
         """Move on past a token that `best` returned; any other would end the process."""
         llama_cpp.llama_sampler_accept(self.handle, token)
+        if self._copying:
+            self._copying = self._copying.after(self._model.piece(token))
+            assert self._copying, "a token that `best` returned"
 
     def best(self, logits: Logits) -> int:
         """The allowed token of the highest logit; of equals the lower id.
@@ -56,9 +64,9 @@ class Grammar:
         token = int(logits.argmax())
         if self.allows(token):
             return token
-        for count in (_SHORTLIST, len(logits)):
+        for count in (*_SHORTLISTS, len(logits)):
             for token in self._allowed(_highest(logits, count), logits):
-                if token not in self._never:
+                if token not in self._never and self._is_copied(token):
                     return token
         raise AssertionError("the grammar always allows some token")
 
@@ -68,7 +76,10 @@ class Grammar:
             return False
         self._one.id, self._one.logit, self._asked.size, self._asked.selected = token, 0.0, 1, -1
         llama_cpp.llama_sampler_apply(self.handle, self._asked_by_reference)
-        return self._one.logit == 0.0
+        return self._one.logit == 0.0 and self._is_copied(token)
+
+    def _is_copied(self, token: int) -> bool:
+        return self._copying is None or self._copying.after(self._model.piece(token)) is not None
 
     def _allowed(self, tokens: npt.NDArray[np.intp], logits: Logits) -> list[int]:
         """Those of `tokens` that may come next, the highest logit first."""

@@ -24,6 +24,7 @@ class Prompt:
 class Row:
     """A row is graded by its prompt `to_grade`, then writes at most `room` tokens after `to_write`; either may be None.
 
+    `exchange` is the text that both are about, and what the answer's names are copied from.
     `forced` are the next tokens of its answer, whatever the model says, where `repeated` made its list end.
     While it is at work it has `sequences` of the cache, and the first of them holds `n_held` tokens of its text.
     """
@@ -32,6 +33,7 @@ class Row:
     to_grade: Prompt | None
     to_write: Prompt | None
     room: int
+    exchange: str
     grade: Grade | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)

@@ -10,6 +10,7 @@ import pytest
 from observer.data.dataset import read_split
 from observer.engine.drafts import Drafts, Habits
 from observer.engine.engine import Engine
+from observer.engine.llama_model import n_common
 from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, exchange_of
 
@@ -33,9 +34,18 @@ def test_answers_are_those_of_one_token_a_step(engine: Engine, nano_gguf: Path, 
         expected = one_by_one.extract(exchanges, logprobs=True)
         assert one_by_one.model.n_outputs >= sum(answer.n_tokens for answer in expected)
     found = engine.extract(exchanges, logprobs=True)
-    assert [(answer.tokens, answer.truncated) for answer in found] == [(a.tokens, a.truncated) for a in expected]
+    n_parted = 0
     for answer, other in zip(found, expected, strict=True):
-        assert answer.logprobs == pytest.approx(other.logprobs, abs=0.4)  # of nonsense, where nano is far from sure
+        assert answer.logprobs is not None and other.logprobs is not None
+        n = n_common(answer.tokens, other.tokens)
+        is_parted = answer.tokens != other.tokens
+        n_parted += is_parted  # rounding decides between two tokens that are as likely
+        assert is_parted or answer.truncated == other.truncated
+        assert answer.logprobs[:n] == pytest.approx(
+            other.logprobs[:n], abs=0.4
+        )  # of nonsense, where nano is far from sure
+        assert not is_parted or answer.logprobs[n] == pytest.approx(other.logprobs[n], abs=0.1)
+    assert n_parted <= 2
     assert 0.5 < engine.habits.n_accepted / engine.habits.n_drafted < 1
     assert engine.habits.n_accepted > sum(answer.n_tokens for answer in found) / 3
 

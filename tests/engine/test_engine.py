@@ -124,21 +124,24 @@ def test_a_constrained_answer_obeys_the_schema_or_is_reported_truncated(tiny_ggu
 
 
 def test_the_grammar_turns_every_choice_into_an_answer_that_parses(engine: Engine) -> None:
-    """Random logits instead of a model's: the walk may only leave the grammar at its end."""
+    """Random logits instead of a model's: the walk may only leave the grammar at its end. Where names are copied from
+    an exchange, there is always some token that goes on."""
     import numpy as np
 
     random = np.random.default_rng(0)
     pristine = Grammar(engine.model, extraction_grammar())
     n_ended = 0
-    for _ in range(20):
-        grammar, tokens = pristine.start(), []
+    for number in range(20):
+        exchange = None if number % 2 else render_exchange('I\'m "Ana" – née Núñez,\n\t李 \\ 🙂', "")
+        grammar, tokens = pristine.start(exchange), []
         quote = engine.model.tokenize('"')[0]
         while len(tokens) < 400:
             logits = random.normal(size=engine.model.n_vocab).astype(np.float32)
             logits[[quote, *range(3)]] += 4  # names end soon, and so does the answer
             token = grammar.best(logits)
             if engine.model.is_end(token):
-                Extraction.model_validate_json(engine.model.detokenize(tokens))
+                found = Extraction.model_validate_json(engine.model.detokenize(tokens))
+                assert exchange is None or all(one.name in exchange + " User" for one in found.entities)
                 n_ended += 1
                 break
             grammar.accept(token)
