@@ -127,7 +127,10 @@ def text_of(content: Any, place: str) -> str | None:
     parts = [part for part in content if part is not None] if isinstance(content, list) else [content]
     if not all(isinstance(part, str | dict) for part in parts):
         raise Unusable(f"{place}: text is expected, found {str(content)[:60]!r}")
-    texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
+    try:
+        texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
+    except RecursionError:
+        raise Unusable(f"{place[:60]}: nested too deeply") from None
     return "\n".join(text for text in texts if text is not None)
 
 

@@ -58,6 +58,17 @@ def test_text_that_we_cannot_read_is_told_and_never_dropped(content: Any, fault:
         turns_of_messages([{"role": "user", "content": content}])
 
 
+@pytest.mark.parametrize("key", ["text", "content", "parts"])
+@pytest.mark.parametrize("depth", [100, 300, 400, 900])
+def test_parts_within_parts_are_read_or_told_at_any_depth(key: str, depth: int) -> None:
+    content = f'[{{"{key}": ' * depth + '"hi"' + "}]" * depth
+    text = f'{{"messages": [{{"role": "user", "content": {content}}}]}}'
+    found = read_inputs(text.encode(), "x")
+    assert len(found.items) + len(found.unreadable) == 1 and (found.items or depth > 100)
+    assert all(item.fields["user_message"] == "hi" for item in found.items)
+    assert all("nested too deeply" in row.reason or "not JSON" in row.reason for row in found.unreadable)
+
+
 @pytest.mark.parametrize("user", ["user", "User", "HUMAN", "human", "prompter", " customer "])
 @pytest.mark.parametrize("assistant", ["assistant", "Assistant", "gpt", "model", "bot", "AI", "chatgpt"])
 @pytest.mark.parametrize(
@@ -155,6 +166,9 @@ def test_a_branch_of_chatgpts_export_is_read_up_to_its_end() -> None:
     for end, expected in (("d", ["hi", "hey", "I moved"]), ("b", ["hi", "hello"]), (None, ["hi", "hey", "I moved"])):
         found = conversation_in({"title": "t", "mapping": tree, "current_node": end})
         assert found and [turn.content for turn in turns_of_messages(*found)] == expected
+    for odd in ([], {}, 7):
+        found = conversation_in({"mapping": tree | {"d": node(odd, "user", "hi")}, "current_node": odd})  # type: ignore
+        assert found and [turn.content for turn in turns_of_messages(*found)] == ["hi"]
     circle = {"a": node("b", "user", "hi"), "b": node("a", "assistant", "hello")}
     assert conversation_in({"mapping": circle, "current_node": "a"})
 
