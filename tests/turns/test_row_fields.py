@@ -107,6 +107,20 @@ def test_system_and_tool_turns_are_left_out(role: str) -> None:
     assert row.fields["context"] == [{"role": "user", "content": "hi"}]
 
 
+def test_what_tools_are_asked_and_answer_in_the_name_of_others_is_no_turn() -> None:
+    """As in logs of Anthropic's API."""
+    messages = [
+        {"role": "user", "content": "How warm is it in Oslo, where I live?"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "7 degrees"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "7 degrees."}]},
+    ]
+    assert turns(*messages) == [("user", messages[0]["content"]), ("assistant", "7 degrees.")]
+    both = [{"type": "tool_result", "content": "7"}, {"type": "text", "text": "And in Rome?"}]
+    assert turns({"role": "user", "content": both}) == [("user", "And in Rome?")]
+    assert turns({"role": "user", "content": [{"type": "image"}]}) == [("user", "")]
+
+
 def test_a_role_that_is_none_of_them_is_told() -> None:
     with pytest.raises(Unusable, match=r"messages.0.from: unknown value 'narrator'; allowed: ai, assistant"):
         turns_of_messages([{"from": "narrator", "value": "x"}])
