@@ -20,6 +20,7 @@ from observer.schema import Extraction, Label, describe_fault
 
 REQUIRED_KEYS = frozenset({"prompt", "completion", "task"})
 PROVENANCE_KEYS = frozenset({"id", "family", "slices", "unseen", "origin"})
+_ADVICE = "`observer data split RAW --out DIR` writes such rows of raw ones"
 PlacedLines = list[tuple[str, dict[str, Any]]]
 """Rows of a split file, each with the `file:line` where it stands, or of the raw row that it was made of."""
 
@@ -81,11 +82,10 @@ def row_faults(row: Any) -> list[str]:
     prompt_faults = message_faults("prompt", row["prompt"], ("system", "user"))
     completion_faults = message_faults("completion", row["completion"], ("assistant",))
     if not prompt_faults and row["prompt"][0]["content"] != SYSTEM_PROMPT:
-        prompt_faults.append("prompt: not our system prompt; write rows with training_row")
+        prompt_faults.append(f"prompt: not our system prompt, but an older one or your own; {_ADVICE}")
     elif not prompt_faults and not row["prompt"][1]["content"].endswith(f"\n{CUES[row['task']]}"):
         prompt_faults.append(
-            f"prompt: does not end with the line {CUES[row['task']]!r} of task {row['task']}; "
-            "write rows with training_row"
+            f"prompt: does not end with the line {CUES[row['task']]!r} of task {row['task']}; {_ADVICE}"
         )
     if not completion_faults:
         completion_faults = answer_faults(row["task"], row["completion"][0]["content"])
@@ -105,7 +105,7 @@ def message_faults(field: str, messages: Any, roles: tuple[str, ...]) -> list[st
         if not isinstance(content, str) or not content:
             faults.append(f"{field}.{role}: text is expected, found {str(content)[:60]!r}")
         elif clean(content) != content:
-            faults.append(f"{field}.{role}: holds control-token or unnormalized text; write rows with training_row")
+            faults.append(f"{field}.{role}: holds control-token or unnormalized text; {_ADVICE}")
     return faults
 
 
@@ -122,5 +122,5 @@ def answer_faults(task: str, answer: str) -> list[str]:
         return [f"completion: {describe_fault(fault)}" for fault in error.errors()]
     faults = [f"completion: {fault}" for fault in extraction.faults()]
     if not faults and clean(extraction.to_compact_json()) != answer:
-        faults.append("completion: not our compact JSON (key order, spaces); write rows with training_row")
+        faults.append(f"completion: not our compact JSON (key order, spaces); {_ADVICE}")
     return faults

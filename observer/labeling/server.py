@@ -115,7 +115,7 @@ class Server:
                 else:  # by another call, in the meantime
                     shape = self.shape if shape != self.shape else None
                 continue
-            except (openai.OpenAIError, ValueError) as error:  # no connection, a timeout, a body that is not JSON
+            except (openai.OpenAIError, ValueError, RecursionError) as error:  # no connection, no time, no plain JSON
                 raise NotAnswered(f"{self.endpoint.host}: {self._explain(error)}") from None
             self._settle(shape)
             return answer
@@ -208,6 +208,8 @@ class Server:
             what = f"{error.status_code}, {_words_of(error.body) or error.response.reason_phrase}"
         elif isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
             what = f"{what} {type(error.__cause__).__name__} {error.__cause__}"
+        elif isinstance(error, RecursionError):
+            what = "the reply is nested too deeply"
         elif isinstance(error, ValueError):
             what = f"the reply is not JSON ({what})"
         return " ".join(self._scrub(what).split())[:300]
@@ -271,15 +273,18 @@ def _why_none(message: Any, answer: Answer) -> str:
 def _inner_fault(reply: Any) -> str:
     """The words of an error that came with status 200."""
     error = _field(reply, "error")
-    words = [str(value) for name in ("code", "message") if (value := _field(error, name))]
-    return ", ".join(words)[:300] or (str(error)[:300] if error else "")
+    words = [_words_of(value) for name in ("code", "message") if (value := _field(error, name))]
+    return (", ".join(words) or _words_of(error))[:300]
 
 
 def _words_of(body: Any) -> str:
     """What the body of an error says, in the ways of many servers; nothing where it is a page of HTML."""
-    if isinstance(body, dict):
-        return next((_words_of(body[name]) for name in ("message", "detail", "error") if body.get(name)), str(body))
-    text = str(body or "")
+    while isinstance(body, dict) and (name := next((n for n in ("message", "detail", "error") if body.get(n)), "")):
+        body = body[name]
+    try:
+        text = str(body or "")
+    except RecursionError:
+        return "words that are nested too deeply"
     return "" if text.lstrip().startswith("<") else text
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -258,20 +257,25 @@ def server_version(host: str | None = None, timeout_s: float = 30.0) -> str:
 
 def error_words(reply: Any) -> str:
     """What an error says: the innermost `message`, for Ollama passes on the JSON of its runner as text."""
-    if isinstance(reply, dict):
-        return error_words(reply.get("message") or reply.get("error") or "")
-    text = str(reply).strip()
-    with contextlib.suppress(ValueError):
-        inner = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        return error_words(inner) or text[:300]
-    return text[:300]
+    words = ""
+    while reply:
+        if isinstance(reply, dict):
+            reply = reply.get("message") or reply.get("error")
+            continue
+        try:
+            text = str(reply).strip()
+            words = text[:300] or words
+            reply = parse_json(text[text.index("{") : text.rindex("}") + 1])
+        except (ValueError, RecursionError):  # no JSON in it, or a list too deep to be written
+            break
+    return words
 
 
 def _words(response: httpx.Response) -> str:
     """What the server says of its error."""
     try:
         return error_words(parse_json(response.content)) or response.reason_phrase
-    except (ValueError, RecursionError):
+    except ValueError:
         return response.text.strip()[:300] or response.reason_phrase
 
 

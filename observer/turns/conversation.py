@@ -33,10 +33,10 @@ _PART_KEYS = ("text", "refusal", "content", "value", "parts")
 _TEXT_PARTS = frozenset(
     {None, "text", "input_text", "output_text", "refusal", "multimodal_text", "audio_transcription"}
 )
-_OTHER_PARTS = frozenset(
-    "image image_url input_image audio input_audio audio_url video video_url file input_file tool_use tool_call"
-    " tool_result function_call thinking redacted_thinking reasoning thoughts reasoning_recap code"
-    " execution_output".split()
+_OF_TOOLS = ("tool_use", "tool_call", "tool_result", "function_call")
+_OTHER_PARTS = frozenset(_OF_TOOLS) | frozenset(
+    "image image_url input_image audio input_audio audio_url video video_url file input_file thinking redacted_thinking"
+    " reasoning thoughts reasoning_recap code execution_output".split()
 )
 
 
@@ -127,7 +127,10 @@ def text_of(content: Any, place: str) -> str | None:
     parts = [part for part in content if part is not None] if isinstance(content, list) else [content]
     if not all(isinstance(part, str | dict) for part in parts):
         raise Unusable(f"{place}: text is expected, found {str(content)[:60]!r}")
-    texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
+    try:
+        texts = [_text_of_part(part, f"{place}.{number}") for number, part in enumerate(parts)]
+    except RecursionError:
+        raise Unusable(f"{place[:60]}: nested too deeply") from None
     return "\n".join(text for text in texts if text is not None)
 
 
@@ -166,7 +169,14 @@ def _role(message: Mapping[str, Any], place: str) -> Literal["user", "assistant"
 
 def _content(message: Mapping[str, Any], place: str) -> str | None:
     key = next((key for key in _SAID_KEYS if message.get(key) is not None), "content")
-    return text_of(message.get(key), f"{place}.{key}")
+    content = message.get(key)
+    return None if _is_of_tools(content) else text_of(content, f"{place}.{key}")
+
+
+def _is_of_tools(content: Any) -> bool:
+    """Whether it only calls tools, or brings what they answered, which comes in the user's name from some."""
+    parts = content if isinstance(content, list) else [content]
+    return bool(parts) and all(isinstance(part, dict) and part.get("type") in _OF_TOOLS for part in parts)
 
 
 def _time(message: Mapping[str, Any], time_key: str) -> datetime | None:

@@ -98,7 +98,9 @@ def _decompressed(stream: BinaryIO, name: str) -> BinaryIO:
 def _reading(stream: BinaryIO, name: str) -> Iterator[bytes]:
     try:
         yield from _decompressed(stream, name)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of gzip or bzip2
+            raise
         raise ObserverError(f"{name}: compressed, and cut or broken ({error}); take a whole copy") from error
 
 
@@ -232,7 +234,8 @@ def _table_rows(lines: Iterable[Line], separator: str, name: str) -> Iterator[Li
     """A row of JSON for each row of a table; empty cells are left out."""
     csv.field_size_limit(_CSV_CELL_CHARACTERS)
     numbers: list[str] = []
-    rows = csv.reader(_texts(lines, name, numbers), delimiter=separator)
+    rows = csv.reader(_texts(lines, name, numbers), delimiter=separator, strict=True)
+    before = 0
     try:
         header = [cell.strip() for cell in next(rows)]
         if not COLUMNS & set(header):
@@ -247,7 +250,8 @@ def _table_rows(lines: Iterable[Line], separator: str, name: str) -> Iterator[Li
             yield Line(numbers[before], json.dumps(row, ensure_ascii=False).encode() if row else b"")
             before = len(numbers)
     except csv.Error as error:
-        raise ObserverError(f"{name}:{numbers[-1] if numbers else 1}: not readable as a table ({error})") from error
+        place, advice = f"{name}:{numbers[before] if numbers else 1}", "is a quote missing, or not doubled?"
+        raise ObserverError(f"{place}: not readable as a table ({error}); {advice}") from error
 
 
 def _texts(lines: Iterable[Line], name: str, numbers: list[str]) -> Iterator[str]:

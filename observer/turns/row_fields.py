@@ -59,8 +59,8 @@ def _branch(tree: dict[str, Any], end: Any) -> list[Any]:
     """The messages of ChatGPT's export from the first to the last shown; questions that were asked anew are no part."""
     nodes = {key: node for key, node in tree.items() if isinstance(node, dict)}
     messages: list[Any] = []
-    key = end if end in nodes else next(reversed(nodes), None)
-    while key in nodes and len(messages) < len(nodes):
+    key = end if isinstance(end, str) and end in nodes else next(reversed(nodes), None)
+    while isinstance(key, str) and key in nodes and len(messages) < len(nodes):
         messages.append(nodes[key].get("message"))
         key = nodes[key].get("parent")
     return messages[::-1]

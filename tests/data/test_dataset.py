@@ -38,6 +38,10 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         (changed(GRADE, colour="red"), "colour: unknown field"),
         (changed(GRADE, task="rank"), "task: unknown value 'rank'; allowed: grade, extract"),
         (changed(GRADE, task="extract"), "prompt: does not end with the line 'EXTRACT:' of task extract"),
+        (
+            changed(GRADE, prompt=[{"role": "system", "content": "Grade it."}, GRADE["prompt"][1]]),
+            "prompt: not our system prompt, but an older one or your own; `observer data split RAW --out DIR` writes",
+        ),
         (changed(GRADE, prompt="hello"), "prompt: messages of system and user are expected, found 'hello'"),
         (changed(GRADE, completion=[]), "completion: messages of assistant are expected"),
         (answering(GRADE, ""), "completion.assistant: text is expected"),

@@ -7,6 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -312,12 +313,19 @@ ERRORS: dict[str, Any] = {
     "an object as text": json.dumps({"error": {"code": 400, "message": INNER}}),
     "an object in a text": f"llama-server: 400 {json.dumps({'error': {'message': INNER}})}",
     "twice": json.dumps({"error": json.dumps({"error": {"message": INNER}})}),
+    "deep": reduce(lambda error, _: {"error": error}, range(5000), INNER),
+    "deep text": '{"error": ' * 900 + json.dumps(INNER) + "}" * 900,
 }
 
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_is_its_innermost_message(case: str) -> None:
     assert error_words({"error": ERRORS[case]}) == INNER
+
+
+def test_an_error_nested_too_deeply_to_be_read_is_told_as_it_stands() -> None:
+    text = '{"error": ' * 90_000 + "1" + "}" * 90_000
+    assert error_words({"error": text}) == text[:300]
 
 
 @given(

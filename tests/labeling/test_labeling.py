@@ -251,6 +251,8 @@ ERRORS = {
     "a page": ("<html><body>too odd</body></html>", "Bad Request"),
     "plain text": ("too odd", "too odd"),
     "nothing": ("", "Bad Request"),
+    "a deep object": ('{"error": ' * 900 + '"too odd"' + "}" * 900, "too odd"),
+    "an object deeper than Python reads": ('{"error": ' * 90_000 + '"too odd"' + "}" * 90_000, '{"error": {"error": '),
 }
 
 
@@ -263,7 +265,7 @@ def test_an_error_is_told_in_the_servers_words(
     text = body if isinstance(body, str) else json.dumps(body)
     done = label(serve(lambda _: Reply(status=400, body=text)))
     assert done.code == 1 and "refused the request: 400, " in done.err and words in done.err
-    assert done.err.count("\n") == 1 and "<" not in done.err
+    assert done.err.splitlines()[-1].startswith("error: ") and "<" not in done.err
 
 
 @pytest.mark.parametrize(("status", "words"), [(402, "no credit"), (403, "the same command resumes")])
@@ -385,6 +387,10 @@ NO_ANSWERS = {
     "an error for the choices": (Reply(body=json.dumps({"error": UPSTREAM, "choices": None})), "502, Upstream idle"),
     "an error alone": (Reply(body=json.dumps({"error": UPSTREAM})), "502, Upstream idle timeout"),
     "an error as text": (Reply(body=json.dumps({"error": "overloaded"})), "overloaded"),
+    "a deep error": (Reply(body='{"error": ' * 900 + '"overloaded"' + "}" * 900), "overloaded"),
+    "a deep message": (Reply(body='{"message": ' * 900 + '"overloaded"' + "}" * 900), "overloaded"),
+    "too deep to be read": (Reply(body="[" * 90_000 + "]" * 90_000), "nested too deeply"),
+    "a deep answer": (Reply(body='{"choices": ' + "[" * 900 + "]" * 900 + "}"), "no chat completion"),
     "no choices": (Reply(body=json.dumps({"choices": []})), "no chat completion"),
     "null": (completion(None), "the answer is empty"),
     "blank": (completion(" \n"), "the answer is empty"),
@@ -402,6 +408,7 @@ NO_ANSWERS = {
 
 
 UNPAID = {"an error object", "a detail", "an error for the choices", "an error alone", "an error as text", "no choices"}
+UNPAID |= {"a deep error", "a deep message", "a deep answer", "too deep to be read"}
 
 
 @pytest.mark.parametrize("case", NO_ANSWERS)

@@ -124,6 +124,8 @@ def test_code_in_a_conversation_stays_as_it_is() -> None:
         ("hällo".encode("utf-16"), "x", "x: UTF-16 text; `iconv"),
         (b"x", "logs.tar.gz", "logs.tar.gz: an archive; unpack it"),
         (gzip.compress(as_lines(ROWS) * 9)[:-20], "x.gz", "x.gz: compressed, and cut or broken"),
+        (b"BZh and then something else", "x.bz2", "x.bz2: compressed, and cut or broken"),
+        (b'user_message,label\nbye,STORE\n"hi,STORE\nyes,STORE\n', "x.csv", "x.csv:3: not readable as a table"),
         (b'[\n {"user_message": "hi"},\n {"user_', "x.json", "x.json:3: a JSON array, cut or broken here"),
         (b'[\n {"user_message": "caf\xe9"}\n]', "x.json", "x.json:2: not UTF-8 text"),
         (b"text,label\nhi,STORE\n", "x.csv", "x.csv: a table without a column user_message (found: text, label); "),

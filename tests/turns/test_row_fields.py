@@ -58,6 +58,17 @@ def test_text_that_we_cannot_read_is_told_and_never_dropped(content: Any, fault:
         turns_of_messages([{"role": "user", "content": content}])
 
 
+@pytest.mark.parametrize("key", ["text", "content", "parts"])
+@pytest.mark.parametrize("depth", [100, 300, 400, 900])
+def test_parts_within_parts_are_read_or_told_at_any_depth(key: str, depth: int) -> None:
+    content = f'[{{"{key}": ' * depth + '"hi"' + "}]" * depth
+    text = f'{{"messages": [{{"role": "user", "content": {content}}}]}}'
+    found = read_inputs(text.encode(), "x")
+    assert len(found.items) + len(found.unreadable) == 1 and (found.items or depth > 100)
+    assert all(item.fields["user_message"] == "hi" for item in found.items)
+    assert all("nested too deeply" in row.reason or "not JSON" in row.reason for row in found.unreadable)
+
+
 @pytest.mark.parametrize("user", ["user", "User", "HUMAN", "human", "prompter", " customer "])
 @pytest.mark.parametrize("assistant", ["assistant", "Assistant", "gpt", "model", "bot", "AI", "chatgpt"])
 @pytest.mark.parametrize(
@@ -94,6 +105,20 @@ def test_system_and_tool_turns_are_left_out(role: str) -> None:
     assert turns(*messages) == [("user", "hi")]
     row = row_fields({"user_message": "hi", "context": messages})
     assert row.fields["context"] == [{"role": "user", "content": "hi"}]
+
+
+def test_what_tools_are_asked_and_answer_in_the_name_of_others_is_no_turn() -> None:
+    """As in logs of Anthropic's API."""
+    messages = [
+        {"role": "user", "content": "How warm is it in Oslo, where I live?"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "7 degrees"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "7 degrees."}]},
+    ]
+    assert turns(*messages) == [("user", messages[0]["content"]), ("assistant", "7 degrees.")]
+    both = [{"type": "tool_result", "content": "7"}, {"type": "text", "text": "And in Rome?"}]
+    assert turns({"role": "user", "content": both}) == [("user", "And in Rome?")]
+    assert turns({"role": "user", "content": [{"type": "image"}]}) == [("user", "")]
 
 
 def test_a_role_that_is_none_of_them_is_told() -> None:
@@ -155,6 +180,9 @@ def test_a_branch_of_chatgpts_export_is_read_up_to_its_end() -> None:
     for end, expected in (("d", ["hi", "hey", "I moved"]), ("b", ["hi", "hello"]), (None, ["hi", "hey", "I moved"])):
         found = conversation_in({"title": "t", "mapping": tree, "current_node": end})
         assert found and [turn.content for turn in turns_of_messages(*found)] == expected
+    for odd in ([], {}, 7):
+        found = conversation_in({"mapping": tree | {"d": node(odd, "user", "hi")}, "current_node": odd})  # type: ignore
+        assert found and [turn.content for turn in turns_of_messages(*found)] == ["hi"]
     circle = {"a": node("b", "user", "hi"), "b": node("a", "assistant", "hello")}
     assert conversation_in({"mapping": circle, "current_node": "a"})
 
