@@ -1,4 +1,7 @@
-"""A training through Unsloth's code for CUDA, its kernels interpreted on the CPU: from loading to a merged model."""
+"""A training through Unsloth's code for CUDA, its kernels interpreted on the CPU: from loading to a merged model.
+
+In 16 bits alone: for 4-bit weights Unsloth asks for bitsandbytes' library for CUDA, and for a GPU's device and stream.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,14 @@ def test_loss_and_gradients_of_a_forest_are_those_of_padded_rows(seen: dict[str,
     """In float16; the forest is longer than the longest row that Unsloth was told of."""
     assert seen["nll"] < 0.002 and seen["gradients"] < 0.01
     assert seen["n_gradients"] == 2 * 7 * N_LAYERS
+
+
+def test_rows_are_padded_where_the_attention_in_one_call_has_no_backward(seen: dict[str, Any]) -> None:
+    """What the forest is compared with, above, came about so."""
+    assert seen["layout_without_backward"] == (
+        "batches: rows of like length, padded, each with its instruction "
+        "(variable-length attention does not run here: RuntimeError)"
+    )
 
 
 def test_its_blocks_stay_compiled(seen: dict[str, Any]) -> None:
