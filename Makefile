@@ -12,6 +12,7 @@ TURN   ?= "what do I cook for my sister Ana tonight, she's vegan"
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TRITON := build/triton
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
 
@@ -20,12 +21,13 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOO
 # It is built for CUDA where there is a compiler for it and a GPU: without a driver such a build does not load.
 CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && echo '-DGGML_CUDA=on ')
 
-.PHONY: help setup observer train test lint data docs bench-training gpu-check sweep trust audit clean distclean
+.PHONY: help setup observer train test test-unsloth lint data docs bench-training gpu-check sweep trust audit clean distclean
 
 help:
 	@echo "make observer   the shipped adapter over its base as a GGUF with Modelfiles, no training; observes one turn"
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests, in two processes"
+	@echo "make test-unsloth  Unsloth's code for CUDA without a GPU: two minutes, and 198 MB of Triton the first time"
 	@echo "make lint       ruff, pyright and the layers"
 	@echo "make data       write the rows in data/ again (the same bytes)"
 	@echo "make docs       write what docs/reference, docs/requests and docs/serving.md say of the code again"
@@ -50,6 +52,11 @@ train: $(STAMP)
 test: $(STAMP)
 	$(SAY) "pytest"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20 --durations-min 20
+
+test-unsloth: $(STAMP)
+	$(SAY) "Unsloth's code for CUDA on the CPU, in Triton's interpreter (198 MB in $(TRITON); no other test finds it there)"
+	@test -d $(TRITON) || $(PIP) --no-deps --target $(TRITON) triton==3.7.1
+	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(TRITON) $(BIN)/python -m pytest tests/training/test_unsloth_on_cpu.py
 
 lint: $(STAMP)
 	$(SAY) "ruff, pyright and import-linter"

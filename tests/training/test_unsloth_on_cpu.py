@@ -22,7 +22,7 @@ MISSING = [name for name in ("unsloth", "triton") if find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        bool(MISSING), reason=f"no {' and no '.join(MISSING)} here; pip install --no-deps triton==3.7.1"
+        bool(MISSING), reason=f"no {' and no '.join(MISSING)} here; `make test-unsloth` brings it"
     ),
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
 ]
