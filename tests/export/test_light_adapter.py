@@ -45,7 +45,8 @@ def test_it_is_half_as_large_and_answers_as_the_run_s_own(tiny_model: Path, tmp_
 
 def test_the_shipped_adapter_fits_the_base_that_the_set_up_installs() -> None:
     folder = PROJECT_ROOT / "models" / "smollm2-observer"
-    recipe, shipped = load_config(PROJECT_ROOT / "configs" / "smollm2-further.yaml"), load_config(folder / "config.yaml")
+    recipe = load_config(PROJECT_ROOT / "configs" / "smollm2-further.yaml")
+    shipped = load_config(folder / "config.yaml")
     assert shipped.model == recipe.model
     assert (folder / "adapter_model.safetensors").stat().st_size < 20e6
     base = find_source(folder).base

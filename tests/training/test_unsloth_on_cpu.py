@@ -21,9 +21,7 @@ from tests.conftest import make_tiny_model
 MISSING = [name for name in ("unsloth", "triton") if find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        bool(MISSING), reason=f"no {' and no '.join(MISSING)} here; `make test-unsloth` brings it"
-    ),
+    pytest.mark.skipif(bool(MISSING), reason=f"no {' and no '.join(MISSING)} here; `make test-unsloth` brings it"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here"),
 ]
 N_LAYERS = 2
