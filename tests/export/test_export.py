@@ -199,7 +199,7 @@ def test_the_rows_of_an_importance_matrix_are_those_that_were_trained(tmp_path: 
     rows = calibration_of(Run(config, RunPaths(tmp_path, "run"))).read()
     assert [row["id"] for row in rows] == ["row-0", "row-1", "row-0"]  # of the raw ones the other is held out
     own = Config.model_validate({"data": {"utility": raw, "more": [raw]}})
-    assert calibration_of(Run(own, RunPaths(tmp_path, "run"))).files == (tmp_path / "data" / "train.jsonl",)
+    assert calibration_of(Run(own, RunPaths(tmp_path, "run"))).files == (tmp_path / "data" / "train.jsonl", raw)
 
 
 def test_a_changed_source_is_exported_again(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
