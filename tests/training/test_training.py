@@ -215,7 +215,7 @@ def test_an_adapter_is_trained_further_from_what_it_knows(
     assert {name.replace(".default.", ".") for name in held} == saved.keys()
     assert all(torch.equal(value, saved[name.replace(".default.", ".")]) for name, value in held.items())
     anew, _ = loaded(tiny_config(tmp_path, Path(config.model.base), "run.seed=7"))
-    nats = [sum_nll_by_task(lambda batch, m=m: completion_nll(m, batch), rows, 4, "cpu") for m in (model, anew)]
+    nats = [sum_nll_by_task(lambda batch, m=m: completion_nll(m, batch), rows, 4, model.device) for m in (model, anew)]
     assert sum(nats[0][task][0] for task in nats[0]) < sum(nats[1][task][0] for task in nats[1])
     records = trained(further)
     after, name = load_file(further.paths.adapter / "adapter_model.safetensors"), min(saved)
