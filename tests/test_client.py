@@ -177,14 +177,16 @@ def test_awaited_forms_equal_the_others(observer: Observer, at_server: Observer)
 
 @pytest.mark.slow
 def test_a_server_and_transformers_observe_the_same(observer: Observer, at_server: Observer) -> None:
-    """Up to the probabilities of labels, of which a server tells less, and where transformers lacks the grammar."""
-    expected = compared(observer.observe_many(TURNS), with_figures=False)
-    assert compared(at_server.observe_many(TURNS), with_figures=False) == expected
+    """Up to the probabilities of labels, of which a server tells less, where transformers lacks the grammar, and where
+    they invent a name, as the engine does not."""
+    ours = compared(observer.observe_many(TURNS), with_figures=False)
     with Observer(f"hf:{PROJECT_ROOT / NANO_BASE}", n_threads=1) as hf:
-        found = hf.observe_many(TURNS)
-    pairs = zip(found, compared(found, with_figures=False), expected, strict=True)
-    equal = [theirs == ours for whole, theirs, ours in pairs if whole.fault is None]
-    assert all(equal) and len(equal) >= len(TURNS) - 1
+        for theirs in (at_server, hf):
+            found = theirs.observe_many(TURNS)
+            sound = [one.fault is None and all(entity.is_grounded for entity in one.entities) for one in found]
+            assert sum(sound) >= len(TURNS) - 2
+            pairs = zip(sound, compared(found, with_figures=False), ours, strict=True)
+            assert all(one == other for is_sound, one, other in pairs if is_sound)
 
 
 @pytest.mark.parametrize("kind", ["engine", pytest.param("server", marks=pytest.mark.slow)])
