@@ -13,8 +13,8 @@ from typing import Literal, Self
 
 from observer.schema import MAX_TEXT_CHARACTERS, USER
 
-_KINDS: dict[bytes, Literal["name", "end", "when"]] = {
-    b'"name":"': "name", b'"subject":"': "end", b'"object":"': "end", b'"when":"': "when",
+_KINDS: dict[bytes, Literal["name", "endpoint", "when"]] = {
+    b'"name":"': "name", b'"subject":"': "endpoint", b'"object":"': "endpoint", b'"when":"': "when",
 }  # fmt: skip
 """What is copied, by what stands before it in our compact JSON. Within a string quotes are escaped: none looks so."""
 _RELATIONSHIP = b'"relationships":[{'
@@ -32,6 +32,7 @@ class Sources:
 
     @classmethod
     def of(cls, exchange: str) -> Self:
+        """Those of a rendered exchange."""
         spelled, starts, ends, before = bytearray(), [], [], " "
         for letter in exchange.rstrip() + "\n":  # no text that JSON spells goes on over a newline
             if not _are_of_one_word(before, letter):
@@ -51,7 +52,7 @@ class Copying:
 
     sources: Sources
     names: tuple[bytes, ...] = ()
-    kind: Literal["name", "end", "when"] | None = None
+    kind: Literal["name", "endpoint", "when"] | None = None
     value: bytes = b""
     places: tuple[int, ...] = ()
     is_escaped: bool = False
@@ -82,7 +83,7 @@ class Copying:
             return replace(self, names=names, kind=None) if self._is_whole() else None
         value, text = self.value + bytes([byte]), self.sources.text
         is_escaped = byte == ord("\\") and not self.is_escaped
-        if self.kind == "end":
+        if self.kind == "endpoint":
             is_begun = any(name.startswith(value) for name in self.names)
             return replace(self, value=value, is_escaped=is_escaped) if is_begun else None
         n = len(self.value)
@@ -92,7 +93,7 @@ class Copying:
     def _is_whole(self) -> bool:
         """Whether the value may end here; one that the grammar lets grow no longer always may."""
         n = len(self.value)
-        if self.kind == "end":
+        if self.kind == "endpoint":
             return self.value in self.names
         return n >= MAX_TEXT_CHARACTERS or any(place + n in self.sources.ends for place in self.places)
 
