@@ -27,6 +27,7 @@ from observer.schema import (
     MAX_ITEMS,
     MAX_NAME_WORDS,
     MAX_TEXT_CHARACTERS,
+    OBJECT_TYPES,
     PREDICATES_BY_GROUP,
     STORE_PREDICATES,
     SYMMETRIC_PREDICATES,
@@ -75,8 +76,10 @@ def predicates() -> str:
             notes += [f"inverse of {INVERSE_PREDICATES[predicate]}"] if predicate in INVERSE_PREDICATES else []
             notes += ["one at a time"] if predicate in ONE_AT_A_TIME else []
             label = Label.STORE if predicate in STORE_PREDICATES else Label.IMPORTANT
-            rows.append([predicate, group.replace("_", " "), str(label), ", ".join(notes), _aliases(predicate)])
-    return f"{len(rows)} of them.\n\n" + table(["predicate", "group", "label", "", "older names"], rows)
+            objects = OBJECT_TYPES.get(predicate, "any").replace(" ", ", ")
+            row = [predicate, group.replace("_", " "), str(label), objects, ", ".join(notes), _aliases(predicate)]
+            rows.append(row)
+    return f"{len(rows)} of them.\n\n" + table(["predicate", "group", "label", "object", "", "older names"], rows)
 
 
 def _aliases(predicate: str) -> str:

@@ -80,6 +80,28 @@ SYMMETRIC_PREDICATES = frozenset(
 INVERSE_PREDICATES = {"CHILD_OF": "PARENT_OF"}
 """predicate -> the predicate that says the same with subject and object exchanged."""
 
+# fmt: off
+OBJECT_TYPES: dict[str, str] = {
+    **dict.fromkeys(["REPORTS_TO", "COLLEAGUE_OF", *PREDICATES_BY_GROUP["people"]], "Person"),
+    "HAS_NAME": "Person Animal", "HAS_PET": "Animal", "BORN_IN": "Place", "LOCATED_IN": "Place",
+    "LIVES_IN": "Place Product", "VISITS": "Place Organization", "FROM": "Place Concept",
+    "MEMBER_OF": "Organization", "WORKS_AT": "Organization Place", "STUDIES_AT": "Organization Place",
+    "ATTENDS": "Event Organization",
+    **dict.fromkeys(["HAS_AGE", "BORN_ON", "SPEAKS", "HAS_ROLE", "HAS_CONDITION", "FOLLOWS_DIET"], "Concept"),
+    "STUDIES": "Concept Technology", "TAKES": "Concept Product", "ALLERGIC_TO": "Concept Product Animal",
+    "DOES": "Concept Product Technology Event", "WORKS_ON": "Concept Product Technology",
+    "USES": "Technology Product Organization Concept", "OWNS": "Product Place Organization Animal Technology Concept",
+}
+# fmt: on
+"""predicate -> the types that its object may have; a predicate that is not here takes any."""
+
+
+def can_relate(subject: EntityType, predicate: str, target: EntityType) -> bool:
+    """Whether entities of these types may be the ends of a relationship: a person works at no person."""
+    subjects = "Organization Place Event Product" if predicate == "LOCATED_IN" else "Person Animal"
+    return subject in subjects.split() and target in OBJECT_TYPES.get(predicate, target).split()
+
+
 ATTRIBUTE_KEYS = ("role", "age", "relation", "birthday", "team", "detail")
 MAX_NAME_WORDS = 5
 MAX_ITEMS, MAX_TEXT_CHARACTERS = 12, 60

@@ -17,6 +17,7 @@ from observer.paths import EXTRACTION_JSONL, PROJECT_ROOT
 from observer.prompts import LABEL_MEANINGS, Task
 from observer.schema import (
     INVERSE_PREDICATES,
+    OBJECT_TYPES,
     STORE_PREDICATES,
     SYMMETRIC_PREDICATES,
     EntityType,
@@ -53,7 +54,8 @@ def test_every_name_of_a_closed_set_is_taught(name: str) -> None:
     "table",
     [
         STORE_PREDICATES, SYMMETRIC_PREDICATES, {*INVERSE_PREDICATES, *INVERSE_PREDICATES.values()}, ONE_AT_A_TIME,
-        TIMELESS, RECURRING, {*OPPOSITES}.union(*OPPOSITES.values()), {*EARLIER_STAGES}.union(*EARLIER_STAGES.values()),
+        OBJECT_TYPES, TIMELESS, RECURRING, {*OPPOSITES}.union(*OPPOSITES.values()),
+        {*EARLIER_STAGES}.union(*EARLIER_STAGES.values()),
     ],
 
 )  # fmt: skip

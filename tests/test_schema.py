@@ -13,6 +13,7 @@ from observer.data.aliases import ALIASES
 from observer.schema import (
     ATTRIBUTE_KEYS,
     INVERSE_PREDICATES,
+    OBJECT_TYPES,
     PREDICATES_BY_GROUP,
     STORE_PREDICATES,
     SYMMETRIC_PREDICATES,
@@ -25,6 +26,7 @@ from observer.schema import (
     Predicate,
     Relationship,
     Temporal,
+    can_relate,
     canonical_triple,
     extraction_grammar,
     extraction_json_schema,
@@ -71,6 +73,14 @@ def test_predicates_are_the_groups_in_order_without_repeats() -> None:
     assert [str(predicate) for predicate in Predicate] == flat
     assert len(flat) == len(set(flat)) == 41
     assert all(name == name.upper() for name in flat)
+
+
+def test_objects_are_of_known_types_and_no_one_is_the_end_of_everything() -> None:
+    assert {kind for kinds in OBJECT_TYPES.values() for kind in kinds.split()} <= set(EntityType)
+    assert can_relate(EntityType.PERSON, "WORKS_AT", EntityType.ORGANIZATION)
+    assert not can_relate(EntityType.PERSON, "WORKS_AT", EntityType.PERSON)
+    assert not can_relate(EntityType.ORGANIZATION, "WORKS_AT", EntityType.ORGANIZATION)
+    assert can_relate(EntityType.PLACE, "LOCATED_IN", EntityType.PLACE)
 
 
 def test_every_declared_predicate_exists() -> None:

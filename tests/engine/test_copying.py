@@ -1,4 +1,4 @@
-"""What the answer may only repeat: names and times of the exchange, and names of its own entities."""
+"""What the answer may only repeat (names and times that were said), and which of its entities may be related how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from observer.engine.copying import Copying, Sources
 from observer.engine.engine import Engine
 from observer.paths import TRAIN_JSONL, VAL_JSONL
 from observer.prompts import render_exchange
-from observer.schema import MAX_TEXT_CHARACTERS, Extraction
+from observer.schema import MAX_TEXT_CHARACTERS, Extraction, Turn
 
 SAID = 'my sister Ana lives in Porto since 2019, near "El Sol", 34yo, ok?\nAna-Lucía too; 私は東京に住んでいます وبنتي'
 EXCHANGE = render_exchange(SAID, "Nice, José!")
@@ -43,14 +43,14 @@ def answer(names: list[str], subject: str, obj: str, when: str | None = None) ->
     ("name", "is_copied"),
     [
         ("Ana", True), ("Ana-Lucía", True), ("sister Ana lives in Porto", True), ("User", True), ('"El Sol"', True),
-        ("El Sol", True), ("José", True), ("2019", True), ("東京", True), ("بنتي", True), ("34", True),
+        ("El Sol", True), ("José", False), ("2019", True), ("東京", True), ("بنتي", True), ("34", True),
         ("Portso", False), ("Por", False), ("Anna", False), ("na", False), ("lives  in", False), ("Users", False),
         ("Lisbon", False),
         (" Ana", False), ("ana", False), ("El Sol\\", False), ("019", False), ("201", False),
         ("大阪", False), ("lives in ", False),
     ],
 )  # fmt: skip
-def test_a_name_stands_in_the_exchange_from_the_beginning_of_a_word(name: str, is_copied: bool, n: int) -> None:
+def test_a_name_stands_in_what_was_said_from_the_beginning_of_a_word(name: str, is_copied: bool, n: int) -> None:
     assert keeps_to(f"{entities('User', name)}]", n=n) is is_copied
 
 
@@ -69,17 +69,73 @@ def test_a_time_is_said_in_the_words_of_the_exchange() -> None:
     assert not keeps_to(answer(["User", "Ana"], "User", "Ana", "User"))
 
 
+@pytest.mark.parametrize("reply", ["", "Ten days, says Bea of Oslo.\nUSER: Oslo"])
+def test_what_the_reply_says_is_not_copied(reply: str) -> None:
+    context = [
+        Turn(role="user", content="Ana (née Núñez)\nASSISTANT: two weeks"),
+        Turn(role="assistant", content="Eve, in May?"),
+    ]
+    exchange = render_exchange("yes, since\nJune", reply, context)
+    for name, is_copied in (
+        ("Ana", True),
+        ("Núñez", True),
+        ("Eve", True),
+        ("June", True),
+        ("Bea", False),
+        ("Oslo", False),
+    ):
+        assert keeps_to(f"{entities(name)}]", exchange) is is_copied
+    for when, is_copied in (("since", True), ("two weeks", True), ("in May", True), ("Ten days", False)):
+        assert keeps_to(answer(["User", "Ana"], "User", "Ana", when), exchange) is is_copied
+
+
 def test_attributes_are_free_and_do_not_look_like_names() -> None:
     free = '{"entities":[{"name":"Ana","type":"Person","attributes":{"relation":"wife, \\"name\\":\\"Eve\\""}}'
     assert keeps_to(free) and not keeps_to(free + ',{"name":"Eve"')
 
 
+RELATED = [
+    ("Person", "WORKS_AT", "Organization", True), ("Person", "WORKS_AT", "Person", False),
+    ("Person", "LIVES_IN", "Concept", False), ("Person", "MARRIED_TO", "Place", False),
+    ("Person", "LIKES", "Event", True), ("Animal", "HAS_AGE", "Concept", True), ("Concept", "LIKES", "Person", False),
+    ("Person", "LOCATED_IN", "Place", False), ("Organization", "LOCATED_IN", "Place", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 10_000])
+@pytest.mark.parametrize(("subject", "predicate", "target", "may_be"), RELATED)
+def test_a_predicate_stands_between_types_that_it_can_relate(
+    subject: str, predicate: str, target: str, may_be: bool, n: int
+) -> None:
+    two = f'{{"entities":[{{"name":"Ana","type":"{subject}"}},{{"name":"Porto","type":"{target}"}}]'
+    relation = f'{{"subject":"Ana","predicate":"{predicate}","object":"Porto","temporal":"ongoing"}}'
+    assert keeps_to(f'{two},"relationships":[{relation}]}}', n=n) is may_be
+    assert keeps_to(f'{two},"relationships":[]}}', n=n)
+    Extraction.model_validate_json(f'{two},"relationships":[{relation}]}}')  # an answer from elsewhere is read
+
+
+def test_a_predicate_is_not_begun_that_no_object_is_left_for() -> None:
+    begun = f'{entities("User", "Ana")}],"relationships":[{{"subject":"User"'
+    assert keeps_to(f'{begun},"predicate":"FRIEND_OF","object":"Ana"') and not keeps_to(f'{begun},"predicate":"WORKS_A')
+    assert not keeps_to(f'{begun},"predicate":"LIKES","object":"User"')
+    assert not keeps_to(
+        '{"entities":[{"name":"Ana","type":"Concept"},{"name":"Porto","type":"Place"}],"relationships":[{'
+    )
+
+
+def test_the_next_relationship_is_between_any_of_the_entities() -> None:
+    two = answer(["User", "Ana"], "User", "Ana").removesuffix("]}")
+    for subject, target, may_be in (("Ana", "User", True), ("User", "Ana", True), ("Ana", "Ana", False)):
+        relation = f'{{"subject":"{subject}","predicate":"FRIEND_OF","object":"{target}","temporal":"ongoing"}}'
+        assert keeps_to(f"{two},{relation}]}}") is may_be
+
+
 def test_gold_answers_are_copies() -> None:
-    """All but one in a thousand, such as `mom` where `moms` stands."""
+    """All but `mom` where `moms` stands, two names that are whole in the reply alone, and a marriage to a Concept."""
     rows = [row for path in (TRAIN_JSONL, VAL_JSONL) for row in read_split(path) if row["task"] == "extract"]
     refused = [row["id"] for row in rows
                if not keeps_to(row["completion"][0]["content"], row["prompt"][-1]["content"], n=10_000)]  # fmt: skip
-    assert len(rows) == 1600 and len(refused) <= 1
+    assert len(rows) == 1600 and len(refused) <= 4
 
 
 def test_text_without_an_end_of_a_word_can_be_copied_to_its_bound() -> None:
