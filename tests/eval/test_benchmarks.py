@@ -10,7 +10,6 @@ import pytest
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
 from eval.benchmarks.observing import Part, agreement_in_words, speed_in_words, to_table
-from eval.benchmarks.pipeline import stage_seconds
 from eval.benchmarks.reciting_base import note_on
 from eval.metrics.spread import Spread, ratios
 from observer.errors import ObserverError
@@ -60,14 +59,6 @@ def test_the_last_words_are_the_last_line_with_words(tmp_path: Path) -> None:
     assert last_words(log, "nothing") == f"no memory [{log}]"
     log.write_text("\n")
     assert last_words(log, "nothing") == f"nothing [{log}]"
-
-
-def test_stage_seconds_reads_done_and_skipped_stages_in_order() -> None:
-    output = (
-        "plan: 2,640 rows: done soon\ntrain: done in 101.5 s\nmerge: done before on the same inputs, skipped\n"
-        "gguf q4_k_m: done in 0.4 s\n"
-    )
-    assert stage_seconds(output) == {"train": 101.5, "merge": None, "gguf q4_k_m": 0.4}
 
 
 def test_the_ratio_is_that_of_all_seconds_with_the_range_of_the_parts() -> None:
