@@ -61,11 +61,15 @@ class Contestant(Protocol):
 class Ours:
     """`observer.engine.engine`; grading scores the labels, extraction is kept to the grammar."""
 
-    def __init__(self, model: Path, limits: Limits) -> None:
+    def __init__(self, model: Path, limits: Limits, *, drafts: bool = True) -> None:
         from observer.engine.engine import Engine
 
         self.engine = Engine(
-            model, n_threads=limits.n_threads, n_seq=limits.n_seq, max_new_tokens=limits.extract_tokens
+            model,
+            n_threads=limits.n_threads,
+            n_seq=limits.n_seq,
+            max_new_tokens=limits.extract_tokens,
+            drafts=drafts,
         )
 
     def answer(self, rows: Rows) -> Turn:
@@ -152,6 +156,11 @@ class Entrant:
 
 ENTRANTS = (
     Entrant("ours", "observer.engine.engine", Ours),
+    Entrant(
+        "ours-undrafted",
+        "the same without drafts, one token a step",
+        lambda model, limits: Ours(model, limits, drafts=False),
+    ),
     Entrant(
         "chat",
         "(a) create_chat_completion, exchange by exchange, no grammar",
