@@ -59,7 +59,7 @@ def test_the_command_times_all_and_goes_on_where_it_stopped(
     first = records.read_text()
     assert main(arguments(tiny_gguf, tmp_path, "--rounds", "2", "--llama-server", str(binary))) == 0
     assert records.read_text().startswith(first)
-    names = ["ours", "ours-undrafted", "chat", "chat-cached", "chat-ram-cache", "llama-server"]
+    names = ["ours", "ours-undrafted", "chat", "chat-cached", "llama-server"]
     rounds = [json.loads(line) for line in records.read_text().splitlines()]
     assert [(r["entrant"], r["round"]) for r in rounds] == [(name, number) for number in (1, 2) for name in names]
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
