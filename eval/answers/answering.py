@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from eval.answers.origin import Machine, ModelInfo, this_machine
 from eval.answers.rows import Row, answer_of, of_task, spread
 from observer.console.progress import show_progress
@@ -20,7 +22,7 @@ from observer.files import read_jsonl, write_jsonl
 from observer.observation import Completion, Grade
 from observer.prompts import Task, exchange_of, prompt_messages
 from observer.runs.manifest import environment
-from observer.schema import Label
+from observer.schema import describe_fault
 
 if TYPE_CHECKING:
     from observer.backends.base import Backend
@@ -52,6 +54,9 @@ class Answers:
     unconstrained: dict[int, Completion] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
+
+
+_HEAD, _GRADE, _COMPLETION = TypeAdapter(Answers), TypeAdapter(Grade), TypeAdapter(Completion)
 
 
 def answer_rows(
@@ -133,18 +138,21 @@ def load_answers(path: Path) -> Answers:
         try:
             row = _row_of(line)
             if line["task"] == Task.GRADE:
-                grades.append((row, _grade_of(line)))
+                grades.append((row, _GRADE.validate_python(line)))
                 continue
             if "unconstrained" in line:
-                unconstrained[len(completions)] = _completion_of(line["unconstrained"])
-            completions.append((row, _completion_of(line)))
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+                unconstrained[len(completions)] = _COMPLETION.validate_python(line["unconstrained"])
+            completions.append((row, _COMPLETION.validate_python(line)))
+        except ValidationError as error:
+            faults += _words(f"{path}:{number}", error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             faults.append(f"{path}:{number}: not an answer ({type(error).__name__}: {error}); evaluate the model again")
     raise_all(faults)
     try:
-        known = _head_of(head)
-    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-        raise ObserverError(f"{path}:1: not the head of saved answers ({error}); evaluate the model again") from error
+        known = _HEAD.validate_python(head)
+    except ValidationError as error:
+        raise_all(_words(f"{path}:1", error))
+        raise
     return replace(
         known,
         grade_rows=[row for row, _ in grades],
@@ -211,29 +219,8 @@ def _row_of(line: dict[str, Any]) -> Row:
     return row | {name: line[name] for name in ("task", *_PROVENANCE) if name in line}
 
 
-def _head_of(head: dict[str, Any]) -> Answers:
-    """Raises KeyError, TypeError or ValueError for what is none."""
-    return Answers(
-        model=ModelInfo(**head["model"]),
-        split=str(head["split"]),
-        date=str(head["date"]),
-        machine=Machine(**head["machine"]),
-        environment=dict(head["environment"]),
-        seconds={str(task): float(seconds) for task, seconds in dict(head["seconds"]).items()},
-        unfinished=tuple(map(str, head["unfinished"])),
-    )
-
-
-def _grade_of(line: dict[str, Any]) -> Grade:
-    return Grade(Label(line["label"]), {Label(label): float(p) for label, p in line["probabilities"].items()})
-
-
-def _completion_of(line: dict[str, Any]) -> Completion:
-    logprobs = None if line["logprobs"] is None else tuple(map(float, line["logprobs"]))
-    if not isinstance(line["text"], str):
-        raise TypeError("text is no text")
-    tokens, repeated = tuple(map(int, line["tokens"])), bool(line.get("repeated"))
-    return Completion(line["text"], tokens, bool(line["truncated"]), logprobs, repeated)
+def _words(place: str, error: ValidationError) -> list[str]:
+    return [f"{place}: {describe_fault(fault)}; evaluate the model again" for fault in error.errors()]
 
 
 def _describe_gguf(engine: Any) -> ModelInfo:

@@ -45,16 +45,10 @@ def families_of(rows: Sequence[Row]) -> list[str]:
     return [row.get("family") or f"row {row.get('id') or number}" for number, row in enumerate(rows)]
 
 
-def slices_of(row: Row) -> Sequence[str]:
-    return row.get("slices") or ()
-
-
-def unseen_of(row: Row) -> Sequence[str]:
-    return [row["unseen"]] if row.get("unseen") else []
-
-
-def origin_of(row: Row) -> Sequence[str]:
-    return [row["origin"]] if row.get("origin") else []
+def names_in(row: Row, key: str) -> Sequence[str]:
+    """Of the groups that `slices`, `unseen` or `origin` puts the row in."""
+    value = row.get(key) or ()
+    return (value,) if isinstance(value, str) else value
 
 
 def take(rows: Sequence[Row], limit: int | None) -> list[Row]:

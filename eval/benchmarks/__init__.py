@@ -1,1 +1,1 @@
-"""Speed measured: training, engine, export, observing and the whole pipeline."""
+"""Speed measured: training, engine, export and observing; and how far the annotators of the rows agree."""

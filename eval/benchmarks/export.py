@@ -1,12 +1,11 @@
-"""Our converter beside llama.cpp's, in one run: the same bytes? how long? how much memory? And every type once.
+"""Our converter beside llama.cpp's, in one run: the same bytes? how long? how much memory?
 
     python -m eval.benchmarks.export --converter LLAMA.CPP/convert_hf_to_gguf.py --vocab FOLDER
 
 Both converters run as programs of their own, in turn, on the nano model, on a block each of other architectures and
 (with --vocab) on random weights in Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat
 turns, with start-up; memory is the largest resident set. llama.cpp's converter is in the source archive of
-llama-cpp-python and needs `sentencepiece`; without --converter only ours is measured. The table of types is llama.cpp's
-quantizer on the nano model. Writes docs/benchmarks/export.md; the last line of stdout is JSON.
+llama-cpp-python and needs `sentencepiece`. Writes docs/benchmarks/export.md; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, say, write_benchmark
@@ -75,28 +74,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Best of several turns of each; `theirs` and the differences are None without a converter to compare with."""
+    """Best of several turns of each; `bound_bytes` is what a conversion of ours may take."""
 
     model: str
     file_type: str
     bound_bytes: int
     ours: Turn
-    theirs: Turn | None
+    theirs: Turn
     n_tensors: int
-    differing_tensors: list[str] | None
-    differing_keys: list[str] | None
-
-
-@dataclass(frozen=True)
-class TypeRow:
-    """One type on the nano model, read back and run."""
-
-    name: str
-    size_bytes: int
-    tensor_types: dict[str, int]
-    n_fallbacks: int
-    has_imatrix: bool
-    answer: str
+    differing_tensors: list[str]
+    differing_keys: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,30 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for file_type in args.types.split(","):
                 comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
                 say(f"benchmark: {name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
-        rows = [] if args.skip_table else table_of_types(args.model, Path(folder))
-    figures = {"comparisons": [asdict(one) for one in comparisons], "types": [asdict(row) for row in rows]}
+    figures = {"comparisons": [asdict(one) for one in comparisons]}
     write_benchmark(
         args.out / "export", "Export: our converter beside llama.cpp's", facts_of(args.command),
-        sections(comparisons, rows), figures, {"n_compared": len(comparisons)},
+        [comparison_table(comparisons)], figures, {"n_compared": len(comparisons)},
     )  # fmt: skip
     return 0
 
 
-def compare(name: str, model: Path, file_type: str, converter: Path | None, folder: Path, repeat: int) -> Comparison:
+def compare(name: str, model: Path, file_type: str, converter: Path, folder: Path, repeat: int) -> Comparison:
     """Convert with both in turn, `repeat` times, and compare the last files."""
     ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
     mine: list[Turn] = []
     others: list[Turn] = []
     for _ in range(repeat):
         mine.append(timed([sys.executable, "-c", _OURS, str(model), str(ours), file_type, "model"]))
-        if converter:
-            arguments = [str(model), "--outfile", str(theirs), "--outtype", file_type, "--model-name", "model"]
-            others.append(timed([sys.executable, "-c", _THEIRS, str(converter), *arguments]))
-    tensors, keys = (differences(ours, theirs)) if converter else (None, None)
-    return Comparison(
-        name, file_type, memory_bound(model), best(mine), best(others) if others else None,
-        len(list_tensors(model, read_shape(model))), tensors, keys,
-    )  # fmt: skip
+        arguments = [str(model), "--outfile", str(theirs), "--outtype", file_type, "--model-name", "model"]
+        others.append(timed([sys.executable, "-c", _THEIRS, str(converter), *arguments]))
+    shapes = [tensor.shape for tensor in list_tensors(model, read_shape(model))]
+    bound_bytes = int(1.2 * 4 * max(map(math.prod, shapes))) + 300 * 10**6  # the largest tensor in f32, and 300 MB
+    return Comparison(name, file_type, bound_bytes, best(mine), best(others), len(shapes), *differences(ours, theirs))
 
 
 def timed(command: Sequence[str]) -> Turn:
@@ -151,12 +134,6 @@ def timed(command: Sequence[str]) -> Turn:
 
 def best(turns: Sequence[Turn]) -> Turn:
     return Turn(min(turn.seconds for turn in turns), max(turn.peak_bytes for turn in turns))
-
-
-def memory_bound(model: Path) -> int:
-    """What a conversion may take: 1.2 times the largest tensor in f32, and 300 MB."""
-    largest = max(4 * _elements(tensor.shape) for tensor in list_tensors(model, read_shape(model)))
-    return int(1.2 * largest) + 300 * 10**6
 
 
 def differences(ours: Path, theirs: Path) -> tuple[list[str], list[str]]:
@@ -180,69 +157,16 @@ def tensor_hashes(path: Path) -> dict[str, tuple[str, str, tuple[int, ...]]]:
     }
 
 
-def table_of_types(model: Path, folder: Path) -> list[TypeRow]:
-    """Quantize the model to every type there is, load each and let it grade a turn."""
-    from observer.data.dataset import read_rows
-    from observer.export.gguf.write import write_gguf
-    from observer.export.quantize.imatrix import compute_imatrix, sample_rows
-    from observer.export.quantize.imatrix_file import write_imatrix
-    from observer.paths import TRAIN_JSONL
-    from observer.prompts import render_chatml
-    from observer.weights.base import load_tokenizer
-    from observer.weights.gguf_types import UNQUANTIZED, file_types
-
-    tokenizer = load_tokenizer(model)
-    texts = [render_chatml([*row["prompt"], *row["completion"]], False) for row in read_rows(TRAIN_JSONL)]
-    ids: Any = tokenizer(texts, add_special_tokens=False)
-    imatrix = write_imatrix(compute_imatrix(model, sample_rows(ids["input_ids"], 200, 42)), folder / "imatrix.gguf")
-    full = write_gguf(model, folder / "full.gguf", "f16", name="nano")
-    return [type_row(full, folder / "type.gguf", name, imatrix) for name in file_types() if name not in UNQUANTIZED]
-
-
-def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
-    from observer.engine.engine import Engine
-    from observer.export.quantize.quantize import quantize
-    from observer.prompts import Task, render_exchange
-
-    report = quantize(full, out, name, imatrix=imatrix)
-    with Engine(out) as engine:
-        (answer,) = engine.generate(Task.GRADE, [render_exchange("My sister Ana moved to Oslo", "")], max_new_tokens=8)
-    return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
-
-
-def sections(comparisons: Sequence[Comparison], rows: Sequence[TypeRow]) -> list[str]:
-    parts = [_comparison_table(comparisons)]
-    if any(comparison.theirs is None for comparison in comparisons):
-        parts.append("llama.cpp's converter was not given (`--converter`): nothing here compares with it.")
-    if rows:
-        parts += ["## Every type, on the nano model", _type_table(rows)]
-    return parts
-
-
-def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
     lines = []
     for c in comparisons:
-        equal = "" if c.differing_tensors is None else f"{c.n_tensors - len(c.differing_tensors)} of {c.n_tensors}"
-        keys = "" if c.differing_keys is None else ", ".join(c.differing_keys) or "none"
-        time_ratio = f"{c.ours.seconds / c.theirs.seconds:.2f}" if c.theirs else ""
-        memory_ratio = f"{c.ours.peak_bytes / c.theirs.peak_bytes:.2f}" if c.theirs else ""
-        cells = [c.model, c.file_type, equal, keys, f"{c.ours.seconds:.1f}", time_ratio]
-        lines.append([*cells, f"{c.ours.peak_bytes / 1e6:,.0f}", memory_ratio, f"{c.bound_bytes / 1e6:,.0f}"])
+        equal = f"{c.n_tensors - len(c.differing_tensors)} of {c.n_tensors}"
+        time = [f"{c.ours.seconds:.1f}", f"{c.ours.seconds / c.theirs.seconds:.2f}"]
+        memory = [f"{c.ours.peak_bytes / 1e6:,.0f}", f"{c.ours.peak_bytes / c.theirs.peak_bytes:.2f}"]
+        keys = ", ".join(c.differing_keys) or "none"
+        lines.append([c.model, c.file_type, equal, keys, *time, *memory, f"{c.bound_bytes / 1e6:,.0f}"])
     header = ["model", "type", "tensors equal", "differing keys", "seconds", "to llama.cpp's", "peak MB", "to theirs"]
     return table([*header, "bound"], lines)
-
-
-def _type_table(rows: Sequence[TypeRow]) -> str:
-    lines = []
-    for row in sorted(rows, key=lambda row: -row.size_bytes):
-        tensors = ", ".join(f"{count} {kind}" for kind, count in row.tensor_types.items())
-        cells = [row.name, f"{row.size_bytes / 1e6:.2f}", tensors, str(row.n_fallbacks), "yes" * row.has_imatrix]
-        lines.append([*cells, f"`{row.answer}`"])
-    return table(["type", "MB", "tensors in the file", "other types than asked for", "imatrix", "answers"], lines)
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    return shape[0] * (shape[1] if len(shape) == 2 else 1)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -251,10 +175,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
     add("--shapes", default=SHAPES, metavar="NAME,…", help="a block each of other architectures (%(default)s)")
-    add("--converter", type=Path, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
+    add("--converter", type=Path, required=True, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
     add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
     add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
-    add("--skip-table", action="store_true", help="leave the table of all types out")
     add("--work", type=Path, default=Path("outputs"), help="where files are written for a while (default: %(default)s)")
     return parse_benchmark(parser, "eval.benchmarks.export", arguments)
 

@@ -35,13 +35,12 @@ from observer.schema import parse_row
 
 @dataclass(frozen=True)
 class Part:
-    """The same turns both ways: seconds, how many observations are equal but for probabilities, and how many in all."""
+    """The same turns both ways: seconds, and how many observations are equal but for probabilities."""
 
     n_turns: int
     loop_s: float
     many_s: float
     n_equal: int
-    n_identical: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = facts_of(args.command, n_threads=args.threads) | {
         "data": f"{args.turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread"
     }
-    found = [f"{speed_in_words(parts)} {agreement_in_words(parts)}", to_table(parts)]
+    found = [in_words(parts), to_table(parts)]
     write_benchmark(
         args.out / f"observing-{name}", f"observe_many beside a loop of observe, {name}", facts, [*note, *found],
         {"parts": [asdict(part) for part in parts]}, {"ratio": ratio(parts)},
@@ -91,8 +90,7 @@ def measure(observer: Observer, turns: Sequence[Exchange], part_size: int) -> li
                 found[way] = observer.observe_many(chosen) if way == "many" else [observer.observe(t) for t in chosen]
                 seconds[way] = time.perf_counter() - began
             n_equal = sum(is_same(a, b) for a, b in zip(found["loop"], found["many"], strict=True))
-            n_identical = sum(a == b for a, b in zip(found["loop"], found["many"], strict=True))
-            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal, n_identical))
+            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal))
             progress(start + len(chosen), len(turns))
     return parts
 
@@ -118,28 +116,19 @@ def to_table(parts: Sequence[Part]) -> str:
     rows = []
     for number, p in enumerate(parts, 1):
         speeds = [f"{p.loop_s / p.many_s:.2f}", f"{p.n_turns / p.loop_s:.1f}", f"{p.n_turns / p.many_s:.1f}"]
-        equal = [str(p.n_equal), str(p.n_identical)]
-        rows.append([str(number), str(p.n_turns), f"{p.loop_s:.1f}", f"{p.many_s:.1f}", *speeds, *equal])
-    return table([*header, "with probabilities"], rows)
+        rows.append([str(number), str(p.n_turns), f"{p.loop_s:.1f}", f"{p.many_s:.1f}", *speeds, str(p.n_equal)])
+    return table(header, rows)
 
 
-def speed_in_words(parts: Sequence[Part]) -> str:
+def in_words(parts: Sequence[Part]) -> str:
     ratios = [part.loop_s / part.many_s for part in parts]
-    n_turns = sum(part.n_turns for part in parts)
-    loop, many = (n_turns / sum(seconds) for seconds in ([p.loop_s for p in parts], [p.many_s for p in parts]))
+    n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
+    loop, many = n_turns / sum(part.loop_s for part in parts), n_turns / sum(part.many_s for part in parts)
     return (
         f"`observe_many`: **{ratio(parts):.2f} times** as fast ({min(ratios):.2f} to {max(ratios):.2f} in the parts): "
-        f"{many:.1f} turns/s where the loop does {loop:.1f}."
+        f"{many:.1f} turns/s where the loop does {loop:.1f}. {n_equal:,} of {n_turns:,} observations are equal but for "
+        "probabilities."
     )
-
-
-def agreement_in_words(parts: Sequence[Part]) -> str:
-    n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
-    n_identical = sum(part.n_identical for part in parts)
-    if n_identical == n_turns:
-        return f"All {n_turns:,} observations are equal to the last digit of their probabilities."
-    of_all = f"All {n_turns:,}" if n_equal == n_turns else f"{n_equal:,} of {n_turns:,}"
-    return f"{of_all} observations are equal but for probabilities, {n_identical:,} with them."
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

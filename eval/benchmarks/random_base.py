@@ -1,23 +1,17 @@
 """A model with random weights in any shape, to time training where no weights can be reached.
 
-    python -m eval.benchmarks.random_base --shape 0.6b --vocab FOLDER_OR_FILE.gguf
-    python -m eval.benchmarks.random_base --shape 0.6b:block_count=4,vocab_size=8192
-
-Speed and memory depend on the shape alone; what it learns says nothing. Without `--vocab` it takes the nano base's
-tokenizer: its ids stay below the vocabulary size, the ids above it are never met, and its rows are longer than with
-Qwen's own.
+The benchmarks' `--random-shape` makes it. Speed and memory depend on the shape alone; what it learns says nothing.
+Without `--vocab` it takes the nano base's tokenizer: its ids stay below the vocabulary size, the ids above it are never
+met, and its rows are longer than with Qwen's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observer.console.run import run_cli
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, write_json
 from observer.paths import NANO_BASE
@@ -30,16 +24,6 @@ if TYPE_CHECKING:
 
 RANDOM_BASES = Path("outputs/random-bases")
 CARD = "random-base.json"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="0.6b", help="0.6b, smollm2-135m, …, then :key=value,… to change it")
-    parser.add_argument("--vocab", type=Path, metavar="PATH", help="a GGUF, or its folder, whose tokenizer to take")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="default: %(default)s")
-    args = parser.parse_args()
-    print(random_base(args.shape, vocab=args.vocab, dtype=args.dtype))
-    return 0
 
 
 def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16", root: Path = RANDOM_BASES) -> Path:
@@ -56,7 +40,7 @@ def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16
         tokenizer = load_vocabulary(vocab)
         if len(tokenizer) > wanted.vocab_size:
             raise ObserverError(
-                f"--shape {shape}: vocab_size {wanted.vocab_size:,} is smaller than the tokenizer's "
+                f"--random-shape {shape}: vocab_size {wanted.vocab_size:,} is smaller than the tokenizer's "
                 f"{len(tokenizer):,}; add vocab_size={len(tokenizer)}"
             )
         _make(folder, wanted, tokenizer, dtype, card)
@@ -70,12 +54,12 @@ def parse_shape(text: str) -> ModelShape:
     size, _, rest = text.casefold().partition(":")
     sizes = {name.removeprefix("qwen3-"): shape for name, shape in KNOWN_SHAPES.items()}
     names = [field.name for field in fields(next(iter(sizes.values())))]
-    faults = [] if size in sizes else [f"--shape {text}: unknown size {size!r}; known: {', '.join(sizes)}"]
+    faults = [] if size in sizes else [f"--random-shape {text}: unknown size {size!r}; known: {', '.join(sizes)}"]
     changes: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
         if key not in names or not value.isdigit():
-            faults.append(f"--shape {text}: {part!r} is not KEY=NUMBER; keys: {', '.join(names)}")
+            faults.append(f"--random-shape {text}: {part!r} is not KEY=NUMBER; keys: {', '.join(names)}")
         else:
             changes[key] = int(value)
     raise_all(faults)
@@ -139,7 +123,3 @@ def _vocab_file(vocab: Path) -> Path:
 def _read_card(folder: Path) -> dict | None:
     path = folder / CARD
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-if __name__ == "__main__":
-    sys.exit(run_cli(main))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.quantizations.choice import MEASURES
-from eval.quantizations.plots import ReliabilityPoint, reliability_figure, size_figure, to_svg, write_overview
+from eval.quantizations.plots import reliability_figure, size_figure, to_svg, write_overview
 from eval.quantizations.report import Benchmark, score_of, size_point, size_points, to_json
 from eval.quantizations.view import confusions, further_tables, overview, warnings
 from eval.reports.row_differences import worst
@@ -97,7 +97,7 @@ def _size_figures(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
 
 def _reliability(benchmark: Benchmark) -> dict[str, Any] | None:
     curves = {
-        file.name: [ReliabilityPoint(b.confidence, b.accuracy, b.count) for b in file.report.grading.reliability]
+        file.name: file.report.grading.reliability
         for file in benchmark.pair
         if file.report.grading and file.report.grading.reliability
     }

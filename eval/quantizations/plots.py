@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+    from eval.metrics.grading import ReliabilityBin
+
 COLORS = {"ink": "#1b2027", "muted": "#6b7683", "line": "#d3d9df", "plain": "#1f5fa8", "matrix": "#b4540a"}
 """`plain` and `matrix` are files made without and with an importance matrix. No two may have the same value."""
 MARKERS = {"reference": "D", "no harm beyond the margin": "o", "no evidence of harm": "^", "worse": "X"}
@@ -42,15 +44,6 @@ class SizePoint:
     verdict: str
     has_imatrix: bool = False
     is_recommended: bool = False
-
-
-@dataclass(frozen=True)
-class ReliabilityPoint:
-    """One bin: what the model believed, how often it was right, over how many rows."""
-
-    confidence: float
-    accuracy: float
-    count: int
 
 
 def pareto_front(points: Sequence[SizePoint], *, lower_is_better: bool = False) -> list[SizePoint]:
@@ -109,7 +102,7 @@ def draw_sizes(axes: Axes, points: Sequence[SizePoint], measure: str, *, lower_i
     _type_names(axes, points)
 
 
-def reliability_figure(curves: Mapping[str, Sequence[ReliabilityPoint]]) -> Figure:
+def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
     """How often a label is right against how likely the model called it; markers grow with the rows of a bin."""
     figure, (axes,) = _new_figure()
     axes.plot([0, 1], [0, 1], color=COLORS["muted"], linewidth=1, linestyle=(0, (4, 3)))

@@ -6,12 +6,13 @@ same command goes on where it was cut, and what is on record is not measured aga
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from eval.answers.rows import Row, take
 from eval.quantizations.files import Candidate
@@ -125,7 +126,7 @@ def speed_rounds(bench: Bench, candidates: Sequence[Candidate]) -> list[dict[str
                     turn[candidate.name] = asdict(measure_speed(candidate.path, rows, n_threads=bench.n_threads))
                     show(len(turn), len(files))
             write_json(record, turn)
-        rounds.append({name: Speed(**speed) for name, speed in json.loads(read_text(record)).items()})
+        rounds.append(TypeAdapter(dict[str, Speed]).validate_json(read_text(record)))
     return rounds
 
 
@@ -164,16 +165,10 @@ def _quality(bench: Bench, candidate: Candidate) -> Quality:
                 progress=lambda done, total: show(100 * done // total, 100),
             )  # fmt: skip
         write_json(record, asdict(found))
-    return _from_json(Quality, json.loads(read_text(record)))
+    return TypeAdapter(Quality).validate_json(read_text(record))
 
 
 def _key(kind: str, **inputs: Any) -> str:
     code = {name: PROJECT_ROOT / name for name in _CODE[kind]}
     version = environment()["packages"]["llama-cpp-python"]
     return fingerprint({"code": fingerprint(dict(code)), "llama-cpp-python": version} | inputs)[:12]
-
-
-def _from_json(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
-    """Lists of JSON back to the tuples of a frozen dataclass."""
-    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in names})

@@ -1,16 +1,13 @@
-"""How fast and how large one GGUF is on this machine, measured in a process of its own.
+"""How fast and how large one GGUF is on this machine.
 
-    python -m eval.quantizations.speed --model outputs/RUN/gguf/NAME-q4_k_m.gguf --limit 64
-
-A fresh process, since memory once taken by another model would count as this one's.
+Measured in a process of its own, which this file is: memory once taken by another model would count as this one's.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics  # only now: beside this file lies another of that name
+import statistics
 import subprocess
 import sys
 import time
@@ -34,7 +31,6 @@ _PREFILL_TOKENS = 512
 _DECODE_TOKENS = 64
 _REPEATS = 3
 _TTFT_ROWS = 8
-_CHILD = "--child"
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def measure_speed(model: Path, rows: Sequence[dict[str, Any]], *, n_threads: int
     """Measure a GGUF on lines of a split file. Raises ObserverError with the process's last words when it fails."""
     exchanges = {task: [exchange_of(row) for row in rows if row["task"] == task] for task in Task}
     request = {"model": str(model), "n_threads": n_threads, "exchanges": exchanges}
-    command = [sys.executable, "-m", "eval.quantizations.speed", _CHILD]
+    command = [sys.executable, "-m", "eval.quantizations.speed"]
     environment = os.environ | {"PYTHONPATH": python_path()}
     done = subprocess.run(
         command, input=json.dumps(request), capture_output=True, text=True, encoding="utf-8", env=environment
@@ -169,21 +165,9 @@ def _examples_per_s(answer: Callable[[Sequence[str]], Sequence[Any]], exchanges:
 
 
 def main() -> int:
-    if sys.argv[1:] == [_CHILD]:
-        request = json.load(sys.stdin)
-        print(json.dumps(asdict(measure_here(Path(request["model"]), request["exchanges"], request["n_threads"]))))
-        return 0
-    from eval.answers.rows import rows_of_split, take
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, metavar="FILE.gguf")
-    parser.add_argument("--split", default="val", help="rows to answer, as in eval/evaluate.py (val)")
-    parser.add_argument("--limit", type=int, default=64, metavar="N", help="rows of each task (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of llama.cpp (all cores)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args()
-    speed = measure_speed(args.model, take(rows_of_split(args.split), args.limit), n_threads=args.threads)
-    print(json.dumps(asdict(speed), indent=2))
+    """Of the child: a request as JSON on stdin, its answer on stdout."""
+    request = json.load(sys.stdin)
+    print(json.dumps(asdict(measure_here(Path(request["model"]), request["exchanges"], request["n_threads"]))))
     return 0
 
 

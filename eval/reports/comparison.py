@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task
-from eval.metrics.extraction import extraction_measures
-from eval.metrics.grading import grading_measures
+from eval.answers.rows import Row, answer_of, families_of, of_task
 from eval.metrics.measure import MAIN_MEASURES, Measure
 from eval.metrics.significance import Interval, holm, mcnemar_exact, paired_bootstrap
 from eval.reports.row_differences import RowDifference, row_differences
+from eval.reports.scoring import measures_of
 from observer.errors import ObserverError
 from observer.prompts import Task, exchange_of
 
@@ -84,8 +83,8 @@ def compare_many(reference: Answers, others: Sequence[Answers], *, n_resamples: 
     for other in others:
         check_rows(other, [*reference.grade_rows, *reference.extract_rows], reference.split)
     families = {Task.GRADE: families_of(reference.grade_rows), Task.EXTRACT: families_of(reference.extract_rows)}
-    ours, tests = _measures(reference), list[list[Test]]()
-    for theirs in map(_measures, others):
+    ours, tests = measures_of(reference), list[list[Test]]()
+    for theirs in map(measures_of, others):
         names = [name for name in COMPARED if name in ours]
         tests.append([_test(n, ours[n], theirs[n], families[COMPARED[n]], n_resamples) for n in names])
     corrected = iter(holm([test.p_value for group in tests for test in group]))
@@ -138,19 +137,6 @@ def _judge(test: Test, corrected_p: float) -> Test:
     if corrected_p < ALPHA and test.difference:
         verdict = "better" if test.difference > 0 else "worse"
     return replace(test, corrected_p=corrected_p, verdict=verdict)
-
-
-def _measures(answers: Answers) -> dict[str, Measure]:
-    """Those of the tasks that have rows."""
-    measures: dict[str, Measure] = {}
-    if answers.grades:
-        gold = [answer_of(row) for row in answers.grade_rows]
-        measures |= grading_measures(gold, [str(grade.label) for grade in answers.grades])
-    if answers.completions:
-        exchanges = [exchange_of(row) for row in answers.extract_rows]
-        texts = [completion.text for completion in answers.completions]
-        measures |= extraction_measures([extraction_of(row) for row in answers.extract_rows], texts, exchanges)
-    return measures
 
 
 def _asked(rows: Sequence[Row]) -> list[tuple[str, str, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from eval.answers.answering import Answers
-from eval.answers.rows import Row, answer_of, extraction_of, families_of, of_task, origin_of, slices_of, unseen_of
+from eval.answers.rows import Row, answer_of, extraction_of, families_of, names_in, of_task
 from eval.metrics.extraction import (
     ExtractionScores,
     ValidityScores,
@@ -22,14 +22,11 @@ from eval.reports.evaluation_report import GroupScores, Report
 from observer.prompts import Task, exchange_of
 from observer.schema import Extraction
 
-NamesOf = Callable[[Row], Sequence[str]]
-Measures = dict[Task, dict[str, Measure]]
-
 
 def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None = None) -> Report:
     """Score each task that has answers; `train_rows` teach the baselines, `command` says how to do it again."""
     rates = {str(Task.GRADE): len(answers.grades), str(Task.EXTRACT): len(answers.completions)}
-    measures = _main_measures(answers)
+    measures = measures_of(answers)
     return Report(
         model=answers.model,
         split=answers.split,
@@ -43,9 +40,9 @@ def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None 
         unconstrained=_unconstrained(answers),
         n_truncated=sum(completion.truncated for completion in answers.completions),
         examples_per_s={task: n / answers.seconds[task] for task, n in rates.items() if n},
-        slices=_groups(answers, slices_of, measures),
-        unseen=_groups(answers, unseen_of, measures),
-        origins=_groups(answers, origin_of, measures),
+        slices=_groups(answers, "slices", measures),
+        unseen=_groups(answers, "unseen", measures),
+        origins=_groups(answers, "origin", measures),
         unfinished=answers.unfinished,
     )
 
@@ -65,37 +62,36 @@ def baselines(rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, Gradi
     return {name: score_grading(gold, labels, groups=families_of(rows)) for name, labels in predicted.items()}
 
 
-def _main_measures(answers: Answers) -> Measures:
-    """Those of each task that groups of rows are given."""
-    measures: Measures = {Task.GRADE: {}, Task.EXTRACT: {}}
+def measures_of(answers: Answers) -> dict[str, Measure]:
+    """Every figure that needs no probabilities, of the tasks that have answers."""
+    measures: dict[str, Measure] = {}
     if answers.grades:
-        found = grading_measures(_labels(answers.grade_rows), [grade.label for grade in answers.grades])
-        measures[Task.GRADE] = {name: found[name] for name in MAIN_MEASURES[Task.GRADE]}
+        measures |= grading_measures(_labels(answers.grade_rows), [grade.label for grade in answers.grades])
     if answers.completions:
-        found = extraction_measures(*_extraction_inputs(answers))
-        measures[Task.EXTRACT] = {name: found[name] for name in MAIN_MEASURES[Task.EXTRACT]}
+        measures |= extraction_measures(*_extraction_inputs(answers))
     return measures
 
 
-def _groups(answers: Answers, names_of: NamesOf, measures: Measures) -> dict[str, GroupScores]:
+def _groups(answers: Answers, key: str, measures: dict[str, Measure]) -> dict[str, GroupScores]:
     """The main scores of the rows of each name; a row may have several names or none."""
     rows = {Task.GRADE: answers.grade_rows, Task.EXTRACT: answers.extract_rows}
-    names = sorted({name for part in rows.values() for row in part for name in names_of(row)})
-    return {name: _group(name, names_of, rows, measures) for name in names}
+    names = sorted({name for part in rows.values() for row in part for name in names_in(row, key)})
+    return {name: _group(name, key, rows, measures) for name in names}
 
 
-def _group(name: str, names_of: NamesOf, rows: dict[Task, list[Row]], measures: Measures) -> GroupScores:
+def _group(name: str, key: str, rows: dict[Task, list[Row]], measures: dict[str, Measure]) -> GroupScores:
     values: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}
     n_rows: dict[Task, int] = {}
     families: set[str] = set()
     for task in Task:
         groups = families_of(rows[task])
-        chosen = np.array([name in names_of(row) for row in rows[task]], dtype=bool)
+        own = {measure: measures[measure] for measure in MAIN_MEASURES[task] if measure in measures}
+        chosen = np.array([name in names_in(row, key) for row in rows[task]], dtype=bool)
         n_rows[task] = int(chosen.sum())
         families |= {group for group, is_chosen in zip(groups, chosen, strict=True) if is_chosen}
-        values |= {measure: found.value(chosen) for measure, found in measures[task].items()}
-        intervals |= intervals_of(measures[task], groups, chosen)
+        values |= {measure: found.value(chosen) for measure, found in own.items()}
+        intervals |= intervals_of(own, groups, chosen)
     return GroupScores(
         n_grade=n_rows[Task.GRADE],
         n_extract=n_rows[Task.EXTRACT],

@@ -89,11 +89,6 @@ def test_saved_answers_come_back_with_their_rows(answers: Answers, tmp_path: Pat
     assert lines[3]["family"] == "a+b"
 
 
-def test_loaded_answers_score_as_the_fresh_ones(answers: Answers, tmp_path: Path) -> None:
-    save_answers(answers, tmp_path / "x.answers.jsonl")
-    assert score(load_answers(tmp_path / "x.answers.jsonl"), ROWS) == score(answers, ROWS)
-
-
 def test_grades_survive_a_run_cut_in_extraction(gguf: Path, tmp_path: Path, capsys) -> None:
     kept = tmp_path / "cut.answers.jsonl"
     with Interrupted(gguf, n_threads=1) as engine, pytest.raises(KeyboardInterrupt):

@@ -59,7 +59,7 @@ def test_the_command_times_all_and_goes_on_where_it_stopped(
     first = records.read_text()
     assert main(arguments(tiny_gguf, tmp_path, "--rounds", "2", "--llama-server", str(binary))) == 0
     assert records.read_text().startswith(first)
-    names = ["ours", "chat", "chat-cached", "chat-ram-cache", "llama-server"]
+    names = ["ours", "ours-undrafted", "chat", "chat-cached", "llama-server"]
     rounds = [json.loads(line) for line in records.read_text().splitlines()]
     assert [(r["entrant"], r["round"]) for r in rounds] == [(name, number) for number in (1, 2) for name in names]
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -82,7 +82,7 @@ def test_a_contestant_that_fails_is_reported_and_the_others_go_on(tiny_gguf: Pat
 
 
 def test_wrong_requests_are_one_clear_line(tiny_gguf: Path, tmp_path: Path) -> None:
-    with pytest.raises(ObserverError, match="unknown nobody; known: ours, chat"):
+    with pytest.raises(ObserverError, match="unknown nobody; known: ours, ours-undrafted, chat"):
         main(arguments(tiny_gguf, tmp_path, "--contestants", "nobody"))
     with pytest.raises(ObserverError, match="name its binary with --llama-server"):
         main(arguments(tiny_gguf, tmp_path, "--contestants", "llama-server"))

@@ -9,8 +9,7 @@ import pytest
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
-from eval.benchmarks.observing import Part, agreement_in_words, speed_in_words, to_table
-from eval.benchmarks.pipeline import stage_seconds
+from eval.benchmarks.observing import Part, in_words, to_table
 from eval.benchmarks.reciting_base import note_on
 from eval.metrics.spread import Spread, ratios
 from observer.errors import ObserverError
@@ -62,29 +61,14 @@ def test_the_last_words_are_the_last_line_with_words(tmp_path: Path) -> None:
     assert last_words(log, "nothing") == f"nothing [{log}]"
 
 
-def test_stage_seconds_reads_done_and_skipped_stages_in_order() -> None:
-    output = (
-        "plan: 2,640 rows: done soon\ntrain: done in 101.5 s\nmerge: done before on the same inputs, skipped\n"
-        "gguf q4_k_m: done in 0.4 s\n"
-    )
-    assert stage_seconds(output) == {"train": 101.5, "merge": None, "gguf q4_k_m": 0.4}
-
-
 def test_the_ratio_is_that_of_all_seconds_with_the_range_of_the_parts() -> None:
-    words = speed_in_words([Part(10, 6.0, 2.0, 10, 10), Part(30, 14.0, 8.0, 30, 30)])
-    assert "**2.00 times** as fast (1.75 to 3.00 in the parts)" in words
-    assert "4.0 turns/s where the loop does 2.0" in words
-
-
-def test_equal_observations_are_told_apart_from_identical_ones() -> None:
-    assert "All 20 observations are equal to the last" in agreement_in_words([Part(20, 1, 1, 20, 20)])
-    assert agreement_in_words([Part(20, 1, 1, 20, 7)]).startswith("All 20 observations are equal but for prob")
-    some = agreement_in_words([Part(20, 1, 1, 19, 7)])
-    assert "19 of 20 observations are equal but for probabilities, 7 with" in some
-    assert to_table([Part(20, 2.0, 1.0, 20, 20)]).split("|")[-10:-1] == [
-        " 1    ", " 20    ", " 2.0    ", " 1.0    ", " 2.00  ", " 10.0         ", " 20.0         ", " 20    ",
-        " 20                 ",
-    ]  # fmt: skip
+    parts = [Part(10, 6.0, 2.0, 10), Part(30, 14.0, 8.0, 29)]
+    assert in_words(parts) == (
+        "`observe_many`: **2.00 times** as fast (1.75 to 3.00 in the parts): 4.0 turns/s where the loop does 2.0. "
+        "39 of 40 observations are equal but for probabilities."
+    )
+    cells = [cell.strip() for cell in to_table(parts).splitlines()[2].split("|")[1:-1]]
+    assert cells == ["1", "10", "6.0", "2.0", "3.00", "1.7", "5.0", "10"]
 
 
 def test_a_report_says_what_kind_of_model_it_was() -> None:

@@ -112,18 +112,6 @@ def test_equal_answers_differ_by_nothing_with_p_of_one() -> None:
     assert comparison.differences == []
 
 
-def test_an_error_of_the_temporal_state_lowers_the_triples_and_not_the_entities() -> None:
-    gold = [LIVES_IN] * 12
-    comparison = compare_answers(
-        answers("a", extractions=[(g, LIVES_IN) for g in gold]),
-        answers("b", extractions=[(g, LIVED_IN) for g in gold]),
-        n_resamples=N_RESAMPLES,
-    )
-    entity, triple = comparison.tests
-    assert (entity.model, entity.difference, entity.verdict) == (1, 0, "no evidence")
-    assert (triple.model, triple.difference, triple.verdict) == (0, -1, "worse")
-
-
 def test_rows_of_one_family_count_as_one_observation() -> None:
     """Twelve wrong answers are evidence when their wordings are unlike; all of two families, hardly any."""
     labels = [(Label.STORE, Label.STORE)] * 12, [(Label.STORE, Label.DISCARD)] * 11 + [(Label.STORE, Label.STORE)]

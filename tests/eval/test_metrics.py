@@ -342,10 +342,6 @@ def test_an_empty_gold_wants_a_valid_empty_answer() -> None:
     assert scored([USER_AT_ACME], [""]).correct_empty_rate is None
 
 
-def test_nothing_to_find_and_nothing_found_is_right() -> None:
-    assert scored([EMPTY], [EMPTY.to_compact_json()]).triple_f1 == 1.0
-
-
 def test_an_exact_match_has_the_same_attributes() -> None:
     def with_role(role: str) -> Extraction:
         return Extraction.model_validate({"entities": [{"name": "Bo", "type": "Person", "attributes": {"role": role}}]})

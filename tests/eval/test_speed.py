@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from eval.quantizations.speed import measure_speed
 from observer.errors import ObserverError
-from observer.paths import PROJECT_ROOT
 from observer.prompts import Task, prompt_messages
 from observer.training.planning.memory import peak_memory
 
@@ -47,11 +43,3 @@ def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes(b"not a model")
     with pytest.raises(ObserverError, match=r"^\S*broken\.gguf: not a GGUF file[^\n]*$"):
         measure_speed(path, [])
-
-
-def test_the_command_prints_json(tiny_gguf: Path) -> None:
-    arguments = ["--model", str(tiny_gguf), "--limit", "1", "--threads", "1"]
-    command = [sys.executable, "-m", "eval.quantizations.speed", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["n_grade"] == 1

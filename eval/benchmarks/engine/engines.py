@@ -61,12 +61,11 @@ class Contestant(Protocol):
 class Ours:
     """`observer.engine.engine`; grading scores the labels, extraction is kept to the grammar."""
 
-    def __init__(self, model: Path, limits: Limits) -> None:
+    def __init__(self, model: Path, limits: Limits, *, drafts: bool = True) -> None:
         from observer.engine.engine import Engine
 
-        self.engine = Engine(
-            model, n_threads=limits.n_threads, n_seq=limits.n_seq, max_new_tokens=limits.extract_tokens
-        )
+        n_threads, n_seq, n_new = limits.n_threads, limits.n_seq, limits.extract_tokens
+        self.engine = Engine(model, n_threads=n_threads, n_seq=n_seq, max_new_tokens=n_new, drafts=drafts)
 
     def answer(self, rows: Rows) -> Turn:
         turn = Turn()
@@ -95,18 +94,15 @@ class Ours:
 class ChatCompletion:
     """`Llama.create_chat_completion` in a loop.
 
-    `in_turns`: the tasks change with every call, as where each exchange is graded and then extracted; llama-cpp-python
-    then finds next to nothing of the last prompt in the next one. Otherwise a task is done before the other starts,
-    and its own prefix match keeps the instruction. `has_grammar` adds the JSON schema as it turns it into a grammar,
-    made once; `ram_cache` its LlamaRAMCache.
+    As it is, the tasks change with every call, as where each exchange is graded and then extracted; llama-cpp-python
+    then finds next to nothing of the last prompt in the next one. `is_tuned`: a task is done before the other starts,
+    so that its own prefix match keeps the instruction, and the JSON schema is a grammar as it makes it, once.
     """
 
-    def __init__(
-        self, model: Path, limits: Limits, *, in_turns: bool, has_grammar: bool, ram_cache: bool = False
-    ) -> None:
+    def __init__(self, model: Path, limits: Limits, *, is_tuned: bool) -> None:
         from llama_cpp import Llama, LlamaGrammar
 
-        self.limits, self.in_turns, self.ram_cache = limits, in_turns, ram_cache
+        self.limits, self.is_tuned = limits, is_tuned
         self.llama = Llama(
             str(model),
             n_ctx=CONTEXT_TOKENS,
@@ -114,18 +110,13 @@ class ChatCompletion:
             n_threads_batch=limits.n_threads,
             verbose=False,
         )
-        self.grammar = (
-            LlamaGrammar.from_json_schema(json.dumps(extraction_json_schema()), verbose=False) if has_grammar else None
-        )
+        schema = json.dumps(extraction_json_schema())
+        self.grammar = LlamaGrammar.from_json_schema(schema, verbose=False) if is_tuned else None
 
     def answer(self, rows: Rows) -> Turn:
-        from llama_cpp import LlamaRAMCache
-
         turn = Turn()
         self.llama.reset()
-        if self.ram_cache:
-            self.llama.set_cache(LlamaRAMCache())  # anew, or it would know the rows of the last round
-        for task, exchange in _in_order(rows, self.in_turns):
+        for task, exchange in _in_order(rows, in_turns=not self.is_tuned):
             with timed(turn, task):
                 answer: Any = self.llama.create_chat_completion(
                     prompt_messages(task, exchange),  # type: ignore[arg-type]
@@ -153,19 +144,19 @@ class Entrant:
 ENTRANTS = (
     Entrant("ours", "observer.engine.engine", Ours),
     Entrant(
+        "ours-undrafted",
+        "the same without drafts, one token a step",
+        lambda model, limits: Ours(model, limits, drafts=False),
+    ),
+    Entrant(
         "chat",
         "(a) create_chat_completion, exchange by exchange, no grammar",
-        lambda model, limits: ChatCompletion(model, limits, in_turns=True, has_grammar=False),
+        lambda model, limits: ChatCompletion(model, limits, is_tuned=False),
     ),
     Entrant(
         "chat-cached",
         "(b) create_chat_completion, task by task (its prefix match holds), JSON-schema grammar",
-        lambda model, limits: ChatCompletion(model, limits, in_turns=False, has_grammar=True),
-    ),
-    Entrant(
-        "chat-ram-cache",
-        "(b) with LlamaRAMCache, exchange by exchange, JSON-schema grammar",
-        lambda model, limits: ChatCompletion(model, limits, in_turns=True, has_grammar=True, ram_cache=True),
+        lambda model, limits: ChatCompletion(model, limits, is_tuned=True),
     ),
 )
 
@@ -183,7 +174,7 @@ def as_json(text: str) -> Any:
         return text
 
 
-def _in_order(rows: Rows, in_turns: bool) -> Iterator[tuple[Task, str]]:
+def _in_order(rows: Rows, *, in_turns: bool) -> Iterator[tuple[Task, str]]:
     if not in_turns:
         yield from ((task, exchange) for task in Task for exchange in rows[task])
         return

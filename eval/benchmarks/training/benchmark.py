@@ -25,7 +25,7 @@ from typing import Any
 from eval.answers.origin import STAND_IN_NOTE, facts_of
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
 from eval.benchmarks.random_base import random_base
-from eval.benchmarks.training.report import plot, sections, standings, summary
+from eval.benchmarks.training.report import sections, standings, summary
 from eval.benchmarks.training.rounds import Bench, run_rounds
 from eval.benchmarks.training.trainers import CONTESTANTS, DEFAULT_CONTESTANTS, parse_entrants
 from observer.config import Config, load_config
@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base = f"random weights of shape {args.random_shape}" if args.random_shape else str(args.base)
     title = f"Training, {base}, {args.dtype}{', base in NF4' if args.load_in_4bit else ''}"
     stem = args.out / report_stem(args, bench.device)
-    picture = stem.with_name(f"{stem.name}.png")
-    plot(title, found, picture)
-    parts, figures = sections(found, bench.n_rows, picture.name), {"contestants": [asdict(one) for one in found]}
+    parts, figures = sections(found, bench.n_rows), {"contestants": [asdict(one) for one in found]}
     write_benchmark(stem, title, bench_facts(args, bench), parts, figures, summary(found))
     return 0 if any(standing.tokens_per_s for standing in found) else 1
 

@@ -1,18 +1,15 @@
-"""What the training benchmark found: records of rounds to standings, standings to JSON, Markdown and a picture."""
+"""What the training benchmark found: records of rounds to standings, standings to JSON and Markdown."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.harness import Record, did_not_run, failures, rounds_of
 from eval.benchmarks.training.trainers import Entrant
 from eval.metrics.spread import Spread, ratios, spread
 from eval.reports.tables import table
-from observer.files import atomic_path
 
 REFERENCES = ("trl", "unsloth")
 """Ratios are taken to these."""
@@ -86,15 +83,14 @@ def summary(found: Sequence[Standing]) -> dict[str, Any]:
     }
 
 
-def sections(found: Sequence[Standing], expected_rows: int, picture: str) -> list[str]:
-    """The report below its facts; `expected_rows` are those of a round, `picture` is a file beside it."""
+def sections(found: Sequence[Standing], expected_rows: int) -> list[str]:
+    """The report below its facts; `expected_rows` are those of a round."""
     done = [standing for standing in found if standing.tokens_per_s]
     return [
         "## Speed and memory",
         "Min / median / max over the interleaved rounds, all warm; ratios pair the rounds of one turn. "
         "CPU seconds are those of all threads: where they are far below cores times seconds, the machine was shared.",
         _speed_table(done),
-        f"![real tokens a second]({picture})",
         "## The same work",
         "The probe is one batch of the same rows, forward and backward, through each trainer from the same adapter (B "
         "away from zero): its loss and gradient norm, with the difference from the first row. Held-out NLL is the "
@@ -148,30 +144,3 @@ def _cold_table(done: Sequence[Standing]) -> str:
     names = ("import_s", "load_s", "first_step_s")
     header = ["contestant", "imports", "loading", "first step"]
     return table(header, [[s.label, *(f"{s.start.get(name, 0):.1f}" for name in names)] for s in done])
-
-
-def plot(title: str, found: Sequence[Standing], picture: Path) -> None:
-    """Median real tokens/s as bars, with whiskers from the slowest to the fastest round."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = [(s, s.tokens_per_s) for s in found if s.tokens_per_s][::-1]
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.5 * len(shown)), dpi=120, layout="constrained")
-    medians = [speed.median for _, speed in shown]
-    whiskers = [[speed.median - speed.min for _, speed in shown], [speed.max - speed.median for _, speed in shown]]
-    colors = ["#1f4e79" if s.label.startswith("ours") else "#b9c4d0" for s, _ in shown]
-    names = [f"{s.entrant.contestant.title}\n{s.entrant.batch_size} rows a step" for s, _ in shown]
-    axes.barh(names, medians, xerr=whiskers, color=colors, ecolor="#555555", capsize=3)
-    for number, (_, speed) in enumerate(shown):
-        axes.annotate(
-            f"{speed.median:,.0f}", (speed.max, number), xytext=(6, 0), textcoords="offset points", va="center"
-        )
-    axes.set(xlabel="real tokens a second, warm (median; slowest to fastest round)")
-    axes.set_title(textwrap.fill(title.replace(",", ", "), 90), fontsize="medium")
-    axes.margins(x=0.12)
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(picture) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
