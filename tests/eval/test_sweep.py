@@ -23,7 +23,7 @@ from tests.support.tiny_runs import write_tiny_run
 
 
 def outcome(name: str, curve: list[tuple[float, float]], error: str | None = None) -> Outcome:
-    return Outcome(Point(name, {"training.learning_rate": name}), error, 20.0, 8, curve, {})
+    return Outcome(Point(name, {"training.learning_rate": name}), error, 20.0, 8, curve, {}, {})
 
 
 def test_a_grid_crosses_its_axes_and_keeps_lists_whole() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eval.reports.tables import table
 from observer.errors import raise_all
-from observer.files import scan_jsonl
+from observer.files import read_text, scan_jsonl
 from observer.paths import RunPaths
 from observer.runs.manifest import fingerprint
 
@@ -33,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a point's run left. `curve` has (seconds, validation NLL) of every evaluation."""
+    """What a point's run left. `curve` has (seconds, validation NLL) of every evaluation; `metrics` are task scores."""
 
     point: Point
     error: str | None
@@ -41,6 +43,7 @@ class Outcome:
     steps: int
     curve: list[tuple[float, float]]
     final: dict[str, float]
+    metrics: dict[str, float]
 
     @property
     def lowest(self) -> float | None:
@@ -53,7 +56,7 @@ class Outcome:
         return {
             "name": self.point.name, "settings": self.point.settings, "error": self.error, "seconds": self.seconds,
             "steps": self.steps, "time_to_target_s": self.time_to(target), "lowest_nll": self.lowest,
-            "final": self.final, "curve": self.curve,
+            "final": self.final, "metrics": self.metrics, "curve": self.curve,
         }  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def read_outcome(point: Point, paths: RunPaths, error: str | None) -> Outcome:
     ]
     final = {name: value for name, value in (evaluations[-1] if evaluations else {}).items() if name != "step"}
     steps = max(seconds_at, default=0)
-    return Outcome(point, error, seconds_at.get(steps, 0.0), steps, curve, final)
+    return Outcome(point, error, seconds_at.get(steps, 0.0), steps, curve, final, read_metrics(paths.reports))
 
 
 def elapsed(records: Sequence[dict[str, Any]]) -> dict[int, float]:
@@ -107,6 +110,17 @@ def elapsed(records: Sequence[dict[str, Any]]) -> dict[int, float]:
             last = record["elapsed_s"]
             seconds_at[record["step"]] = before + last
     return seconds_at
+
+
+def read_metrics(reports: Path) -> dict[str, float]:
+    """The main scores of every evaluated quantization of a run, such as `q4_k_m macro_f1`."""
+    found: dict[str, float] = {}
+    for path in sorted(reports.glob("evaluation-*.json")):
+        report, name = json.loads(read_text(path)), path.stem.removeprefix("evaluation-")
+        for part, score in (("grading", "macro_f1"), ("extraction", "triple_f1_temporal")):
+            if report.get(part) is not None:
+                found[f"{name} {score}"] = report[part][score]
+    return found
 
 
 def time_to(curve: Sequence[tuple[float, float]], target: float) -> float | None:
@@ -144,8 +158,9 @@ def to_table(ordered: Sequence[Outcome], target: float | None) -> str:
     """One line a point; why one failed stands below."""
     keys = list(ordered[0].point.settings)
     tasks = sorted({name for outcome in ordered for name in outcome.final})
+    scores = sorted({name for outcome in ordered for name in outcome.metrics})
     header = [*(key.rpartition(".")[2] for key in keys), "s to target", "s in all", "steps", "lowest NLL"]
-    header += [f"final {name}" for name in tasks]
+    header += [f"final {name}" for name in tasks] + scores
     rows = []
     for outcome in ordered:
         row = [*outcome.point.settings.values()]
@@ -154,6 +169,7 @@ def to_table(ordered: Sequence[Outcome], target: float | None) -> str:
         else:
             row += [_number(outcome.time_to(target), 1), _number(outcome.seconds, 1), f"{outcome.steps:,}"]
             row += [_number(outcome.lowest), *(_number(outcome.final.get(name)) for name in tasks)]
+            row += [_number(outcome.metrics.get(name), 3) for name in scores]
         rows.append(row)
     failed = [f"- `{outcome.point.name}` failed: {outcome.error}" for outcome in ordered if outcome.error]
     return "\n\n".join([table(header, rows), *failed])

@@ -3,17 +3,18 @@
     python -m eval.benchmarks.training.sweep --config configs/nano.yaml \\
         --grid training.learning_rate=3e-4,6e-4,1.2e-3 training.per_device_train_batch_size=8,16
     python -m eval.benchmarks.training.sweep --config configs/qwen3-0.6b.yaml \\
-        --grid 'lora.target_modules=[q_proj,v_proj],[down_proj]' --target-nll 0.12
+        --grid 'lora.target_modules=[q_proj,v_proj],[down_proj]' --target-nll 0.12 --evaluate
     python -m eval.benchmarks.training.sweep --config configs/nano.yaml --rows 880 --val-rows 160 \\
         --set training.num_train_epochs=1 --grid training.learning_rate=6e-4,1.2e-3 \\
         lora.r:lora.lora_alpha=16:32,32:64 training.per_device_train_batch_size:training.eval_steps=8:28,16:14
 
-Each point is a run of `train_sft.py --until train`, in outputs/sweep-<run name>/<point>/. Keys joined by colons change
-together: alpha with r, or the scale alpha / r changes too; eval_steps with the batch, or small batches are evaluated
-more often, which counts in their time. --rows takes fewer train rows for a first look; the best rate for all may be
-another. A point that fails is a line of the table. Cut, it goes on with the same command, and a larger grid takes what
-is done. Validation loss is measured every training.eval_steps steps, and the time to a target lies between two of them
-on a straight line: choose eval_steps small enough. The last line of stdout is JSON.
+Each point is a run of `train_sft.py` up to the adapter, in outputs/sweep-<run name>/<point>/; --evaluate goes on to
+the GGUF files and their scores. Keys joined by colons change together: alpha with r, or the scale alpha / r changes
+too; eval_steps with the batch, or small batches are evaluated more often, which counts in their time. --rows takes
+fewer train rows for a first look; the best rate for all may be another. A point that fails is a line of the table.
+Cut, it goes on with the same command, and a larger grid takes what is done. Validation loss is measured every
+training.eval_steps steps, and the time to a target lies between two of them on a straight line: choose eval_steps
+small enough. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def check_points(args: argparse.Namespace, points: Sequence[Point], root: Path) 
 def run_point(args: argparse.Namespace, point: Point, config: Config, root: Path) -> str | None:
     """Run the recipe for one point, or skip what it did before; return its last words if it failed."""
     overrides = [*args.overrides, *point.overrides, *_place(point, root)]
-    command = [sys.executable, str(RECIPE), "--config", str(args.config), "--until", "train"]
+    command = [sys.executable, str(RECIPE), "--config", str(args.config)]
     command += [word for override in overrides for word in ("--set", override)]
+    command += [] if args.evaluate else ["--until", "train"]
     log = root / f"{point.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
@@ -132,6 +134,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="train rows, drawn at random, the same for all points; default: all")
     parser.add_argument("--val-rows", type=int, help="rows of the validation loss, drawn likewise; default: all")
     parser.add_argument("--target-nll", type=float, help="nats a token; default: the median of the points' lowest")
+    parser.add_argument("--evaluate", action="store_true", help="go on to GGUF files and task metrics")
     return parse_benchmark(parser, "eval.benchmarks.training.sweep", arguments, out="outputs")
 
 
