@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 from tokenizers import Tokenizer
 
 from docs.reference import EXCHANGE, request_bodies
-from eval.benchmarks.engine.server import _free_port
+from eval.benchmarks.engine.engines import Limits
+from eval.benchmarks.engine.server import LlamaServer
 from observer import Observer
 from observer.backends.request_bodies import llama_server_request, ollama_request, vllm_request
 from observer.engine.engine import Engine
@@ -81,44 +77,17 @@ def test_bodies_with_the_same_bound_are_greedy_everywhere() -> None:
 
 @pytest.mark.skipif(not LLAMA_SERVER, reason="no llama-server; name one in LLAMA_SERVER")
 def test_llama_server_answers_as_the_engine(tmp_path: Path, nano_gguf: Path, engine: Engine) -> None:
-    with _llama_server(nano_gguf, tmp_path / "log") as ask:
+    assert LLAMA_SERVER
+    with closing(LlamaServer(Path(LLAMA_SERVER), nano_gguf, Limits(12, 512, 2, 4), tmp_path / "log")) as server:
         for task in Task:
             body = request_bodies()[f"llama-server-{task}"]
             content = {"content": body["prompt"], "add_special": True, "parse_special": True}
-            assert ask("/tokenize", content)["tokens"] == engine.model.tokenize(body["prompt"])
-        graded = ask("/completion", request_bodies()["llama-server-grade"])
-        extracted = ask("/completion", request_bodies()["llama-server-extract"])
+            assert server.post("/tokenize", content)["tokens"] == engine.model.tokenize(body["prompt"])
+        graded = server.post("/completion", request_bodies()["llama-server-grade"])
+        extracted = server.post("/completion", request_bodies()["llama-server-extract"])
         messages = request_bodies()["ollama-grade"]["messages"]
-        assert ask("/apply-template", {"messages": messages})["prompt"] == render_prompt(Task.GRADE, EXCHANGE)
+        assert server.post("/apply-template", {"messages": messages})["prompt"] == render_prompt(Task.GRADE, EXCHANGE)
     assert graded["content"] == engine.grade([EXCHANGE])[0].label
     assert graded["completion_probabilities"][0]["top_logprobs"]
     assert Extraction.model_validate_json(extracted["content"])
     assert extracted["content"] == engine.extract([EXCHANGE])[0].text
-
-
-@contextmanager
-def _llama_server(model: Path, log: Path) -> Iterator[Any]:
-    port = _free_port()
-    assert LLAMA_SERVER
-    command = [LLAMA_SERVER, "--model", str(model), "--port", str(port), "--ctx-size", "8192", "--parallel", "4"]
-    with (
-        log.open("wb") as stream,
-        subprocess.Popen(command, stdout=stream, stderr=stream) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,
-    ):
-        try:
-            _wait_until_ready(client, process)
-            yield lambda path, body: client.post(path, json=body).raise_for_status().json()
-        finally:
-            process.terminate()
-
-
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"llama-server ended with {process.returncode}")

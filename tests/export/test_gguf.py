@@ -37,11 +37,6 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[b
     return {True: tiny_model, False: make_tiny_model(tmp_path_factory.mktemp("untied"), tie_word_embeddings=False)}
 
 
-@pytest.fixture(scope="module")
-def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", name="tiny")
-
-
 @pytest.fixture
 def copy(tiny_model: Path, tmp_path: Path) -> Path:
     """A tiny model that a test may spoil."""
@@ -80,8 +75,8 @@ def test_a_sharded_bfloat16_checkpoint_gives_the_same_bytes_as_a_whole_one(tiny_
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_the_keys_and_their_order(f16: Path) -> None:
-    metadata = read_header(f16).metadata
+def test_the_keys_and_their_order(tiny_gguf: Path) -> None:
+    metadata = read_header(tiny_gguf).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert list(metadata) == [
         "general.architecture", "general.type", "general.name", "general.size_label",
@@ -99,17 +94,17 @@ def test_the_keys_and_their_order(f16: Path) -> None:
     assert metadata["tokenizer.ggml.add_bos_token"] is False
 
 
-def test_our_header_reader_agrees_with_gguf_s(f16: Path) -> None:
-    reader, header = gguf.GGUFReader(f16), read_header(f16)
+def test_our_header_reader_agrees_with_gguf_s(tiny_gguf: Path) -> None:
+    reader, header = gguf.GGUFReader(tiny_gguf), read_header(tiny_gguf)
     for key, value in header.metadata.items():
         field = reader.get_field(key)
         assert field is not None and field.contents() == value
     assert header.tensor_types == {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
 
 
-def test_ids_beyond_the_tokenizer_become_unused_padding_tokens(f16: Path, tiny_model: Path) -> None:
+def test_ids_beyond_the_tokenizer_become_unused_padding_tokens(tiny_gguf: Path, tiny_model: Path) -> None:
     n_known = len(AutoTokenizer.from_pretrained(tiny_model))
-    metadata = read_header(f16).metadata
+    metadata = read_header(tiny_gguf).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert len(tokens) == 512 > n_known
     assert tokens[n_known:] == [f"[PAD{number}]" for number in range(n_known, 512)]
@@ -125,8 +120,8 @@ def test_qwens_own_template_and_end_token_are_replaced_and_said(copy: Path, caps
     verify_gguf(out, expected_file_type="f16")
 
 
-def test_token_ids_agree_with_transformers_on_hostile_text(f16: Path, tiny_model: Path) -> None:
-    assert_same_ids(AutoTokenizer.from_pretrained(tiny_model), LlamaModel(f16))
+def test_token_ids_agree_with_transformers_on_hostile_text(tiny_gguf: Path, tiny_model: Path) -> None:
+    assert_same_ids(AutoTokenizer.from_pretrained(tiny_model), LlamaModel(tiny_gguf))
 
 
 @pytest.mark.skipif(not QWEN2_VOCAB.exists(), reason="Qwen's vocabulary is not beside the checkout")

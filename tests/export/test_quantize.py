@@ -25,11 +25,6 @@ from observer.weights.gguf_header import read_header
 from observer.weights.gguf_types import NEED_IMATRIX, check_quantizations, file_types, wants_imatrix
 
 
-@pytest.fixture(scope="module")
-def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", name="tiny")
-
-
 def test_names_are_llama_cpp_s() -> None:
     known = file_types()
     assert {"f16": 1, "q8_0": 7, "q4_k_m": 15, "iq4_xs": 30, "bf16": 32}.items() <= known.items()
@@ -48,10 +43,10 @@ def test_names_are_llama_cpp_s() -> None:
     ],
 )
 def test_a_quantization_is_reported_as_it_is_in_the_file_and_llama_cpp_runs_it(
-    f16: Path, tmp_path: Path, quantization: str, types: dict[str, int]
+    tiny_gguf: Path, tmp_path: Path, quantization: str, types: dict[str, int]
 ) -> None:
     out = tmp_path / "new" / "model.gguf"
-    report = quantize(f16, out, quantization)
+    report = quantize(tiny_gguf, out, quantization)
     assert report == QuantizationReport(quantization, out.stat().st_size, report.tensor_types, ())
     assert report.tensor_types == types
     assert [path.name for path in out.parent.iterdir()] == ["model.gguf"]
@@ -105,13 +100,13 @@ def test_all_bad_types_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NEED_IMATRIX))
-def test_llama_cpp_does_refuse_these_without_an_importance_matrix(f16: Path, tmp_path: Path, name: str) -> None:
+def test_llama_cpp_does_refuse_these_without_an_importance_matrix(tiny_gguf: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ObserverError, match="requires an imatrix"):
-        run_job(Job(str(f16), str(tmp_path / "out.gguf"), file_types()[name], None, {}))
+        run_job(Job(str(tiny_gguf), str(tmp_path / "out.gguf"), file_types()[name], None, {}))
 
 
-def test_a_quantized_source_a_missing_one_and_one_that_is_no_gguf_are_told(f16: Path, tmp_path: Path) -> None:
-    quantize(f16, tmp_path / "q8_0.gguf", "q8_0")
+def test_a_quantized_source_a_missing_one_and_one_that_is_no_gguf_are_told(tiny_gguf: Path, tmp_path: Path) -> None:
+    quantize(tiny_gguf, tmp_path / "q8_0.gguf", "q8_0")
     (tmp_path / "text.gguf").write_text("no model")
     (tmp_path / "empty.gguf").touch()
     for name, message in {
@@ -126,10 +121,10 @@ def test_a_quantized_source_a_missing_one_and_one_that_is_no_gguf_are_told(f16: 
 
 
 def test_a_cut_source_fails_in_llama_cpp_s_words_and_leaves_no_file(
-    f16: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "cut.gguf"
-    source.write_bytes(f16.read_bytes()[:-100_000])
+    source.write_bytes(tiny_gguf.read_bytes()[:-100_000])
     with pytest.raises(
         ObserverError, match=r"cut\.gguf: llama\.cpp could not quantize it(.|\n)*not within the file bounds"
     ):
@@ -149,35 +144,35 @@ def largest_file(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_fails_leaves_no_file(f16: Path, tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_no_file(tiny_gguf: Path, tmp_path: Path) -> None:
     with largest_file(100_000), pytest.raises(ObserverError, match="could not quantize"):
-        quantize(f16, tmp_path / "out.gguf", "q4_k_m")
+        quantize(tiny_gguf, tmp_path / "out.gguf", "q4_k_m")
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_ends_it_and_leaves_no_file(f16: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_and_leaves_no_file(tiny_gguf: Path, tmp_path: Path) -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        quantize(f16, tmp_path / "out.gguf", "q4_k_m")
+        quantize(tiny_gguf, tmp_path / "out.gguf", "q4_k_m")
     timer.join()
     assert not list(tmp_path.iterdir())
 
 
-def test_verify_tells_every_key_that_is_not_ours(f16: Path, tmp_path: Path) -> None:
+def test_verify_tells_every_key_that_is_not_ours(tiny_gguf: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.gguf"
-    data = f16.read_bytes().replace(b"{% for message in messages %}", b"{% for message in tools    %}")
+    data = tiny_gguf.read_bytes().replace(b"{% for message in messages %}", b"{% for message in tools    %}")
     foreign.write_bytes(data.replace(b"qwen2", b"gpt-2"))
     with pytest.raises(ObserverError, match=r"file_type is 1, not 15(.|\n)*chat_template(.|\n)*tokenizer.ggml.pre"):
         verify_gguf(foreign, expected_file_type="q4_k_m")
 
 
-def test_verify_refuses_a_cut_file_and_weights_that_are_not_finite(f16: Path, tmp_path: Path) -> None:
+def test_verify_refuses_a_cut_file_and_weights_that_are_not_finite(tiny_gguf: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
-    path.write_bytes(f16.read_bytes()[:-1000])
+    path.write_bytes(tiny_gguf.read_bytes()[:-1000])
     with pytest.raises(ObserverError, match="cannot load it"):
         verify_gguf(path, expected_file_type="f16")
-    path.write_bytes(f16.read_bytes()[:-1024] + b"\xff" * 1024)  # output_norm.weight
+    path.write_bytes(tiny_gguf.read_bytes()[:-1024] + b"\xff" * 1024)  # output_norm.weight
     with pytest.raises(ObserverError, match="not finite"):
         verify_gguf(path, expected_file_type="f16")
 
@@ -196,25 +191,25 @@ def test_a_type_below_5_bits_gets_the_imatrix_and_the_others_do_not() -> None:
     assert [takes_imatrix(name, overrides) for name in ("q8_0", "q4_k_m", "f16")] == [True, True, False]
 
 
-def test_all_that_is_wrong_with_a_request_is_told_at_once(f16: Path) -> None:
+def test_all_that_is_wrong_with_a_request_is_told_at_once(tiny_gguf: Path) -> None:
     overrides = {"ffn_(": "q8_0", "attn_v": "q9_k", "ffn_up": "iq2_s", "lm_head": "q8_0", "attn_norm": "q8_0"}
     with pytest.raises(ObserverError) as raised:
-        quantize(f16, f16.with_name("out.gguf"), "iq1_s", overrides=overrides)
+        quantize(tiny_gguf, tiny_gguf.with_name("out.gguf"), "iq1_s", overrides=overrides)
     expected = [
         "quantization 'iq1_s' needs an importance matrix",
         "export.tensor_types: 'ffn_(': not a regular expression (",
         "export.tensor_types: 'attn_v': unknown type 'q9_k'; did you mean 'q",
         "export.tensor_types: 'ffn_up': type 'iq2_s' needs an importance matrix",
-        f"export.tensor_types: 'lm_head' is in no tensor of {f16}",
+        f"export.tensor_types: 'lm_head' is in no tensor of {tiny_gguf}",
         "export.tensor_types: 'attn_norm' is in no tensor of",  # one-dimensional: never quantized
     ]
     faults = str(raised.value).splitlines()
     assert len(faults) == len(expected) and all(map(str.startswith, faults, expected)), faults
 
 
-def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
+def test_overrides_are_what_the_file_holds(tiny_gguf: Path, tmp_path: Path) -> None:
     overrides = {r"ffn_down": "q6_k", "token_embd": "q8_0"}
-    quantize(f16, tmp_path / "out.gguf", "q4_k_s", overrides=overrides)
+    quantize(tiny_gguf, tmp_path / "out.gguf", "q4_k_s", overrides=overrides)
     types = read_header(tmp_path / "out.gguf").tensor_types
     assert types["token_embd.weight"] == "Q8_0"
     assert types["blk.0.ffn_down.weight"] == types["blk.1.ffn_down.weight"] == "Q6_K"
@@ -223,7 +218,7 @@ def test_overrides_are_what_the_file_holds(f16: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(file_types()))
-def test_every_type_is_made_and_llama_cpp_runs_it(f16: Path, imatrix: Path, tmp_path: Path, name: str) -> None:
-    report = quantize(f16, tmp_path / "out.gguf", name, imatrix=imatrix)
+def test_every_type_is_made_and_llama_cpp_runs_it(tiny_gguf: Path, imatrix: Path, tmp_path: Path, name: str) -> None:
+    report = quantize(tiny_gguf, tmp_path / "out.gguf", name, imatrix=imatrix)
     assert not report.fallbacks and report.has_imatrix == wants_imatrix(name)
     verify_gguf(tmp_path / "out.gguf", expected_file_type=name)

@@ -32,11 +32,6 @@ from observer.weights.gguf_header import read_header
 from tests.conftest import make_tiny_model
 
 
-@pytest.fixture(scope="module")
-def f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf", name="tiny")
-
-
 @pytest.fixture
 def other(tiny_model: Path, tmp_path: Path) -> Path:
     """A copy of the model that a test may change."""
@@ -75,8 +70,8 @@ def test_the_head_of_a_written_file_has_no_faults(tmp_path: Path, is_tied: bool)
         assert len(header.tensor_types) == 24 + (not is_tied)
 
 
-def test_every_wrong_tensor_is_named(f16: Path) -> None:
-    header = read_header(f16)
+def test_every_wrong_tensor_is_named(tiny_gguf: Path) -> None:
+    header = read_header(tiny_gguf)
     types = header.tensor_types | {"extra": "F16", "output_norm.weight": "F16", "token_embd.weight": "Q4_0"}
     types.pop("blk.1.attn_q.weight")
     shapes = header.tensor_shapes | {"extra": (2, 2)}
@@ -88,10 +83,10 @@ def test_every_wrong_tensor_is_named(f16: Path) -> None:
     ]
 
 
-def test_a_file_of_another_type_or_end_token_is_refused(f16: Path) -> None:
+def test_a_file_of_another_type_or_end_token_is_refused(tiny_gguf: Path) -> None:
     with pytest.raises(ObserverError, match="file_type is 1, not 7"):
-        verify_gguf(f16, expected_file_type="q8_0")
-    header = read_header(f16)
+        verify_gguf(tiny_gguf, expected_file_type="q8_0")
+    header = read_header(tiny_gguf)
     metadata = header.metadata | {"tokenizer.ggml.eos_token_id": 0}
     assert header_faults(dataclasses.replace(header, metadata=metadata), "f16") == [
         "end of answer is '<|endoftext|>', not '<|im_end|>'"
@@ -101,8 +96,8 @@ def test_a_file_of_another_type_or_end_token_is_refused(f16: Path) -> None:
 # Beside its model.
 
 
-def test_a_right_file_passes_and_a_model_that_never_ends_is_warned_of(f16: Path, tiny_model: Path) -> None:
-    checks = {check.name: check for check in compare(f16, Reference(tiny_model), "f16")}
+def test_a_right_file_passes_and_a_model_that_never_ends_is_warned_of(tiny_gguf: Path, tiny_model: Path) -> None:
+    checks = {check.name: check for check in compare(tiny_gguf, Reference(tiny_model), "f16")}
     assert {name: check.outcome for name, check in checks.items()} == {
         "tokens": Outcome.PASSED,
         "logits": Outcome.PASSED,
@@ -112,30 +107,30 @@ def test_a_right_file_passes_and_a_model_that_never_ends_is_warned_of(f16: Path,
     assert "nor does the model end them in transformers" in checks["endings"].found
 
 
-def test_another_rope_base_shows_in_the_logits(f16: Path, other: Path) -> None:
+def test_another_rope_base_shows_in_the_logits(tiny_gguf: Path, other: Path) -> None:
     change_json(other / "config.json", lambda config: config["rope_parameters"].update(rope_theta=100.0))
-    assert check_logits(LlamaModel(f16), Reference(other), "f16").outcome is Outcome.FAILED
+    assert check_logits(LlamaModel(tiny_gguf), Reference(other), "f16").outcome is Outcome.FAILED
 
 
-def test_one_layer_of_other_weights_shows_in_the_logits(f16: Path, other: Path) -> None:
+def test_one_layer_of_other_weights_shows_in_the_logits(tiny_gguf: Path, other: Path) -> None:
     change_weight(other, "model.layers.1.self_attn.v_proj.weight", lambda weight: weight.flip(0))
-    assert check_logits(LlamaModel(f16), Reference(other), "f16").outcome is Outcome.FAILED
+    assert check_logits(LlamaModel(tiny_gguf), Reference(other), "f16").outcome is Outcome.FAILED
 
 
-def test_logits_of_a_small_type_are_told_without_a_limit(f16: Path, other: Path) -> None:
+def test_logits_of_a_small_type_are_told_without_a_limit(tiny_gguf: Path, other: Path) -> None:
     change_weight(other, "model.layers.1.self_attn.v_proj.weight", lambda weight: weight.flip(0))
-    check = check_logits(LlamaModel(f16), Reference(other), "q2_k")
+    check = check_logits(LlamaModel(tiny_gguf), Reference(other), "q2_k")
     assert check.outcome is Outcome.PASSED and "allowed" not in check.found
 
 
-def test_another_tokenizer_shows_in_the_ids(f16: Path, other: Path) -> None:
+def test_another_tokenizer_shows_in_the_ids(tiny_gguf: Path, other: Path) -> None:
     change_json(other / "tokenizer.json", lambda tokenizer: tokenizer["model"]["merges"].clear())
-    check = check_tokens(LlamaModel(f16), Reference(other))
+    check = check_tokens(LlamaModel(tiny_gguf), Reference(other))
     assert check.outcome is Outcome.FAILED and "the first that differs" in check.found
 
 
-def test_an_end_that_the_file_has_lost_is_a_fault(f16: Path, other: Path) -> None:
-    with Engine(f16) as engine:
+def test_an_end_that_the_file_has_lost_is_a_fault(tiny_gguf: Path, other: Path) -> None:
+    with Engine(tiny_gguf) as engine:
         check = check_endings(engine, Reference(always_ending(other)))
     assert check.outcome is Outcome.FAILED
     assert "the model in transformers ends 10 of the others" in check.found

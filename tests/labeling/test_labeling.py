@@ -58,6 +58,9 @@ class Done:
         return tuple(sum(parts) for parts in list(zip(*sums, strict=True))[1:])
 
 
+Run = Callable[..., Done]
+
+
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -66,7 +69,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+def label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run the command in `tmp_path`; afterwards no file there holds the key."""
 
     def run(server: LabelServer | None, *arguments: str, source: str = "in.jsonl", out: str = "out.jsonl") -> Done:
@@ -104,7 +107,7 @@ def sound(_: Received) -> Reply:
 # ---- the whole way
 
 
-def test_both_tasks_give_raw_rows_that_pass_the_check(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_both_tasks_give_raw_rows_that_pass_the_check(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens", "hello there", "I work at Bosch")
     server = serve(sound)
     done = label(server, "--task", "both")
@@ -126,7 +129,7 @@ def test_both_tasks_give_raw_rows_that_pass_the_check(tmp_path: Path, serve: Ser
 
 
 def test_the_same_exchange_twice_is_asked_once_and_a_second_run_asks_nothing(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "I work at Siemens")
     server = serve(sound)
@@ -136,9 +139,7 @@ def test_the_same_exchange_twice_is_asked_once_and_a_second_run_asks_nothing(
     assert len(server.received) == 1 and (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_every_input_form_and_every_bad_row_in_one_file(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_every_input_form_and_every_bad_row_in_one_file(tmp_path: Path, serve: Serve, label: Run) -> None:
     source = write_lines(
         tmp_path / "in.jsonl",
         {"user_message": "I work at Siemens", "id": 7, "family": "f", "note": "x"},
@@ -171,9 +172,7 @@ def test_every_input_form_and_every_bad_row_in_one_file(
         assert reason in reasons
 
 
-def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_lines(tmp_path / "in.jsonl", {"instruction": "a"}, {"instruction": "b"}, {"user_message": " "})
     server = serve(sound)
     reasons = (
@@ -191,9 +190,7 @@ def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(
     assert "  2 × not JSON" in done.out and "no row was labelled" in done.err
 
 
-def test_standard_input_and_a_limit(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_and_a_limit(tmp_path: Path, serve: Serve, label: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"USER: hello\n\nUSER: I work at Siemens\nASSISTANT: nice\n\nUSER: bye"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
     done = label(serve(sound), "--limit", "2", source="-")
@@ -230,9 +227,7 @@ def test_any_bytes_are_read_or_named_in_one_line(lines: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_permanent_error_stops_at_once_with_one_line(
-    status: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_a_permanent_error_stops_at_once_with_one_line(status: int, tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, *(f"turn {n}" for n in range(50)))
     server = serve(lambda request: Reply(status=status, message=f"no such thing for {request.key}"))
     done = label(server, "--concurrency", "2")
@@ -257,9 +252,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_an_error_is_told_in_the_servers_words(
-    case: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_an_error_is_told_in_the_servers_words(case: str, tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     body, words = ERRORS[case]
     text = body if isinstance(body, str) else json.dumps(body)
@@ -270,14 +263,14 @@ def test_an_error_is_told_in_the_servers_words(
 
 @pytest.mark.parametrize(("status", "words"), [(402, "no credit"), (403, "the same command resumes")])
 def test_no_credit_and_a_limit_of_calls_are_not_a_matter_of_rights(
-    status: int, words: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    status: int, words: str, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens")
     done = label(serve(lambda _: Reply(status=status, message="Rate limit exceeded")), "--max-retries", "0")
     assert done.code == 1 and words in done.err and "rights" not in done.err
 
 
-def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     limited = Reply(status=429, headers={"Retry-After": "1"})
     server = serve(lambda request: limited if request.count == 1 else Reply())
@@ -289,7 +282,7 @@ def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Callable[.
 @pytest.mark.parametrize(
     "fault", [Reply(status=500), Reply(is_cut=True), Reply(delay_s=0.6)], ids=["500", "cut", "slow"]
 )
-def test_a_passing_fault_is_retried(fault: Reply, tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_a_passing_fault_is_retried(fault: Reply, tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     server = serve(lambda request: fault if request.count == 1 else Reply())
     assert label(server, "--timeout", "0.4").counts == (1, 0, 0)
@@ -302,7 +295,7 @@ def test_a_passing_fault_is_retried(fault: Reply, tmp_path: Path, serve: Serve, 
     ids=["500", "cut", "slow", "html", "no completion"],
 )
 def test_a_lasting_fault_leaves_the_row_for_the_next_run(
-    fault: Reply, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    fault: Reply, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "bad row", "hello")
     is_down = True
@@ -350,7 +343,7 @@ WAYS_TO_ANSWER = {
 
 @pytest.mark.parametrize("way", WAYS_TO_ANSWER)
 def test_an_answer_is_read_in_every_way_that_servers_write_it(
-    way: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    way: str, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens")
     server = serve(lambda _: WAYS_TO_ANSWER[way])
@@ -364,7 +357,7 @@ TWICE = f"{SOUND}\n{SOUND}"
 
 @pytest.mark.parametrize("text", [TWICE, f"```\n{SOUND}\n```\nor\n```\n{SOUND}\n```", f"[{SOUND}]", json.dumps(SOUND)])
 def test_what_could_be_read_in_two_ways_is_asked_again_and_set_aside(
-    text: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    text: str, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "hello")
     server = serve(lambda request: Reply(text) if "Siemens" in request.exchange else Reply())
@@ -413,7 +406,7 @@ UNPAID |= {"a deep error", "a deep message", "a deep answer", "too deep to be re
 
 @pytest.mark.parametrize("case", NO_ANSWERS)
 def test_what_is_no_answer_leaves_the_row_is_paid_for_and_asked_again(
-    case: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    case: str, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     reply, reason = NO_ANSWERS[case]
     write_input(tmp_path, "I work at Siemens", "hello")
@@ -463,7 +456,7 @@ WITHOUT_SCHEMA = {"no schema either", "a schema alone", "no temperature and no s
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("case", LIMITED)
 def test_a_request_is_put_as_the_server_takes_it(
-    case: str, status: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    case: str, status: int, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "hello")
     server = serve(
@@ -479,14 +472,14 @@ def test_a_request_is_put_as_the_server_takes_it(
 
 
 def test_a_server_that_takes_no_limit_at_all_is_told_with_the_fields_name(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens")
     done = label(serve(lambda _: Reply(status=422, message="max_tokens: extra_forbidden")))
     assert done.code == 1 and "not one of 1 requests was taken" in done.err and "max_tokens" in done.err
 
 
-def test_another_servers_answers_are_not_this_ones(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_another_servers_answers_are_not_this_ones(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     servers = [serve(sound), serve(sound)]
     for _ in range(2):
@@ -498,7 +491,7 @@ def test_another_servers_answers_are_not_this_ones(tmp_path: Path, serve: Serve,
     assert not Endpoint(f"{OPENAI_URL}/").identity, "the keys of ledgers that are there stay"
 
 
-def test_a_server_that_is_down_ends_the_run_early(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_a_server_that_is_down_ends_the_run_early(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, *(f"turn {n}" for n in range(100)))
     server = serve(lambda _: Reply(status=503))
     done = label(server, "--max-retries", "0", "--concurrency", "4")
@@ -522,7 +515,7 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)
 def test_an_answer_unfit_to_be_gold_is_quarantined_raw_after_one_told_retry(
-    name: str, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    name: str, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     reply, reason, calls = BAD_ANSWERS[name]
     source = write_input(tmp_path, "I work at Siemens", "bad row")
@@ -537,7 +530,7 @@ def test_an_answer_unfit_to_be_gold_is_quarantined_raw_after_one_told_retry(
         assert reason in asked[1].body["messages"][-1]["content"]
 
 
-def test_a_retry_that_mends_the_answer_counts(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_a_retry_that_mends_the_answer_counts(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     server = serve(lambda request: Reply(INVENTED) if len(request.body["messages"]) == 2 else Reply())
     assert label(server, "--task", "extract").counts == (1, 0, 0)
@@ -555,7 +548,7 @@ NO_SCHEMAS = {
 @pytest.mark.parametrize("status", NO_SCHEMAS)
 @pytest.mark.parametrize(("accepted", "calls"), [("json_object", 4), ("text", 5)])
 def test_a_server_without_schemas_is_asked_for_less_and_it_is_said_once(
-    status: int, accepted: str, calls: int, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    status: int, accepted: str, calls: int, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "hello", "bye")
     refused = Reply(status=status, message=NO_SCHEMAS[status])
@@ -567,7 +560,7 @@ def test_a_server_without_schemas_is_asked_for_less_and_it_is_said_once(
 
 
 def test_a_request_that_the_server_refuses_is_quarantined_but_not_a_whole_run(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     write_input(tmp_path, "I work at Siemens", "bad row")
     refused = Reply(status=400, message="context length exceeded")
@@ -577,16 +570,14 @@ def test_a_request_that_the_server_refuses_is_quarantined_but_not_a_whole_run(
     assert "context length exceeded" in (tmp_path / "out.quarantine.jsonl").read_text()
 
 
-def test_a_key_that_the_server_echoes_is_written_nowhere(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_a_key_that_the_server_echoes_is_written_nowhere(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     assert label(serve(lambda request: Reply(f"your key is {request.key}"))).counts == (0, 1, 0)
     assert "[key]" in (tmp_path / "out.quarantine.jsonl").read_text()
 
 
 def test_a_missing_key_is_told_before_anything_is_sent(
-    tmp_path: Path, label: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, label: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     write_input(tmp_path, "hello")
@@ -595,7 +586,7 @@ def test_a_missing_key_is_told_before_anything_is_sent(
 
 
 def test_a_server_on_this_machine_needs_no_key(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve: Serve, label: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(sound)
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -609,7 +600,7 @@ def test_a_server_on_this_machine_needs_no_key(
 
 @pytest.mark.parametrize("sent_signal", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 def test_a_cut_run_resumes_to_the_same_bytes_and_pays_at_most_the_calls_in_flight_twice(
-    sent_signal: signal.Signals, tmp_path: Path, serve: Serve, label: Callable[..., Done]
+    sent_signal: signal.Signals, tmp_path: Path, serve: Serve, label: Run
 ) -> None:
     source = write_input(tmp_path, *(f"I work at Company{n}" for n in range(20)))
     answers = threading.Semaphore(16)
@@ -640,7 +631,7 @@ def test_a_cut_run_resumes_to_the_same_bytes_and_pays_at_most_the_calls_in_fligh
     assert len(times) == 40 and max(times.values()) <= 2 and times.total() <= 40 + 4
 
 
-def test_a_second_run_on_the_same_ledger_is_refused(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_a_second_run_on_the_same_ledger_is_refused(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "hello")
     server = serve(sound)
     with open_ledger(tmp_path / "in.ledger.jsonl"):
@@ -657,7 +648,7 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     assert notes.read_bytes() == before
 
 
-def test_no_file_of_a_run_may_overwrite_another(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_no_file_of_a_run_may_overwrite_another(tmp_path: Path, serve: Serve, label: Run) -> None:
     source = write_input(tmp_path, "hello")
     before = source.read_bytes()
     done = label(serve(sound), "--quarantine", str(tmp_path / "x"), "--ledger", str(tmp_path / "x"), out="in.jsonl")
@@ -667,7 +658,7 @@ def test_no_file_of_a_run_may_overwrite_another(tmp_path: Path, serve: Serve, la
 # ---- money
 
 
-def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path, serve: Serve, label: Callable[..., Done]) -> None:
+def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens", "hello", "{")
     server = serve(sound)
     done = label(server, "--task", "both", "--dry-run")
@@ -677,9 +668,7 @@ def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path, serve: Serve, label:
     assert 3 * len(INSTRUCTIONS[Task.GRADE]) / 4 < prompt_tokens < 3 * (len(INSTRUCTIONS[Task.GRADE]) / 4 + 400)
 
 
-def test_the_budget_stops_before_the_call_that_would_pass_it(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_the_budget_stops_before_the_call_that_would_pass_it(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, *(f"turn {n}" for n in range(20)))
     server = serve(sound)  # every call costs 1000 * 2.50 + 50 * 10.00 USD per million: $0.003
     done = label(server, "--budget-usd", "0.02")
@@ -690,7 +679,7 @@ def test_the_budget_stops_before_the_call_that_would_pass_it(
     assert label(server, "--budget-usd", "1").counts == (20, 0, 0) and len(server.received) == 20
 
 
-def test_a_model_without_a_known_price_asks_for_one(tmp_path: Path, label: Callable[..., Done]) -> None:
+def test_a_model_without_a_known_price_asks_for_one(tmp_path: Path, label: Run) -> None:
     write_input(tmp_path, "hello")
     assert "give --price" in label(None, "--model", "new-model", "--dry-run").err
     assert "about $" in label(None, "--model", "new-model", "--dry-run", "--price", "1,2").out
@@ -707,9 +696,7 @@ def test_prices() -> None:
 # ---- votes
 
 
-def test_votes_are_asked_warmer_and_their_agreement_is_the_confidence(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_votes_are_asked_warmer_and_their_agreement_is_the_confidence(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "I work at Siemens")
     other = Reply('{"reasoning":"?","label":"STORE","confidence":1}')
     server = serve(lambda request: other if request.count == 2 else Reply())
@@ -719,9 +706,7 @@ def test_votes_are_asked_warmer_and_their_agreement_is_the_confidence(
     assert (row["label"], row["confidence"], row["reasoning"]) == ("IMPORTANT", 0.6667, "About Siemens.")
 
 
-def test_a_row_is_quarantined_unless_most_votes_are_sound(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_a_row_is_quarantined_unless_most_votes_are_sound(tmp_path: Path, serve: Serve, label: Run) -> None:
     write_input(tmp_path, "one", "two")
     bad = {"one": 1, "two": 2}
 
@@ -773,9 +758,7 @@ def test_votes_that_agree_on_nothing_give_no_gold_unless_most_are_empty() -> Non
 # ---- audit
 
 
-def test_an_audit_reports_agreement_and_leaves_the_gold_alone(
-    tmp_path: Path, serve: Serve, label: Callable[..., Done]
-) -> None:
+def test_an_audit_reports_agreement_and_leaves_the_gold_alone(tmp_path: Path, serve: Serve, label: Run) -> None:
     gold = json.loads(sound_answer(Task.EXTRACT, "I work at Bosch"))
     gold["entities"][0].pop("attributes")
     source = write_lines(

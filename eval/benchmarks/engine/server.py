@@ -74,10 +74,10 @@ class LlamaServer:
         }
         if task is Task.EXTRACT:
             request["grammar"] = extraction_grammar()
-        answer = self._post("/completion", request)
+        answer = self.post("/completion", request)
         return answer["content"], answer["tokens_predicted"]
 
-    def _post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         # A connection for each: the server closes those that are idle while the others have their turn.
         url = f"http://127.0.0.1:{self.port}{path}"
         response = httpx.post(url, json=request, timeout=_ANSWER_S, trust_env=False)
