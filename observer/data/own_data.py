@@ -73,10 +73,14 @@ def make_own_data(sources: Sequence[Path], settings: DataConfig, seed: int) -> O
     split = split_rows([placed.row for placed in imported.rows], settings.split, settings.val_fraction, seed)
     names = ", ".join(map(str, sources))
     empty = [part for part, rows in (("train", split.train), ("val", split.val)) if not rows]
+    n_rows = len(imported.rows)
+    if n_rows < 2:
+        found = "one row" if n_rows else "no row"
+        raise ObserverError(f"{names}: {found}, which cannot be split into train and val; give two rows or more")
     if empty:
         raise ObserverError(
-            f"{names}: splitting {len(imported.rows):,} rows by {settings.split} leaves {' and '.join(empty)} empty; "
-            "take another data.split or data.val_fraction, or more rows"
+            f"{names}: splitting {n_rows:,} rows by {settings.split} leaves {' and '.join(empty)} empty; "
+            "take data.split=random, another data.val_fraction, or more rows"
         )
     places = {row_key(placed.row): placed.place for placed in imported.rows}
     train, val = (render(rows, places) for rows in (split.train, split.val))

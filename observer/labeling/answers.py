@@ -16,6 +16,11 @@ from observer.schema import USER, Extraction, describe_fault
 from observer.turns.inputs import load_json
 from observer.turns.pronouns import is_nobodys_name, is_user
 
+_THOUGHT = re.compile(
+    r"</(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>",
+    re.IGNORECASE,
+)
+"""Where the thinking of Qwen, DeepSeek, Seed, Magistral, Kimi and gpt-oss ends."""
 _MARKERS = re.compile(r"^(?:USER|ASSISTANT): ", re.MULTILINE)
 
 
@@ -91,7 +96,7 @@ def _load_answer(text: str) -> Any:
     """
     with contextlib.suppress(ValueError):
         return load_json(text)
-    text = text.rpartition("</think>")[2]
+    text = _THOUGHT.split(text)[-1]
     start, end = text.find("{"), text.rfind("}") + 1
     return load_json(text[start:end] if 0 <= start < end else text)
 

@@ -17,7 +17,7 @@ from observer.files import disk_errors_explained, parse_json
 from observer.journal import append, open_journal, read_lines
 
 _START = b'{"key": '
-_CUT_OFF = frozenset({"length", "max_tokens", "model_length"})
+_CUT_OFF = frozenset({"length", "max_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset({"content_filter", "safety", "sensitive", "prohibited_content", "blocklist", "refusal"})
 _FAILED = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
 """Ends of answers in the words of OpenAI, Mistral, Gemini, Anthropic, GLM, DeepSeek, OpenRouter and SGLang."""

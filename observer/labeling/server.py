@@ -150,7 +150,7 @@ class Server:
         choices = getattr(completion, "choices", None)
         choice: Any = choices[0] if isinstance(choices, list) and choices else None
         message, fault = getattr(choice, "message", None), _inner_fault(choice) or _inner_fault(completion)
-        if message is None:
+        if message is None or isinstance(message, str):
             told = _words_of(_field(completion, "message") or _field(completion, "detail"))
             why = fault or told or "the reply is no chat completion; is --base-url right? It usually ends in /v1"
             raise NotAnswered(f"{self.endpoint.host}: {self._scrub(why)}")
@@ -159,9 +159,9 @@ class Server:
         prompt_tokens = _count(getattr(usage, "prompt_tokens", None), estimated_prompt)
         completion_tokens = _count(getattr(usage, "completion_tokens", None), estimated_completion)
         answer = Answer(
-            text=self._scrub(_text_of(message.content)),
-            finish_reason=str(choice.finish_reason or ("error" if fault else "stop")),
-            refusal=self._scrub(str(getattr(message, "refusal", None) or "")),
+            text=self._scrub(_text_of(_field(message, "content"))),
+            finish_reason=str(_field(choice, "finish_reason") or ("error" if fault else "stop")),
+            refusal=self._scrub(str(_field(message, "refusal") or "")),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost_usd=self.price.cost_usd(prompt_tokens, completion_tokens) if self.price else 0.0,
@@ -263,7 +263,7 @@ def _text_of(content: Any) -> str:
 def _why_none(message: Any, answer: Answer) -> str:
     if answer.text.strip():
         return f"the answer ends in {answer.finish_reason!r}"
-    if message.content and not isinstance(message.content, str):
+    if _field(message, "content") and not answer.text:
         return "the answer has parts that are no text"
     others = [name for name in ("reasoning_content", "reasoning", "tool_calls") if _field(message, name)]
     advice = f", its {others[0]} is not; switch thinking and tools off there" if others else ""

@@ -153,6 +153,9 @@ class _Comparison:
     def _future(self, fact: Fact) -> None:
         current = self._current(fact.key, Temporal.ONGOING) or self._current(fact.key, Temporal.FUTURE)
         later = [old for old in self._of(fact.key) if old.ended_at and old.ended_at > self._seen_at]
+        if current and current.temporal is Temporal.FUTURE and fact.valid_at and current.last_seen < self._seen_at:
+            put_off = {name: getattr(fact, name) for name in ("valid_at", "invalid_at", "when")}
+            current = current.model_copy(update=put_off)
         if current or later:
             return self._see_again(current or min(later, key=_end_of), fact)
         self._add_in_place_of_rivals(fact)

@@ -24,7 +24,10 @@ LEFT_OUT = frozenset(
     "system developer tool tools tool_call tool_calls tool_response tool_result function function_call"
     " function_response function_call_output reasoning observation ipython environment".split()
 )
-_SPEAKER_KEYS, _SAID_KEYS = ("role", "from", "speaker", "sender", "author"), ("content", "value", "text", "parts")
+_SPEAKER_KEYS = ("role", "from", "speaker", "sender", "author")
+_SAID_KEYS = ("content", "value", "text", "parts", "message", "utterance", "blocks", "refusal")
+_INNER_KEYS = ("data", "kwargs", "message")
+"""Where LangChain's dumps and others keep the message itself."""
 TIME_KEYS = (
     "at", "timestamp", "created_at", "createdAt", "create_time", "created", "time", "datetime", "date", "ts", "sent_at",
 )  # fmt: skip
@@ -33,10 +36,12 @@ _PART_KEYS = ("text", "refusal", "content", "value", "parts")
 _TEXT_PARTS = frozenset(
     {None, "text", "input_text", "output_text", "refusal", "multimodal_text", "audio_transcription"}
 )
-_OF_TOOLS = ("tool_use", "tool_call", "tool_result", "function_call")
-_OTHER_PARTS = frozenset(_OF_TOOLS) | frozenset(
-    "image image_url input_image audio input_audio audio_url video video_url file input_file thinking redacted_thinking"
-    " reasoning thoughts reasoning_recap code execution_output".split()
+_OF_TOOLS = re.compile(r"tool|function|_call(_output)?$", re.IGNORECASE)
+"""Types of parts, of some providers keys of parts, that call a tool or bring what it answered."""
+_OTHER_PARTS = frozenset(
+    "image image_url input_image audio input_audio audio_url video video_url file input_file document thinking"
+    " redacted_thinking reasoning thoughts reasoning_recap code execution_output citable_code_output search_result"
+    " sonic_webpage tether_quote tether_browsing_display system_error".split()
 )
 
 
@@ -73,7 +78,7 @@ def exchanges(said: Sequence[Said], every_turn: bool) -> Iterator[Exchange]:
         earlier += [one.turn for one in said[position:start] if one.turn.content.strip()]
         position = start
         if every_turn or number == len(starts):
-            reply = "\n".join(one.turn.content for one in said[start + 1 : end])
+            reply = "\n".join(one.turn.content for one in said[start + 1 : end] if one.turn.content.strip())
             yield Exchange(number, said[start].turn.content, reply, list(earlier), said[start].at)
 
 
@@ -96,7 +101,7 @@ def said_in(messages: Any, key: str = "messages", time_key: str = "") -> list[Sa
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Unusable(f"{key}: a list of objects is expected, found {str(messages)[:60]!r}")
     said = []
-    for number, message in enumerate(messages):
+    for number, message in enumerate(map(_unwrapped, messages)):
         role = _role(message, f"{key}.{number}")
         content = role and _content(message, f"{key}.{number}")
         if role and content is not None:  # an assistant that only calls a tool says nothing
@@ -138,7 +143,7 @@ def _text_of_part(part: str | dict[str, Any], place: str) -> str | None:
     """The text of one part, None of an image or a call; text that we do not know how to read is no text to drop."""
     if isinstance(part, str):
         return part
-    kind = next((str(part[key]) for key in ("type", "content_type") if part.get(key) is not None), None)
+    kind = _kind(part)
     text = next((part[key] for key in _PART_KEYS if part.get(key) is not None), None)
     if isinstance(text, dict):
         text = text.get("value", text.get("text"))
@@ -146,16 +151,26 @@ def _text_of_part(part: str | dict[str, Any], place: str) -> str | None:
         text = text_of(text, place)
     if kind in _TEXT_PARTS and isinstance(text, str):
         return text
-    if text is None or kind in _OTHER_PARTS:
+    if text is None or kind in _OTHER_PARTS or _is_of_tools(part):
         return None
     raise Unusable(f'{place}: found a part of type {kind!r}; text is read from {{"type": "text", "text": "…"}}')
+
+
+def _kind(part: Mapping[str, Any]) -> str | None:
+    return next((str(part[key]) for key in ("type", "content_type") if part.get(key) is not None), None)
+
+
+def _unwrapped(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message within the message, where the outer one says nothing."""
+    inner = next((message[key] for key in _INNER_KEYS if isinstance(message.get(key), dict)), {})
+    return {**message, **inner} if message.keys().isdisjoint(_SAID_KEYS[:4]) else message
 
 
 def _role(message: Mapping[str, Any], place: str) -> Literal["user", "assistant"] | None:
     """None for what is left out."""
     key = next((key for key in (*_SPEAKER_KEYS, "type") if message.get(key) is not None), "role")
-    name = message.get(key)
-    name = name.get("role") if isinstance(name, dict) else name
+    given = message.get(key)
+    name = given.get("role") if isinstance(given, dict) else given
     role = name.strip().casefold() if isinstance(name, str) else None
     if role in USERS:
         return "user"
@@ -163,20 +178,27 @@ def _role(message: Mapping[str, Any], place: str) -> Literal["user", "assistant"
         return "assistant"
     if role not in LEFT_OUT:
         allowed = ", ".join(sorted(USERS | ASSISTANTS | {"system", "tool"}))
-        raise Unusable(f"{place}.{key}: unknown value {name!r:.60}; allowed: {allowed}")
+        raise Unusable(f"{place}.{key}: unknown value {given!r:.60}; allowed: {allowed}")
     return None
 
 
 def _content(message: Mapping[str, Any], place: str) -> str | None:
-    key = next((key for key in _SAID_KEYS if message.get(key) is not None), "content")
-    content = message.get(key)
-    return None if _is_of_tools(content) else text_of(content, f"{place}.{key}")
-
-
-def _is_of_tools(content: Any) -> bool:
-    """Whether it only calls tools, or brings what they answered, which comes in the user's name from some."""
+    key = next((key for key in _SAID_KEYS if message.get(key) is not None), "")
+    if not key:
+        if message.keys().isdisjoint(_SAID_KEYS) and not any(map(_OF_TOOLS.search, message)):
+            raise Unusable(f"{place}: no text found, of the fields {', '.join(message)[:80]}; content is expected")
+        return None
+    content = message[key]
     parts = content if isinstance(content, list) else [content]
-    return bool(parts) and all(isinstance(part, dict) and part.get("type") in _OF_TOOLS for part in parts)
+    return None if parts and all(map(_is_of_tools, parts)) else text_of(content, f"{place}.{key}")
+
+
+def _is_of_tools(part: Any) -> bool:
+    """Whether it calls a tool, or brings what one answered, which comes in the user's name from some."""
+    if not isinstance(part, dict):
+        return False
+    kind = _kind(part)
+    return any(map(_OF_TOOLS.search, part if kind is None else [kind]))
 
 
 def _time(message: Mapping[str, Any], time_key: str) -> datetime | None:

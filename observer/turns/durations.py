@@ -11,9 +11,10 @@ from fractions import Fraction
 import regex
 
 _UNITS = {
-    "decade": ("months", 120), "year": ("months", 12), "yr": ("months", 12), "month": ("months", 1),
-    "fortnight": ("days", 14), "week": ("days", 7), "wk": ("days", 7), "day": ("days", 1),
-    "hour": ("seconds", 3600), "hr": ("seconds", 3600), "minute": ("seconds", 60), "min": ("seconds", 60),
+    "decade": ("months", 120), "year": ("months", 12), "yr": ("months", 12), "y": ("months", 12),
+    "month": ("months", 1), "mo": ("months", 1), "fortnight": ("days", 14), "week": ("days", 7), "wk": ("days", 7),
+    "w": ("days", 7), "day": ("days", 1), "d": ("days", 1), "hour": ("seconds", 3600), "hr": ("seconds", 3600),
+    "h": ("seconds", 3600), "minute": ("seconds", 60), "min": ("seconds", 60),
 }  # fmt: skip
 """A unit of time -> what it is counted in, and how many of those it has."""
 _ONES = (
@@ -25,8 +26,8 @@ for _ten, _tens in enumerate("twenty thirty forty fifty sixty seventy eighty nin
     _NUMBERS |= {_tens: Fraction(10 * _ten)}
     _NUMBERS |= {f"{_tens}{dash}{one}": Fraction(10 * _ten + n) for n, one in enumerate(_ONES[:9], 1) for dash in "- "}
 _PART = (
-    r"(?P<amount>half an?|\d{1,4}(?:[.,]\d{1,3})?|\b(?!and\b)[a-z]+(?:[- ][a-z]+)?)(?P<more> and a half)?"
-    rf" ?(?P<unit>{'|'.join(_UNITS)})s?(?P<half> and a half)?"
+    r"(?P<amount>half an?|\d{1,4}(?:[.,]\d{1,2})?|\b(?!and\b)[a-z]+(?:[- ][a-z]+)?)(?P<more> and a half)?"
+    rf"(?: |(?<=\d))(?P<unit>{'|'.join(_UNITS)})s?(?P<half> and a half)?"
 )
 _WHOLE, _EACH = regex.compile(rf"{_PART}(?: (?:and )?{_PART})*"), regex.compile(rf"{_PART}(?!\w)")
 

@@ -41,14 +41,14 @@ _WORDS = {
     "which": rf"(?: last | past | next | coming | this(?:\ past|\ coming)? ) (?=\ (?:{_MONTH}|{_WEEKDAY})\b)",
     "month": rf"{_MONTH}\.?",
     "weekday": rf"{_WEEKDAY}\.?",
-    "around": r"(?P<shift>last|this|next)\ (?P<unit>week|month|year)"
+    "around": r"(?<!the\ ) (?P<shift>last|this|next)\ (?P<unit>week|month|year)"
     r" | the\ (?P<unit>week|month|year)\ (?: (?P<shift>before)\ last | (?P<shift>after)\ next )",
     "day": r"(?:the\ )? day\ (?:before\ yesterday|after\ tomorrow) | yesterday | today | tomorrow | tonight"
     r" | last\ (?:night|evening) | this\ (?:morning|afternoon|evening)",
     "part_of_day": r"(?:in\ the\ )? (?:morning|afternoon|evening|night) | at\ \d{1,2}(?:\ o'clock)?",
     "within": r"in | during",
-    "filler": rf"on | of\ the\ month | of | the | month\ of | (?:way\ )?back | early | late(?=\ {_MONTH})"
-    r" | (?:earlier|later)(?=\ (?:today|this)) | (?:at\ )? (?:the\ )? (?:start|beginning)\ of",
+    "filler": r"on | of\ the\ month | of | the | month\ of | (?:way\ )?back | early"
+    r" | earlier(?=\ (?:today|this)) | later(?=\ today) | (?:at\ )? (?:the\ )? (?:start|beginning)\ of",
 }
 """Each word or phrase that may stand in a date; what comes first is preferred."""
 _DATE = regex.compile(
@@ -102,7 +102,7 @@ def _date(text: str, at: datetime, side: Side, near: datetime) -> datetime | Non
         return None
     words = {name: found[name][0] for name in found}
     day = _day(words, _parts(words, at), at, side, near)
-    return _at_clock(day, words["clock"], text) if "clock" in words else day
+    return _at_clock(day, words, text) if "clock" in words else day
 
 
 def _with_digits(text: str) -> str:
@@ -178,13 +178,16 @@ def _day(words: dict[str, str], told: dict[str, int], at: datetime, side: Side, 
     if "which" in words:
         _check_which(words["which"], told, weekday, at, side)
     if not told and weekday is None and "clock" in words:
-        return _nearest(near, side, lambda there: _is_on_side(_at_clock(there, words["clock"], ""), near, side))
+        if _is_either_half(words, ""):
+            raise _Unknown
+        return _nearest(near, side, lambda there: _is_on_side(_at_clock(there, words, ""), near, side))
     first = 1 if day is None else day
     if year is not None and (month is not None or day is None):
         found = datetime(year, 1 if month is None else month, first)
     elif month is not None:
-        found = _nearest(near, side, lambda there: (there.month, there.day) == (month, first))
-    elif "ordinal" in words and "within" not in words:
+        not_now = _midnight(at) if "which" in words else None
+        found = _nearest(near, side, lambda there: (there.month, there.day) == (month, first) and there != not_now)
+    elif year is None and "ordinal" in words and "within" not in words:
         found = _nearest(near, side, lambda there: there.day == day)
     elif is_day and not told:
         found = _nearest(near, side, lambda there: there.weekday() == weekday and there != _midnight(near))
@@ -198,10 +201,14 @@ def _day(words: dict[str, str], told: dict[str, int], at: datetime, side: Side, 
 
 
 def _check_which(which: str, told: dict[str, int], weekday: int | None, at: datetime, side: Side) -> None:
-    """`last` and `next` are of one side each. Raises _Unknown, also for the month or the weekday that it is now."""
+    """`last` and `next` are of one side each, and what is `this` is not of last year or week.
+
+    Raises _Unknown, also for the month or the weekday that it is now.
+    """
     is_other_side = side == "future" if which.endswith(("last", "past")) else side == "past" and which != "this"
-    is_now = told.get("month") == at.month if told else weekday == at.weekday() and which == "this"
-    if is_other_side or (is_now and which != "next") or "year" in told:
+    ahead = told.get("month", 0) - at.month if told else (weekday or 0) - at.weekday()
+    is_now = ahead == 0 and which != "next" and (bool(told) or which == "this")
+    if is_other_side or is_now or (side == "past" and which == "this" and ahead > 0) or "year" in told:
         raise _Unknown
 
 
@@ -218,11 +225,20 @@ def _is_on_side(moment: datetime, at: datetime, side: Side) -> bool:
     return moment <= at if side == "past" else moment >= at
 
 
-def _at_clock(day: datetime, clock: str, text: str) -> datetime:
-    """The day at `9am`, `21:30` or `noon`; `4:30` of an afternoon is 16:30.
+def _is_either_half(words: dict[str, str], text: str) -> bool:
+    """Whether the time may be of the morning or of the evening: `5:30`, not `05:30`, nor beside `2024-05-06`."""
+    is_short = regex.fullmatch(r"(?:at )?(?:[1-9]|1[01]):\d\d", words["clock"].strip())
+    return bool(is_short) and "year_first" not in words and not regex.search("morning|afternoon|evening|night", text)
 
-    Raises ValueError where there is no such time, _Unknown where it may be two.
+
+def _at_clock(day: datetime, words: dict[str, str], text: str) -> datetime:
+    """The day at `9am`, `21:30` or `noon`; `4:30` of an afternoon is 16:30, of an unknown half of the day left out.
+
+    Raises ValueError where there is no such time, _Unknown where its day may be two.
     """
+    clock = words["clock"].strip()
+    if _is_either_half(words, text):
+        return day
     if clock.endswith("noon"):
         return day.replace(hour=12)
     hour, minute, second, *_ = [*map(int, regex.findall(r"\d+", clock)), 0, 0]
@@ -230,10 +246,12 @@ def _at_clock(day: datetime, clock: str, text: str) -> datetime:
         if not 1 <= hour <= 12:
             raise _Unknown
         hour = hour % 12 + 12 * clock.endswith("pm")
-    elif (part := regex.search("afternoon|evening|night", text)) and hour <= 12:
-        if part[0] == "night" and not 5 < hour < 12:
+    elif regex.search("afternoon|evening|night", text) and hour <= 12:
+        if "night" in text and not 5 < hour < 12:
             raise _Unknown
         hour = hour % 12 + 12
+    if "night" in text and hour <= 5:
+        raise _Unknown  # of the night's own day, or of the next
     return datetime.combine(day, time(hour, minute, second))
 
 

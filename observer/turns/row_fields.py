@@ -56,14 +56,17 @@ def conversation_in(value: Any) -> tuple[Any, str] | None:
 
 
 def _branch(tree: dict[str, Any], end: Any) -> list[Any]:
-    """The messages of ChatGPT's export from the first to the last shown; questions that were asked anew are no part."""
+    """The messages of ChatGPT's export from the first to the last shown.
+
+    Questions that were asked anew are no part, nor is what goes to a tool, such as a note for ChatGPT's memory.
+    """
     nodes = {key: node for key, node in tree.items() if isinstance(node, dict)}
     messages: list[Any] = []
     key = end if isinstance(end, str) and end in nodes else next(reversed(nodes), None)
     while isinstance(key, str) and key in nodes and len(messages) < len(nodes):
         messages.append(nodes[key].get("message"))
         key = nodes[key].get("parent")
-    return messages[::-1]
+    return [one for one in messages[::-1] if not isinstance(one, dict) or one.get("recipient") in (None, "all")]
 
 
 def row_fields(value: Mapping[str, Any]) -> RowFields:

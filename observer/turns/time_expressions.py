@@ -41,11 +41,11 @@ _BEGINS = _compiled(
     r" )\ (?P<moment>.+?) (?:\ on(?:wards?)?)? | (?P<moment>.+?) (?: から | 以来 | 부터 | \ onwards? )"
 )
 _ENDS = _compiled(
-    r"(?: (?: until | till? | up\ (?:to|until) | through | thru | bis | hasta | até | fino(?:\ a)? | tot | (?:aż\ )?do"
+    r"(?: (?: until | till? | up\ (?:to|until) | bis | hasta | até | fino(?:\ a)? | tot | (?:aż\ )?do"
     r" | tills | indtil | до )\ | jusqu'(?:(?:à|en)\ )? )(?P<moment>.+) | (?P<moment>.+?) (?: まで | 까지 )"
 )
 _FROM_TO = {
-    "from|between": "to|and|until|till?|through|thru", "von|vom": "bis(?: zum)?", "desde|del?": "hasta|al?",
+    "from|between": "to|and|until|till?", "von|vom": "bis(?: zum)?", "desde|del?": "hasta|al?",
     "de|du|depuis": "à|au|jusqu'(?:à|en|au)", "dal?": "al?", "van": "tot", "od": "do", "с|від": "по|до",
 }  # fmt: skip
 _RANGES = [regex.compile(rf"(?:{begin}) (?P<begin>.+?) (?:{end}) (?P<end>.+)") for begin, end in _FROM_TO.items()]
@@ -71,8 +71,9 @@ def validity(when: str | None, temporal: Temporal, at: datetime | None) -> Valid
     `N years ago` and `in N weeks` are counted from the day of `at`; a year, a month or a week (`last year`, `in March`,
     `next week`) is its first day. A day is its midnight, in the zone of `at`; a time of day is kept. What is left open,
     such as the year of `March 3` or the month of `the 3rd`, is the nearest on the state's side of `at`. Nothing is
-    known without `at`; of quarters, seasons, feasts, decades, habits (`on Fridays`), `recently` and `soon`; of dates
-    that no calendar has (31 April) or that may be two (05/06/2024); nor of a moment on the wrong side of `at`.
+    known without `at`; of quarters, seasons, feasts, decades, ends (`late March`, `through May`), habits (`on
+    Fridays`), spans (`in the last year`), `recently` and `soon`; of dates that no calendar has (31 April) or that may
+    be two (05/06/2024); nor of a moment on the wrong side of `at`. What may be two times (`tomorrow at 5:30`) is a day.
     """
     if at is None or not when or len(when) > LONGEST:
         return UNKNOWN
@@ -120,6 +121,8 @@ def _moment(text: str, at: datetime, side: Side, near: datetime | None = None) -
     """What English says; else what the other languages that know the words say, if it is the same."""
     if moment := find_moment(text, at, side, near):
         return moment
+    if find_moment(text, at, "past" if side == "future" else "future"):
+        return None  # `2 y ago` is no 2 August
     found = {find_moment(english, at, side, near) for english in translations(text)} - {None}
     return found.pop() if len(found) == 1 else None
 

@@ -27,8 +27,8 @@ _EASTERN = regex.compile(
     r"(?:(?P<year>\d{4})[年년] ?)?(?:(?P<month>\d{1,2})[月월] ?)?(?:(?P<day>\d{1,2})(?(month)[日号號일]|[号號]))?"
 )
 _COUNTED = regex.compile(
-    r"(?:vor|in|hace|dentro de|il y a|dans|h[áa]|daqui a|fa|för|om|za|через|за) | (?:fa|temu|geleden|siden|sedan"
-    r"|atr[áa]s|назад|тому|önce|sonra)$|[前전後후]$"
+    r"(?:vor|in|e[nm](?= u[nm])|i(?= e[nt]t? )|hace|dentro de|il y a|dans|h[áa]|daqui a|fa|för|om|za|через|за)"
+    r" | (?:fa|temu|geleden|siden|sedan|atr[áa]s|назад|тому|önce|sonra)$|[前전後후]$"
 )
 """`vor einem Jahr` is counted from the day, `letztes Jahr` is a year of the calendar; dateparser says one for both."""
 _OF_THE_CALENDAR = {"2 week ago": "the week before last"} | {
@@ -38,6 +38,8 @@ _OF_THE_CALENDAR = {"2 week ago": "the week before last"} | {
 }
 _SHORT = regex.compile(r"\p{Latin}{1,3}\.?")
 """`ago` is August in Spanish, `do` Thursday in German: alone such a word says nothing, beside a number it does."""
+_HABIT = regex.compile(r"(?:les?|il|la|los|las) ")
+"""`le lundi` and `los lunes` are every Monday."""
 _WHOLE_MONTHS = frozenset({"mai", "maj", "mei"})
 _DAYS = {"1 day ago": "yesterday", "0 day ago": "today", "0 day": "today", "in 1 day": "tomorrow"}
 
@@ -57,6 +59,8 @@ def translations(text: str) -> tuple[str, ...]:
     said = tuple(dict.fromkeys(_as_said(english, text, is_day) for english in _translated([*spellings])))
     if _SHORT.fullmatch(word := _ARTICLE.sub("", plain)) and word not in _WHOLE_MONTHS:
         return tuple(english for english in said if english not in MONTHS and english[:3] not in WEEKDAYS)
+    if _HABIT.match(text):
+        return tuple(english for english in said if " " in english or english[:3] not in WEEKDAYS)
     if any(map(find_duration, said)):
         return tuple(english for english in said if not _is_misread(english, text))
     return said
@@ -73,6 +77,8 @@ def _as_said(english: str, text: str, is_day: bool) -> str:
     if not _COUNTED.search(text):
         said = _OF_THE_CALENDAR.get(said, said)
     said = regex.sub(r"\b(\d{4}) year$", r"\1", said)  # `2019 года`
+    if said != text:
+        said = regex.sub(r"\b\d{1,2}:\d\d\b(?!:| ?[ap]m)", r"\g<0>:00", said)  # 24 hours, unlike English `5:30`
     return regex.sub(r"^(\d{1,2})\b\.?(?!:)", r"the \1", said) if is_day else said
 
 

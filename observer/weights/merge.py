@@ -20,7 +20,9 @@ from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path
 from observer.weights.base import load_tokenizer
 from observer.weights.checkpoint import (
+    ModelShape,
     Tensor,
+    expected_shapes,
     faults_of_transformers,
     list_tensors,
     open_safetensors,
@@ -67,12 +69,12 @@ def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None 
     """Write the merged model with its tokenizer, chat template and generation config.
 
     `dtype` None keeps each tensor's stored precision. Raises ObserverError when the adapter is not plain
-    LoRA, has a module the base lacks, or changes nothing.
+    LoRA, has a module the base lacks or has in another shape, or changes nothing.
     """
     lora = read_lora(adapter)
-    tensors = {tensor.name: tensor for tensor in list_tensors(base, read_shape(base))}
-    raise_all([f"{adapter}: module {name} is not in {base}; take the base it was trained on"
-               for name in lora.modules if f"{name}.weight" not in tensors])  # fmt: skip
+    shape = read_shape(base)
+    tensors = {tensor.name: tensor for tensor in list_tensors(base, shape)}
+    raise_all(misfits(adapter, lora, base, shape))
     weights: dict[str, torch.Tensor] = {}
     changes: list[float] = []
     for name, tensor in tensors.items():
@@ -136,6 +138,18 @@ def delta(lora: Lora, module: str) -> torch.Tensor:
     """What the adapter adds to a weight, (out, in), float32."""
     a, b = lora.modules[module]
     return lora.scale * (b @ a)
+
+
+def misfits(adapter: Path, lora: Lora, base: Path, shape: ModelShape) -> list[str]:
+    """A fault for every module that the base, of this shape, lacks or has in another one."""
+    expected, faults = expected_shapes(shape), []
+    for module, (a, b) in lora.modules.items():
+        found, wanted = (b.shape[0], a.shape[1]), expected.get(f"{module}.weight")
+        if wanted is None or (module == "lm_head" and shape.is_tied):
+            faults.append(f"{adapter}: module {module} is not in {base}; take the base it was trained on")
+        elif found != wanted:
+            faults.append(f"{adapter}: {module} is {found}, {base} says {wanted}; take the base it was trained on")
+    return faults
 
 
 def check_changed(adapter: Path, changes: list[float]) -> None:

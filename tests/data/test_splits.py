@@ -224,10 +224,14 @@ def test_the_command_writes_split_files_and_says_how_many(tmp_path: Path, capsys
 
 
 def test_rows_that_leave_a_part_empty_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "one.jsonl"
-    write_jsonl(path, raw_rows(2)[1:])
-    assert observer_split(str(path), "--out", str(tmp_path / "out")) == 1
-    assert f"{path}: splitting 1 rows by family leaves val empty; take another" in capsys.readouterr().err
+    path = tmp_path / "few.jsonl"
+    for rows, fault in (
+        (raw_rows(2)[1:], "one row, which cannot be split into train and val; give two rows or more"),
+        (raw_rows(2)[1:] * 2, "splitting 2 rows by family leaves val empty; take data.split=random"),
+    ):
+        write_jsonl(path, rows)
+        assert observer_split(str(path), "--out", str(tmp_path / "out")) == 1
+        assert f"{path}: {fault}" in capsys.readouterr().err
 
 
 def run(*arguments: str) -> int:

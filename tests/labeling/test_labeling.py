@@ -325,6 +325,18 @@ WAYS_TO_ANSWER = {
     "thinking": Reply(f"<think>\nhm {{so}}\n</think>\n\n{SOUND}"),
     "thinking opened in the prompt": Reply(f"hm, the user says {{so}}\n</think>\n\n{SOUND}"),
     "empty thinking and a fence": Reply(f"<think>\n\n</think>\n\n```json\n{SOUND}\n```"),
+    **{
+        f"thinking in {begin}": Reply(f"{begin}hm {{so}}{end}\n{SOUND}")
+        for begin, end in (
+            ("<thinking>", "</thinking>"),
+            ("<THINK>", "</THINK>"),
+            ("<thought>", "</thought>"),
+            ("<seed:think>", "</seed:think>"),
+            ("[THINK]", "[/THINK]"),
+            ("◁think▷", "◁/think▷"),
+            ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        )
+    },
     "a fence": Reply(f"```\n{SOUND}\n```"),
     "a fence in capitals": Reply(f"```JSON\n{SOUND}\n```"),
     "words around a fence": Reply(f"Here is the JSON:\n\n```json\n{SOUND}\n```\nLet me know!"),
@@ -385,6 +397,7 @@ NO_ANSWERS = {
     "too deep to be read": (Reply(body="[" * 90_000 + "]" * 90_000), "nested too deeply"),
     "a deep answer": (Reply(body='{"choices": ' + "[" * 900 + "]" * 900 + "}"), "no chat completion"),
     "no choices": (Reply(body=json.dumps({"choices": []})), "no chat completion"),
+    "a message that is text": (Reply(body=json.dumps({"choices": [{"message": SOUND}]})), "no chat completion"),
     "null": (completion(None), "the answer is empty"),
     "blank": (completion(" \n"), "the answer is empty"),
     "no parts": (completion([]), "the answer is empty"),
@@ -401,7 +414,7 @@ NO_ANSWERS = {
 
 
 UNPAID = {"an error object", "a detail", "an error for the choices", "an error alone", "an error as text", "no choices"}
-UNPAID |= {"a deep error", "a deep message", "a deep answer", "too deep to be read"}
+UNPAID |= {"a deep error", "a deep message", "a deep answer", "too deep to be read", "a message that is text"}
 
 
 @pytest.mark.parametrize("case", NO_ANSWERS)

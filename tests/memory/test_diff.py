@@ -127,6 +127,10 @@ CASES = {
         ["User LIVES_IN Kyoto future 2027.."], ["User LIVES_IN Kyoto ongoing"],
         {"INVALIDATE LIVES_IN Kyoto came_true", "ADD LIVES_IN Kyoto new"},
     ),
+    "a plan that was put off, called off after its first time": (
+        ["User LIVES_IN Kyoto future 2025..", "User LIVES_IN Kyoto future 2027.."], ["User LIVES_IN Kyoto completed"],
+        {"INVALIDATE LIVES_IN Kyoto called_off"},
+    ),
     "a past never known": ([], ["User WORKS_AT Siemens completed"], {"ADD WORKS_AT Siemens new"}),
     "a past told twice": (
         ["User WORKS_AT Siemens completed"], ["User WORKS_AT Siemens completed"], {"NOOP WORKS_AT Siemens known"},

@@ -38,6 +38,9 @@ def turns(*messages: dict[str, Any]) -> list[tuple[str, str]]:
         {"content_type": "multimodal_text", "parts": [{"content_type": "image_asset_pointer", "width": 1}, SAID]},
         [{"content_type": "audio_transcription", "text": SAID, "direction": "in"}],
         [{"type": "text", "text": [SAID]}],
+        [{"type": "document", "text": "a page"}, {"type": "text", "text": SAID}],
+        [{"type": "mcp_tool_result", "content": [{"type": "text", "text": "7"}]}, {"type": "text", "text": SAID}],
+        [{"content_type": "sonic_webpage", "text": "a page"}, SAID],
     ],
 )
 def test_content_is_text_or_parts_of_any_kind(content: Any) -> None:
@@ -121,7 +124,54 @@ def test_what_tools_are_asked_and_answer_in_the_name_of_others_is_no_turn() -> N
     assert turns({"role": "user", "content": [{"type": "image"}]}) == [("user", "")]
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ({"toolUse": {"name": "weather"}}, {"toolResult": {"content": [{"text": "7"}]}}),
+        ({"functionCall": {"name": "weather"}}, {"functionResponse": {"response": {"text": "7"}}}),
+        ({"type": "server_tool_use"}, {"type": "web_search_tool_result", "content": [{"text": "7"}]}),
+        ({"type": "file_search_call"}, {"type": "function_call_output", "output": "7"}),
+        ({"type": "tool-weather", "state": "x"}, {"type": "tool-invocation", "text": "7"}),
+    ],
+)
+def test_calls_of_every_provider_are_no_turns(asked: dict[str, Any], answered: dict[str, Any]) -> None:
+    messages = [
+        {"role": "user", "content": SAID},
+        {"role": "assistant", "content": [asked]},
+        {"role": "user", "content": [answered]},
+        {"role": "assistant", "content": [asked, {"type": "text", "text": "7 degrees."}]},
+    ]
+    assert turns(*messages) == [("user", SAID), ("assistant", "7 degrees.")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "human", "data": {"content": SAID, "type": "human"}},
+        {"lc": 1, "type": "constructor", "kwargs": {"content": SAID, "type": "human"}},
+        {"type": "user", "message": {"role": "user", "content": SAID}},
+        {"role": "USER", "message": SAID},
+        {"role": "user", "blocks": [{"block_type": "text", "text": SAID}]},
+        {"speaker": "user", "utterance": SAID},
+    ],
+)
+def test_a_message_within_a_message_and_other_names_of_its_text_are_read(message: dict[str, Any]) -> None:
+    assert turns(message) == [("user", SAID)]
+
+
+def test_a_refusal_is_what_the_assistant_said() -> None:
+    assert turns({"role": "assistant", "content": None, "refusal": "I can't."}) == [("assistant", "I can't.")]
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_message_whose_text_is_not_found_is_told(role: str) -> None:
+    with pytest.raises(Unusable, match=r"messages.0: no text found, of the fields role, phrase; content is expected"):
+        turns_of_messages([{"role": role, "phrase": SAID}])
+
+
 def test_a_role_that_is_none_of_them_is_told() -> None:
+    with pytest.raises(Unusable, match=r"messages.0.author: unknown value {'id': 7}; allowed: "):
+        turns_of_messages([{"author": {"id": 7}, "content": "x"}])
     with pytest.raises(Unusable, match=r"messages.0.from: unknown value 'narrator'; allowed: ai, assistant"):
         turns_of_messages([{"from": "narrator", "value": "x"}])
 
@@ -183,6 +233,10 @@ def test_a_branch_of_chatgpts_export_is_read_up_to_its_end() -> None:
     for odd in ([], {}, 7):
         found = conversation_in({"mapping": tree | {"d": node(odd, "user", "hi")}, "current_node": odd})  # type: ignore
         assert found and [turn.content for turn in turns_of_messages(*found)] == ["hi"]
+    noted = node("d", "assistant", "User moved")
+    tree |= {"e": noted | {"message": noted["message"] | {"recipient": "bio"}}, "f": node("e", "assistant", "Nice!")}
+    found = conversation_in({"mapping": tree, "current_node": "f"})
+    assert found and [turn.content for turn in turns_of_messages(*found)] == ["hi", "hey", "I moved", "Nice!"]
     circle = {"a": node("b", "user", "hi"), "b": node("a", "assistant", "hello")}
     assert conversation_in({"mapping": circle, "current_node": "a"})
 

@@ -92,6 +92,15 @@ def day(text: str) -> datetime:
         ("for a year and two months", "2025-09-22"),
         ("two and a half years ago", "2024-05-22"),
         ("a fortnight ago", "2026-11-08"),
+        ("2y ago", "2024-11-22"),
+        ("3 w ago", "2026-11-01"),
+        ("18mo ago", "2025-05-22"),
+        ("yesterday at 5:30", "2026-11-21"),
+        ("on Friday at 10:30", "2026-11-20"),
+        ("yesterday at 09:30", "2026-11-21T09:30"),
+        ("yesterday at 12:30", "2026-11-21T12:30"),
+        ("this Saturday", "2026-11-21"),
+        ("last night at 11pm", "2026-11-21T23:00"),
         ("twenty-one days ago", "2026-11-01"),
         ("for the past three years", "2023-11-22"),
         ("the last five years", "2021-11-22"),
@@ -167,6 +176,11 @@ def test_what_is_completed_ended_then(when: str, begin: str | None, end: str) ->
         ("2 weeks from today", "2026-12-06", None),
         ("in two weeks' time", "2026-12-06", None),
         ("in a fortnight", "2026-12-06", None),
+        ("en un año", "2027-11-22", None),
+        ("em uma semana", "2026-11-29", None),
+        ("later today", "2026-11-22", None),
+        ("this December", "2026-12-01", None),
+        ("le 12 à 9h30", "2026-12-12T09:30", None),
         ("the day after tomorrow", "2026-11-24", None),
         ("the week after next", "2026-11-30", None),
         ("monday next week", "2026-11-23", None),
@@ -248,7 +262,8 @@ SPANS = (
     "Q3 2024|in Q3|third quarter of 2024|the 3rd quarter|H1 2024|week 12|KW 12|2024-W12|spring 2020|"
     "summer of 2020|last fall|winter 2020/21|the 90s|since the 1990s|2020s|the nineties|the early 2000s|"
     "mid 2020|mid-March|end of March|late 2020|the 20th century|this weekend|the week of March 3|"
-    "3-5 March|March 3-5|3 and 4 March|2019 or 2020|2019/20"
+    "3-5 March|March 3-5|3 and 4 March|2019 or 2020|2019/20|late March|in late May 2024|through May|thru 2020|"
+    "in the last year|in the next month|during the last week|the next year|in the last month of 2024"
 )
 FEASTS = (
     "christmas 2020|at christmas|since easter|new year 2020|on new year's day|thanksgiving|halloween|on my birthday"
@@ -259,7 +274,10 @@ OTHERS = (
     "after the 3rd|on 3|in 3|at 5|98|back in '98|in my 20s|since I was 12|a couple of years ago|"
     "years ago|for weeks|over a year ago|less than a year ago|in the last two years|for the next two weeks|"
     "for another 2 years|1.5 months ago|2 years old|at 25:00|at 13pm|since forever|the other day|"
-    "these days|one day|this time last year|the next day|between 2 and 3 years ago|from 2019 to 2015|3日"
+    "these days|one day|this time last year|the next day|between 2 and 3 years ago|from 2019 to 2015|3日|"
+    "the 3rd last year|on the 5th this year|the 3rd 2024|1,000 days ago|3,000 years ago|vor 1.000 Jahren|30m ago|"
+    "at 5:30|11:45|last night at 1am|at 2am last night|tonight at 3am|last night at 12am|later this year|"
+    "later this month|los lunes|le lundi|il lunedì|la domenica|i et år"
 )
 
 
@@ -282,11 +300,32 @@ def test_what_is_vague_no_moment_or_may_be_two_stays_unknown(when: str, temporal
 
 @pytest.mark.parametrize(
     ("when", "temporal"),
-    [("next week", ONGOING), ("tomorrow", COMPLETED), ("yesterday", FUTURE), ("last November", COMPLETED)],
+    [
+        ("next week", ONGOING),
+        ("tomorrow", COMPLETED),
+        ("yesterday", FUTURE),
+        ("last November", COMPLETED),
+        ("this December", COMPLETED),
+        ("this December", ONGOING),
+        ("2 y ago", FUTURE),
+    ],
 )
 def test_a_moment_on_the_wrong_side_of_the_turn_or_of_either_stays_unknown(when: str, temporal: Temporal) -> None:
     """Told in November, last November may be this one."""
     assert validity(when, temporal, AT) == UNKNOWN
+
+
+def test_this_thursday_told_on_a_wednesday_is_no_past() -> None:
+    wednesday = datetime(2026, 11, 25, 15, 30)
+    assert validity("this Thursday", COMPLETED, wednesday) == UNKNOWN
+    assert validity("this Tuesday", COMPLETED, wednesday) == Validity(invalid_at=day("2026-11-24"))
+
+
+@pytest.mark.parametrize(("when", "first"), [("next February", "2024-02-01"), ("next Feb 29", "2024-02-29")])
+def test_the_next_of_a_date_is_not_today(when: str, first: str) -> None:
+    found = validity(when, FUTURE, day(first)).valid_at
+    assert found
+    assert found > day(first)
 
 
 def test_without_the_turns_time_nothing_is_known() -> None:

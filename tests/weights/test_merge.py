@@ -103,6 +103,19 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_model: Path)
         merge_adapter(adapter, base, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_an_adapter_of_a_wider_base_is_refused_in_one_line_each(tmp_path: Path, tiny_model: Path, side: str) -> None:
+    from safetensors.torch import save_file
+
+    adapter = save_adapter(tiny_model, tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    for name in [name for name in weights if f"lora_{side}" in name]:
+        weights[name] = weights[name].repeat((1, 2) if side == "A" else (2, 1))
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(ObserverError, match=r"q_proj is \(\d+, \d+\), .* says \(\d+, \d+\); take the base it was"):
+        merge_adapter(adapter, tiny_model, tmp_path / "merged")
+
+
 NOT_PLAIN: dict[str, list[Any]] = {
     "peft_type": ["ADALORA", "LOHA", "IA3", "OFT"],
     "bias": ["all", "lora_only"],

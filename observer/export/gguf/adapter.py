@@ -18,8 +18,8 @@ from observer.engine.llama_context import LlamaContext
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path
-from observer.weights.checkpoint import ModelShape, expected_shapes, gguf_names, pair_rows, read_shape
-from observer.weights.merge import Lora, read_lora
+from observer.weights.checkpoint import ModelShape, gguf_names, pair_rows, read_shape
+from observer.weights.merge import Lora, misfits, read_lora
 
 _DTYPES = {"f32": np.float32, "f16": np.float16}
 
@@ -76,15 +76,9 @@ def _alpha(lora: Lora) -> float:
 
 
 def _check(adapter: Path, lora: Lora, base: Path, shape: ModelShape) -> None:
-    expected = expected_shapes(shape)
-    faults = []
+    faults = misfits(adapter, lora, base, shape)
     for module, (a, b) in lora.modules.items():
-        found, wanted = (b.shape[0], a.shape[1]), expected.get(f"{module}.weight")
-        if wanted is None or (module == "lm_head" and shape.is_tied):
-            faults.append(f"{adapter}: module {module} is not in {base}; take the base it was trained on")
-        elif found != wanted:
-            faults.append(f"{adapter}: {module} is {found}, {base} says {wanted}; take the base it was trained on")
-        elif not (a.isfinite().all() and b.isfinite().all()):
+        if not (a.isfinite().all() and b.isfinite().all()):
             faults.append(f"{adapter}: {module} is not finite; train again with a lower learning rate")
     if not faults and (lora.scale == 0 or not any(bool((b @ a).any()) for a, b in lora.modules.values())):
         faults.append(f"{adapter}: changes no weight of the base; train it for longer")
