@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 from observer.errors import ObserverError, raise_all
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 
 if TYPE_CHECKING:
     from observer.export.export import File
@@ -81,15 +80,15 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
         full=own if own.exists() else None,
     )
     check_disk(plan, "or name another folder with --work")
-    stages = Stages(Manifest(folder / "manifest.json"))
-    export(plan, stages)
+    manifest = Manifest(folder / "manifest.json")
+    export(plan, manifest)
     return [
         Candidate(
             file.name,
             plan.path(file) if file in plan.files else own,
             file.file_type,
             file.has_imatrix,
-            len(notes_of(stages, file).get("fallbacks", ())),
+            len(notes_of(manifest, file).get("fallbacks", ())),
         )
         for file in wanted
     ]

@@ -57,15 +57,14 @@ def run(args: argparse.Namespace) -> int:
     from observer.ollama.modelfile import modelfiles_beside, write_all
     from observer.runs.lock import held_folder
     from observer.runs.manifest import Manifest
-    from observer.runs.stages import Stages
 
     plan, report = plan_of(args), args.out / EXPORT_MD
     check_plan(plan)
     with held_folder(plan.out, "name another one with --out"):
         check_disk(plan, "ask for fewer types, or name another folder with --out")
-        stages = Stages(Manifest(plan.out / "export.json"))
-        export(plan, stages)
-        write_text(report, render_report(plan, stages, command_line(args)))
+        manifest = Manifest(plan.out / "export.json")
+        export(plan, manifest)
+        write_text(report, render_report(plan, manifest, command_line(args)))
         run_here = run_of(args.source)
         settings = run_here.config.export if run_here else ExportConfig()
         modelfiles = [modelfiles_beside(plan.path(file), settings, file.name) for file in plan.files]

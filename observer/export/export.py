@@ -28,7 +28,7 @@ from observer.export.quantize.imatrix_file import read_imatrix
 from observer.export.quantize.quantize import quantize, takes_imatrix
 from observer.export.source import Source
 from observer.files import check_writable, remove_leftovers, sha256_file
-from observer.runs.stages import Stages
+from observer.runs.manifest import Manifest
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types
 from observer.weights.merge import merge_adapter, read_lora
@@ -78,7 +78,7 @@ def files_of(types: tuple[str, ...], overrides: Mapping[str, str], *, has_imatri
     return tuple(File(name, name, has_imatrix and takes_imatrix(name, overrides)) for name in types)
 
 
-def export(plan: ExportPlan, stages: Stages) -> None:
+def export(plan: ExportPlan, manifest: Manifest) -> None:
     """Make and record every file that is not there yet, and say what is not as it should be.
 
     Raises ObserverError for what can be told before (types, source), and at the end naming every failed check.
@@ -95,28 +95,28 @@ def export(plan: ExportPlan, stages: Stages) -> None:
             if _is_quantized(file):
                 inputs |= {"imatrix": plan.imatrix if file.has_imatrix else None, "overrides": dict(plan.overrides)}
             try:
-                stages.run(f"gguf {file.name}", inputs, [plan.path(file)], lambda file=file: workshop.make(file))
+                manifest.run(f"gguf {file.name}", inputs, [plan.path(file)], lambda file=file: workshop.make(file))
             except ObserverError as error:
                 faults.append(str(error))
                 continue
             workshop.made[file.file_type] = plan.path(file)
-            _warn(plan.path(file), notes_of(stages, file))
+            _warn(plan.path(file), notes_of(manifest, file))
 
     with _Workshop(plan) as workshop:
         make(file for file in plan.files if not _is_quantized(file))  # the others are made of one of these
         if plan.imatrix and plan.calibration and any(file.has_imatrix for file in plan.files):
             inputs = source_inputs | plan.calibration.inputs
             try:
-                stages.run("imatrix", inputs, [plan.imatrix], workshop.measure_imatrix)
+                manifest.run("imatrix", inputs, [plan.imatrix], workshop.measure_imatrix)
             except ObserverError as error:
                 raise_all([*faults, str(error)])
         make(file for file in plan.files if _is_quantized(file))
     raise_all(faults)
 
 
-def notes_of(stages: Stages, file: File) -> dict[str, Any]:
+def notes_of(manifest: Manifest, file: File) -> dict[str, Any]:
     """What is on record of a file: size_bytes, tensor_types, fallbacks, has_imatrix, checks."""
-    return stages.manifest.notes(f"gguf {file.name}")
+    return manifest.notes(f"gguf {file.name}")
 
 
 def check_plan(plan: ExportPlan) -> None:

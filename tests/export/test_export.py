@@ -33,7 +33,6 @@ from observer.files import remove_leftovers, write_jsonl
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.runs.finished_run import Run, read_run
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 from tests.conftest import make_tiny_model
@@ -58,7 +57,7 @@ def plan_for(folder: Path, out: Path, *types: str, base: Path | None = None, kee
 
 
 def export_alone(plan: ExportPlan) -> None:
-    export(plan, Stages(Manifest(plan.out / "export.json")))
+    export(plan, Manifest(plan.out / "export.json"))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -224,7 +223,7 @@ def untrained_run(folder: Path, base: Path) -> Path:
 
 
 def by_training(root: Path, base: Path) -> Path:
-    export_stages(read_run(root), base, "cpu", Stages(Manifest(root / "manifest.json")))
+    export_stages(read_run(root), base, "cpu", Manifest(root / "manifest.json"))
     return root / "gguf"
 
 
