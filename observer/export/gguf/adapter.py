@@ -6,17 +6,13 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Literal
 
 import gguf
-import llama_cpp
 import numpy as np
 
-from observer.engine.llama_context import LlamaContext
-from observer.engine.llama_model import LlamaModel
-from observer.errors import ObserverError, raise_all
+from observer.errors import raise_all
 from observer.files import atomic_path
 from observer.weights.checkpoint import ModelShape, expected_shapes, gguf_names, pair_rows, read_shape
 from observer.weights.merge import Lora, read_lora
@@ -54,19 +50,6 @@ def write_adapter_gguf(
         finally:
             writer.close()
     return out
-
-
-def apply_adapter(model: LlamaModel, context: LlamaContext, path: Path) -> None:
-    """Let `context` answer with the adapter over its base; the model frees it.
-
-    Raises ObserverError when llama.cpp refuses it for this base.
-    """
-    adapter = llama_cpp.llama_adapter_lora_init(model.handle, str(path).encode())
-    if not adapter:
-        raise ObserverError(f"{path}: llama.cpp cannot put it over {model.path}; take the base it was trained on")
-    adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-    code = llama_cpp.llama_set_adapters_lora(context.handle, adapters, 1, (ctypes.c_float * 1)(1.0))
-    assert code == 0, f"llama_set_adapters_lora returned {code}"
 
 
 def _alpha(lora: Lora) -> float:
