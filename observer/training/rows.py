@@ -65,7 +65,7 @@ def load_splits(
         rows = tokenize_rows([row for _, row in placed], encode)
         if check_lengths:
             found += length_faults(rows, [place for place, _ in placed], config.data.max_length)
-        faults += sorted(found, key=_line_number)
+        faults += found
         splits.append(rows)
     raise_all(faults)
     return Splits(*splits)
@@ -139,9 +139,3 @@ def length_faults(rows: Sequence[TokenRow], places: Sequence[str], max_length: i
         for row, place in zip(rows, places, strict=True)
         if len(row) > max_length
     ]
-
-
-def _line_number(fault: str) -> tuple[str, int]:
-    path, _, rest = fault.partition(".jsonl:")
-    number = rest.partition(":")[0]
-    return path, int(number) if number.isdigit() else 0
