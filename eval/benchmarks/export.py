@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -203,11 +204,14 @@ def type_row(full: Path, out: Path, name: str, imatrix: Path) -> TypeRow:
     from observer.engine.engine import Engine
     from observer.export.quantize.quantize import quantize
     from observer.prompts import Task, render_exchange
+    from observer.weights.gguf_header import read_header
+    from observer.weights.gguf_types import wants_imatrix
 
-    report = quantize(full, out, name, imatrix=imatrix)
+    fallbacks = quantize(full, out, name, imatrix=imatrix)
+    types = dict(Counter(read_header(out).tensor_types.values()))
     with Engine(out) as engine:
         (answer,) = engine.generate(Task.GRADE, [render_exchange("My sister Ana moved to Oslo", "")], max_new_tokens=8)
-    return TypeRow(name, report.size_bytes, report.tensor_types, len(report.fallbacks), report.has_imatrix, answer.text)
+    return TypeRow(name, out.stat().st_size, types, len(fallbacks), wants_imatrix(name), answer.text)
 
 
 def sections(comparisons: Sequence[Comparison], rows: Sequence[TypeRow]) -> list[str]:

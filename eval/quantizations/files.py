@@ -43,9 +43,9 @@ def wanted_files(types: Sequence[str], mode: ImatrixMode, overrides: Mapping[str
     """
     from observer.export.export import File
     from observer.export.quantize.quantize import takes_imatrix
-    from observer.weights.gguf_types import NEED_IMATRIX, check_quantizations
+    from observer.weights.gguf_types import NEED_IMATRIX, quantization_faults
 
-    check_quantizations(types, has_imatrix=mode != "without")
+    raise_all(quantization_faults(types, has_imatrix=mode != "without"))
     wanted = [File(REFERENCE, REFERENCE)]
     for name in types:
         takes_matrix = mode != "without" and takes_imatrix(name, overrides or {})

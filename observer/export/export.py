@@ -30,8 +30,8 @@ from observer.export.source import Source
 from observer.files import check_writable, remove_leftovers, sha256_file
 from observer.runs.manifest import Manifest
 from observer.weights.checkpoint import list_tensors, read_shape
-from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types
-from observer.weights.merge import merge_adapter, read_lora
+from observer.weights.gguf_types import UNQUANTIZED, quantization_faults, tensor_type_faults
+from observer.weights.merge import merge_adapter, read_lora_header
 from observer.weights.tokenizer import check_tokenizer
 
 UNVERIFIED = ".unverified"
@@ -122,12 +122,12 @@ def notes_of(manifest: Manifest, file: File) -> dict[str, Any]:
 def check_plan(plan: ExportPlan) -> None:
     """Raise ObserverError for types and overrides that cannot be made, a source that is not whole, a bad imatrix."""
     has_imatrix = plan.imatrix is not None
-    check_quantizations([file.file_type for file in plan.files], has_imatrix=has_imatrix)
-    check_tensor_types(plan.overrides, has_imatrix=has_imatrix)
+    faults = quantization_faults([file.file_type for file in plan.files], has_imatrix=has_imatrix)
+    raise_all(faults + tensor_type_faults(plan.overrides, has_imatrix=has_imatrix))
     list_tensors(plan.source.shape_folder, read_shape(plan.source.shape_folder))
     check_tokenizer(plan.source.tokenizer_folder)
     if plan.source.adapter and not plan.source.model:
-        read_lora(plan.source.adapter)
+        read_lora_header(plan.source.adapter)
     if plan.imatrix and not plan.calibration:
         read_imatrix(plan.imatrix)
 
@@ -179,9 +179,7 @@ class _Workshop:
         fallbacks: tuple[str, ...] = ()
         if _is_quantized(file):
             imatrix = self.plan.imatrix if file.has_imatrix else None
-            fallbacks = quantize(
-                self.intermediate, path, kind, imatrix=imatrix, overrides=self.plan.overrides
-            ).fallbacks
+            fallbacks = quantize(self.intermediate, path, kind, imatrix=imatrix, overrides=self.plan.overrides)
         else:
             write_gguf(self.merged, path, kind, name=self.plan.source.name)
         header = verify_gguf(path, expected_file_type=kind)

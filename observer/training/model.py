@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
-from observer.errors import ObserverError, raise_all
+from observer.errors import ObserverError
 from observer.training.device import Runtime
-from observer.weights.checkpoint import read_json_object
-from observer.weights.merge import read_lora
+from observer.weights.merge import read_lora_header
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,22 +57,24 @@ def trainable_line(model: PeftModel) -> str:
     return f"trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
 
 
-def check_adapter(config: Config) -> None:
-    """Raise ObserverError unless `model.adapter` is empty, or plain LoRA of the run's own rank, scale and modules."""
+def adapter_faults(config: Config) -> list[str]:
+    """Why `model.adapter` is not plain LoRA of the run's own rank, scale and modules; empty where it is, or is none."""
     folder = config.model.adapter
     if folder is None:
-        return
-    lora = read_lora(folder)
-    saved = read_json_object(folder / "adapter_config.json")
+        return []
+    try:
+        saved, modules = read_lora_header(folder)
+    except ObserverError as error:
+        return [str(error)]
     found = {
         "r": saved["r"],
         "lora_alpha": saved["lora_alpha"],
         "use_rslora": bool(saved.get("use_rslora")),
-        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in lora.modules}),
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}),
     }
     wanted = {**lora_settings(config), "target_modules": sorted(config.lora.target_modules)}
-    raise_all([f"lora.{name}: {wanted[name]}, but the adapter {folder} has {value}; set it to that, or train a new one"
-               for name, value in found.items() if wanted[name] != value])  # fmt: skip
+    return [f"lora.{name}: {wanted[name]}, but the adapter {folder} has {value}; set it to that, or train a new one"
+            for name, value in found.items() if wanted[name] != value]  # fmt: skip
 
 
 def lora_settings(config: Config) -> dict[str, Any]:
