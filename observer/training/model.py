@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +17,11 @@ if TYPE_CHECKING:
 
 def load_base(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
     """The base model on its device, in the runtime's precision or in NF4."""
-    with _no_loading_bars():
-        load = _load_with_unsloth if runtime.backend == "unsloth" else _load_with_transformers
-        model = load(config, runtime, folder)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a line of our own is enough
+    load = _load_with_unsloth if runtime.backend == "unsloth" else _load_with_transformers
+    model = load(config, runtime, folder)
     model.config.use_cache = False
     if runtime.device == "cpu":
         _keep_4bit_weights_trainable(model)
@@ -174,16 +174,3 @@ def _keep_4bit_weights_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-@contextmanager
-def _no_loading_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
