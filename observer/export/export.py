@@ -8,7 +8,6 @@ once, and only when a file needs it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -102,7 +101,8 @@ def export(plan: ExportPlan, manifest: Manifest) -> None:
             workshop.made[file.file_type] = plan.path(file)
             _warn(plan.path(file), notes_of(manifest, file))
 
-    with _Workshop(plan) as workshop:
+    with tempfile.TemporaryDirectory(f".{os.getpid()}.tmp", ".export-", plan.out) as folder:
+        workshop = _Workshop(plan, Path(folder))
         make(file for file in plan.files if not _is_quantized(file))  # the others are made of one of these
         if plan.imatrix and plan.calibration and any(file.has_imatrix for file in plan.files):
             inputs = source_inputs | plan.calibration.inputs
@@ -158,19 +158,12 @@ def check_disk(plan: ExportPlan, remedy: str) -> None:
 
 
 class _Workshop:
-    """Makes single files; holds what they share until the export is over."""
+    """Makes single files and holds what they share; what goes with the export is in `folder`."""
 
-    def __init__(self, plan: ExportPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: ExportPlan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
         self.made: dict[str, Path] = {"f16": plan.full} if plan.full else {}
         """Verified files by their type."""
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> _Workshop:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def make(self, file: File) -> dict[str, Any]:
         """Write one file, verify it, and give it its name; return what is recorded of it."""
@@ -205,7 +198,7 @@ class _Workshop:
         if source.model:
             return source.model
         assert source.adapter and source.base
-        merged = self.plan.merged if self.plan.keeps_merged else self._folder / "merged"
+        merged = self.plan.merged if self.plan.keeps_merged else self.folder / "merged"
         merge_adapter(source.adapter, source.base, merged)
         return merged
 
@@ -220,17 +213,11 @@ class _Workshop:
         for name in (wanted, *UNQUANTIZED):
             if name in self.made:
                 return self.made[name]
-        return write_gguf(self.merged, self._folder / f"{wanted}.gguf", wanted, name=self.plan.source.name)
+        return write_gguf(self.merged, self.folder / f"{wanted}.gguf", wanted, name=self.plan.source.name)
 
     @cached_property
     def _changed(self) -> Check:
         return check_changed(self.merged, self.plan.source.base)
-
-    @cached_property
-    def _folder(self) -> Path:
-        """For what is deleted at the end."""
-        folder = tempfile.TemporaryDirectory(f".{os.getpid()}.tmp", ".export-", self.plan.out)
-        return Path(self._stack.enter_context(folder))
 
 
 def _is_quantized(file: File) -> bool:
