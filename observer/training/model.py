@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from observer.config import Config
 from observer.errors import ObserverError
@@ -55,6 +55,15 @@ def trainable_line(model: PeftModel) -> str:
     """`trainable: 4,587,520 of 600,637,440 parameters (0.76 %)`."""
     trainable, total = model.get_nb_trainable_parameters()
     return f"trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
+
+
+def compile_blocks(model: PeftModel, backend: str = "inductor") -> None:
+    """Compile each block for any number of tokens; one compilation serves them all, at its first batch.
+
+    Attention is compiled with it where it is one call, and stays as it is where its calls differ with every batch.
+    """
+    for block in cast(Any, model.get_base_model()).model.layers:
+        block.compile(dynamic=True, backend=backend)
 
 
 def adapter_faults(config: Config) -> list[str]:

@@ -23,9 +23,8 @@ from observer.training.batching.loss import (
     mean_nll_by_task,
     sharing_obstacle,
 )
-from observer.training.compiling import compile_blocks
 from observer.training.device import choose_runtime, prepare_backend
-from observer.training.model import attach_lora, load_base
+from observer.training.model import attach_lora, compile_blocks, load_base
 from observer.training.rows import IGNORED, TokenRow
 from tests.support.tiny_runs import tiny_config
 
