@@ -6,6 +6,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -31,24 +32,23 @@ def write_adapter_gguf(
     lora, shape = read_lora(adapter), read_shape(base)
     _check(adapter, lora, base, shape)
     names = gguf_names(shape)
-    with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
-        try:
-            writer.add_type(gguf.GGUFType.ADAPTER)
-            writer.add_name(name)
-            writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-            writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
-            for module in sorted(lora.modules):
-                a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
-                if shape.architecture.pairs_rows_of(module):
-                    b = pair_rows(b, shape.key_length)
-                writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)
-                writer.add_tensor(f"{names[f'{module}.weight']}.lora_b", b)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    with (
+        atomic_path(out) as temporary,
+        contextlib.closing(gguf.GGUFWriter(temporary, shape.architecture.gguf_name)) as writer,
+    ):
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(name)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
+        for module in sorted(lora.modules):
+            a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
+            if shape.architecture.pairs_rows_of(module):
+                b = pair_rows(b, shape.key_length)
+            writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)
+            writer.add_tensor(f"{names[f'{module}.weight']}.lora_b", b)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
     return out
 
 

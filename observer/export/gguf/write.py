@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,11 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
     shape = read_shape(merged)
     entries = plan_tensors(list_tensors(merged, shape), shape, tensor_type)
     with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
-        try:
+        with contextlib.closing(gguf.GGUFWriter(temporary, shape.architecture.gguf_name)) as writer:
             announce_tensors(writer, entries)
             _add_metadata(writer, shape, name, llama_file_type)
             add_vocabulary(writer, merged, shape.vocab_size)
             write_head(writer)
-        finally:
-            writer.close()
         with temporary.open("ab") as file:
             _append(file, entries, out.name)
     return out
