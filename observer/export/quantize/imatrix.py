@@ -142,10 +142,10 @@ def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 def _pad(rows: list[Sequence[int]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded on the right, and where the tokens are."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    is_token = torch.tensor([[place < len(row) for place in range(length)] for row in rows], device=device)
+    ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
+    is_token = pad_sequence([torch.ones(len(row), dtype=torch.bool, device=device) for row in rows], batch_first=True)
     return ids, is_token
 
 
