@@ -29,7 +29,7 @@ from observer.paths import PROJECT_ROOT
 from observer.prompts import render_chatml
 from observer.runs.manifest import fingerprint
 from observer.training.batching.forest import FILLED_UP_TO, collate
-from observer.training.batching.loss import completion_nll, mean_nll_by_task, sum_nll_by_task
+from observer.training.batching.loss import completion_nll, sum_nll_by_task
 from observer.training.batching.order import RowSampler
 from observer.training.checkpoints import find_checkpoint, last_whole_checkpoint
 from observer.training.device import Runtime, choose_runtime, prepare_backend
@@ -104,9 +104,9 @@ def test_the_loss_is_the_mean_over_completion_tokens_of_full_logits(tmp_path: Pa
     assert len(nll) == n_tokens
     assert nll.mean().item() == pytest.approx(expected / n_tokens, rel=1e-5)
     for batch_size in (1, 4):
-        losses = mean_nll_by_task(model, rows, batch_size)
-        assert losses["all"] == pytest.approx(expected / n_tokens, rel=1e-5)
-        assert set(losses) == {"all", "grade", "extract"}
+        sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), rows, batch_size, model.device)
+        assert sums["all"] == (pytest.approx(expected, rel=1e-5), n_tokens)
+        assert set(sums) == {"all", "grade", "extract"}
 
 
 def test_the_loss_falls_and_the_files_tell_it(uncut: tuple[Config, list[dict[str, Any]]]) -> None:
