@@ -85,8 +85,8 @@ def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenR
     """Prompt and completion are tokenized apart, as by a server that sees the prompt alone."""
     if not rows:
         return []
-    prompts = encode([prompt_text(row) for row in rows])
-    completions = encode([completion_text(row) for row in rows])
+    prompts = encode([render_chatml(row["prompt"]) for row in rows])
+    completions = encode([row["completion"][0]["content"] + IM_END for row in rows])
     numbers: dict[str, int] = {}
     return [
         TokenRow(prompt + completion, len(prompt), row["task"], numbers.setdefault(exchange_of(row), len(numbers)))
@@ -122,14 +122,6 @@ def encode_by_length(texts: list[str]) -> list[list[int]]:
     """About as many ids as Qwen's tokenizer would give; they mean nothing, but texts that begin alike share some."""
     return [[ord(text[int(n * CHARACTERS_PER_TOKEN)]) for n in range(math.ceil(len(text) / CHARACTERS_PER_TOKEN))]
             for text in texts]  # fmt: skip
-
-
-def prompt_text(row: dict[str, Any]) -> str:
-    return render_chatml(row["prompt"])
-
-
-def completion_text(row: dict[str, Any]) -> str:
-    return row["completion"][0]["content"] + IM_END
 
 
 def length_faults(rows: Sequence[TokenRow], places: Sequence[str], max_length: int) -> list[str]:

@@ -58,7 +58,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter on disk: its scale, and (A, B) for every module, named as in the base."""
+    """An adapter on disk: its scale, and (A, B) for every module, named as in the base; it adds scale * B A to it."""
 
     scale: float
     modules: dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -82,7 +82,8 @@ def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None 
         weights[name] = stored.to(target)
         module = name.removesuffix(".weight")
         if module in lora.modules:
-            weights[name] = (stored.float() + delta(lora, module)).to(target)
+            a, b = lora.modules[module]
+            weights[name] = (stored.float() + lora.scale * (b @ a)).to(target)
             changes.append((weights[name].float() - stored.float()).abs().max().item())
     assert len(changes) == len(lora.modules)
     check_changed(adapter, changes)
@@ -143,12 +144,6 @@ def _positive(adapter: Path, config: dict[str, Any], name: str) -> float:
     if not isinstance(value, int | float) or not 0 < value < 1 << 20:
         raise ObserverError(f"{adapter}: {name} is {str(value)[:40]}, a positive number is expected; train again")
     return value
-
-
-def delta(lora: Lora, module: str) -> torch.Tensor:
-    """What the adapter adds to a weight, (out, in), float32."""
-    a, b = lora.modules[module]
-    return lora.scale * (b @ a)
 
 
 def check_changed(adapter: Path, changes: list[float]) -> None:
