@@ -77,19 +77,18 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
     """The stages of a run, or those up to `until`; each is skipped when it was done on the same inputs."""
     from observer.files import sha256_file, write_text
     from observer.runs.manifest import Manifest, fingerprint
-    from observer.runs.stages import Stages
     from observer.training.multiprocess.processes import leave_processes, tell
 
     config, base = prepared.config, prepared.base
     paths, base_hash = config.paths, sha256_file(base)
     write_text(paths.config, config.to_yaml())
-    stages = Stages(Manifest(paths.manifest))
+    manifest = Manifest(paths.manifest)
 
     # Rows of your own are split, and written beside what is trained on them.
     if own_data := prepared.own_data:
         files = own_data.files(paths.data)
         inputs = {path.name: rows for path, rows in files.items()}
-        stages.run("data", inputs, [*files], lambda: own_data.write(paths.data))
+        manifest.run("data", inputs, [*files], lambda: own_data.write(paths.data))
         config = config.with_split_files(paths.data.train, paths.data.val)
 
     # Train: base, LoRA, TRL. What the result depends on goes into the fingerprint.
@@ -99,7 +98,7 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
         inputs = tell(runtime.launch, fingerprint(train_inputs))
         return train_adapter(prepared, runtime, inputs, resume=resume)
 
-    if not stages.run("train", train_inputs, [paths.adapter], train_with_all):
+    if not manifest.run("train", train_inputs, [paths.adapter], train_with_all):
         tell(runtime.launch, None)
     leave_processes(runtime.launch)
     if until == "train":
@@ -112,13 +111,13 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
         dtype = "float32" if runtime.dtype == "float32" else None
         return vars(merge_adapter(paths.adapter, base, paths.merged, dtype=dtype))
 
-    stages.run("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
+    manifest.run("merge", {"adapter": paths.adapter, "base": base_hash, "dtype": runtime.dtype}, [paths.merged], merge)
 
     # Export: GGUF in 16 bits, the quantizations made from it, Modelfiles; each GGUF is compared with transformers.
     from observer.export.stages import export_stages
     from observer.runs.finished_run import Run
 
-    modelfiles = export_stages(Run(prepared.config, paths), base, runtime.device, stages)
+    modelfiles = export_stages(Run(prepared.config, paths), base, runtime.device, manifest)
 
     # Evaluate every quantization on the validation rows.
     from eval.evaluate import evaluate_run
@@ -126,14 +125,14 @@ def make_everything(prepared: Prepared, runtime: Runtime, *, resume: bool, until
     summary = paths.report("summary", "md")
     models = {quantization: paths.gguf(quantization) for quantization in config.export.quantizations}
     inputs = {**models, "train": config.data.train, "val": config.data.val, "limit": config.evaluation.limit}
-    stages.run("evaluate", inputs, [summary], lambda: evaluate_run(config, list(models.values()), summary))
+    manifest.run("evaluate", inputs, [summary], lambda: evaluate_run(config, list(models.values()), summary))
 
     # A card to hand on with the weights: data, figures, limits, licence.
     from observer.export.model_card import write_model_card
 
     run = Run(config, paths)
     inputs = {"summary": summary, "config": config.model_dump(mode="json")}
-    stages.run("model card", inputs, [paths.model_card], lambda: write_model_card(run))
+    manifest.run("model card", inputs, [paths.model_card], lambda: write_model_card(run))
 
     print(f"\n{summary.read_text(encoding='utf-8')}\n{next_steps(config, modelfiles[:3])}")
     return 0

@@ -141,7 +141,7 @@ class TrainingConfig(_Section):
 
     @property
     def batch_size(self) -> int:
-        """`per_device_train_batch_size` of a config that leaves it to nothing any more; see training/settle.py."""
+        """`per_device_train_batch_size` once `settle_memory` has decided what was `auto`."""
         rows = self.per_device_train_batch_size
         assert rows != "auto", "settle_memory comes first"
         return rows

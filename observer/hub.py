@@ -39,10 +39,14 @@ class Push:
         return self.texts.get(CARD) or read_text(self.files[CARD])
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by the path in the repository."""
+        on_disk = {name: path.stat().st_size for name, path in self.files.items()}
+        return on_disk | {name: len(text.encode()) for name, text in self.texts.items()}
+
+    @property
     def size_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.files.values()) + sum(
-            len(t.encode()) for t in self.texts.values()
-        )
+        return sum(self.sizes.values())
 
 
 def add_push_arguments(command: argparse.ArgumentParser) -> None:
@@ -86,10 +90,9 @@ def run_push(push: Push, is_agreed: bool) -> str:
 
 def render_plan(push: Push) -> str:
     """A line for each file, the largest first; then bytes and licence, and what tells of this machine."""
-    sizes = {name: path.stat().st_size for name, path in push.files.items()}
-    sizes |= {name: len(text.encode()) for name, text in push.texts.items()}
-    lines = [f"{size:>15,} bytes  {name}" for name, size in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0]))]
-    lines.append(f"{push.size_bytes:>15,} bytes  in {len(sizes)} files; licence: {_licence(push.card)}")
+    largest_first = sorted(push.sizes.items(), key=lambda pair: (-pair[1], pair[0]))
+    lines = [f"{size:>15,} bytes  {name}" for name, size in largest_first]
+    lines.append(f"{push.size_bytes:>15,} bytes  in {len(lines)} files; licence: {_licence(push.card)}")
     home = str(Path.home())
     texts = {name: read_text(path) for name, path in push.files.items() if Path(name).suffix in TEXTS} | {**push.texts}
     if named := [name for name, text in texts.items() if len(home) > 1 and home in text]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -36,29 +35,17 @@ def python_path() -> str:
     return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-@dataclass(frozen=True)
 class DataPaths:
     """The files that are made of raw rows, in one folder."""
 
-    root: Path
-
-    @property
-    def train(self) -> Path:
-        return self.root / "train.jsonl"
-
-    @property
-    def val(self) -> Path:
-        return self.root / "val.jsonl"
-
-    @property
-    def quarantine(self) -> Path:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.train = root / "train.jsonl"
+        self.val = root / "val.jsonl"
+        self.quarantine = root / "quarantine.jsonl"
         """Lines that could not be read as rows, each with its place and reasons."""
-        return self.root / "quarantine.jsonl"
-
-    @property
-    def set_aside(self) -> Path:
+        self.set_aside = root / "set-aside.jsonl"
         """Sound raw rows that the split can use in neither part."""
-        return self.root / "set-aside.jsonl"
 
 
 def modelfile_name(quantization: str, variant: str = "") -> str:
@@ -66,75 +53,32 @@ def modelfile_name(quantization: str, variant: str = "") -> str:
     return "-".join(filter(None, ["Modelfile", quantization, variant]))
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """The files of one run below `outputs/<run>/`."""
 
-    root: Path
-    name: str
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def lock(self) -> Path:
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self.config = root / "config.yaml"
+        self.lock = root / "run.lock"
         """Held by the run at work here; it names the process."""
-        return self.root / "run.lock"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
-
-    @property
-    def data(self) -> DataPaths:
-        return DataPaths(self.root / "data")
-
-    @property
-    def log(self) -> Path:
-        return self.root / "training.log"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics.jsonl"
-
-    @property
-    def loss_curve(self) -> Path:
-        return self.root / "loss.png"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.root / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        return self.root / "adapter"
-
-    @property
-    def merged(self) -> Path:
-        return self.root / "merged"
-
-    @property
-    def reports(self) -> Path:
-        return self.root / "reports"
+        self.manifest = root / "manifest.json"
+        self.data = DataPaths(root / "data")
+        self.log = root / "training.log"
+        self.metrics = root / "metrics.jsonl"
+        self.loss_curve = root / "loss.png"
+        self.tensorboard = root / "tensorboard"
+        self.checkpoints = root / "checkpoints"
+        self.adapter = root / "adapter"
+        self.merged = root / "merged"
+        self.reports = root / "reports"
+        self.imatrix = root / f"{name}-imatrix.gguf"
+        """The importance matrix of the merged model on its own training rows, in llama.cpp's GGUF format."""
+        self.model_card = root / "gguf" / "README.md"
+        """The README.md beside the GGUF files, which makes of their folder something to hand on."""
 
     def gguf(self, quantization: str) -> Path:
         """The GGUF of one type, such as `gguf/qwen3-observer-q4_k_m.gguf`."""
         return self.root / "gguf" / f"{self.name}-{quantization}.gguf"
-
-    @property
-    def imatrix(self) -> Path:
-        """The importance matrix of the merged model on its own training rows, in llama.cpp's GGUF format."""
-        return self.root / f"{self.name}-imatrix.gguf"
-
-    @property
-    def model_card(self) -> Path:
-        """The README.md beside the GGUF files, which makes of their folder something to hand on."""
-        return self.root / "gguf" / "README.md"
 
     def modelfile(self, variant: str = "") -> Path:
         """`Modelfile`, or `Modelfile-grade` and the like."""

@@ -30,13 +30,13 @@ from observer.files import write_jsonl
 from observer.memory.facts import OperationKind, Reason
 from observer.memory.rules import EARLIER_STAGES, ONE_AT_A_TIME, OPPOSITES
 from observer.ollama.modelfile import VARIANTS, plan_modelfiles, write_all
-from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import NANO_BASE, PROJECT_ROOT, RunPaths
 from observer.turns.inputs import Item, Reading, iter_inputs
 from tests.observe.test_observe_command import write_chats
 from tests.support.docs_blocks import Block, anchors_of, blocks_of, commands_of, links_of, pages
 from tests.support.docs_shell import Shell
 from tests.support.label_server import LabelServer, Reply
+from tests.support.modelfile_parser import parse_modelfile
 from tests.support.ollama_server import OllamaServer
 from tests.support.tiny_runs import raw_rows
 from train_sft import next_steps

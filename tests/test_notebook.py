@@ -11,8 +11,8 @@ import pytest
 from nbclient import NotebookClient
 
 from observer.files import read_jsonl, write_jsonl
-from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
+from tests.support.modelfile_parser import parse_modelfile
 
 NOTEBOOK = PROJECT_ROOT / "notebooks" / "train_observer.ipynb"
 SMALL = (

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 from observer.errors import ObserverError, raise_all
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 
 if TYPE_CHECKING:
     from observer.export.export import File
@@ -44,9 +43,9 @@ def wanted_files(types: Sequence[str], mode: ImatrixMode, overrides: Mapping[str
     """
     from observer.export.export import File
     from observer.export.quantize.quantize import takes_imatrix
-    from observer.weights.gguf_types import NEED_IMATRIX, check_quantizations
+    from observer.weights.gguf_types import NEED_IMATRIX, quantization_faults
 
-    check_quantizations(types, has_imatrix=mode != "without")
+    raise_all(quantization_faults(types, has_imatrix=mode != "without"))
     wanted = [File(REFERENCE, REFERENCE)]
     for name in types:
         takes_matrix = mode != "without" and takes_imatrix(name, overrides or {})
@@ -81,15 +80,15 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
         full=own if own.exists() else None,
     )
     check_disk(plan, "or name another folder with --work")
-    stages = Stages(Manifest(folder / "manifest.json"))
-    export(plan, stages)
+    manifest = Manifest(folder / "manifest.json")
+    export(plan, manifest)
     return [
         Candidate(
             file.name,
             plan.path(file) if file in plan.files else own,
             file.file_type,
             file.has_imatrix,
-            len(notes_of(stages, file).get("fallbacks", ())),
+            len(notes_of(manifest, file).get("fallbacks", ())),
         )
         for file in wanted
     ]

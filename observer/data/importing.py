@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from observer.config import UnknownPredicates
 from observer.data.raw_rows import RawRows, parse_line, raw_rows
@@ -39,9 +38,6 @@ class Quarantined:
     place: str
     reasons: list[str]
     line: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"place": self.place, "reasons": self.reasons, "line": self.line}
 
 
 @dataclass(frozen=True)

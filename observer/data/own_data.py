@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class OwnData:
         lines = {
             paths.train: [row for _, row in self.train],
             paths.val: [row for _, row in self.val],
-            paths.quarantine: [bad.to_json() for bad in self.imported.quarantined],
+            paths.quarantine: [asdict(bad) for bad in self.imported.quarantined],
             paths.set_aside: [row.model_dump(mode="json", exclude_defaults=True) for row in self.split.set_aside],
         }
         return {path: rows for path, rows in lines.items() if rows}

@@ -177,6 +177,7 @@ def _row(line: ObservedRelationship) -> list[str]:
 
 def _fact(fact: Fact, memory: Memory) -> dict[str, str]:
     change = memory.changes.get(fact.id)
+    times = {"from": fact.valid_at, "until": fact.invalid_at}
     return {
         "subject": visible(fact.subject),
         "predicate": str(fact.predicate).replace("_", " ").lower(),
@@ -184,17 +185,9 @@ def _fact(fact: Fact, memory: Memory) -> dict[str, str]:
         "state": fact.state.replace("_", " "),
         "temporal": str(fact.temporal) if fact.is_current else "completed",
         "when": visible(fact.when or ""),
-        "dates": " – ".join(filter(None, [_from(fact), _until(fact)])),
+        "dates": " – ".join(f"{word} {day(moment)}" for word, moment in times.items() if moment),
         "change": {"ADD": "added", "INVALIDATE": "ended"}.get(str(change), ""),
     }
-
-
-def _from(fact: Fact) -> str:
-    return f"from {day(fact.valid_at)}" if fact.valid_at else ""
-
-
-def _until(fact: Fact) -> str:
-    return f"until {day(fact.invalid_at)}" if fact.invalid_at else ""
 
 
 def _render(macro: str, **values: object) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from observer.engine.copying import Sources
 from observer.engine.drafts import Drafts, Habits
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext, Logits
@@ -114,7 +115,7 @@ class Generation:
             self._context.share(row.prompt.instruction, sequence, row.prompt.n_shared)
         row.n_held = row.prompt.n_shared
         if self._grammar and row.to_write and row.grammar is None:
-            row.grammar = self._grammar.start(row.exchange)
+            row.grammar = self._grammar.start(Sources.of(row.exchange))
             row.drafts = self._drafts(row)
         self._active.append(row)
 
@@ -205,7 +206,7 @@ class Generation:
         row.forced, row.repeated = list(answer[n_kept:]), True
         del row.tokens[n_kept:], row.logprobs[n_kept:]
         row.grammar.close()
-        row.grammar = self._grammar.start(row.exchange)
+        row.grammar = self._grammar.start(row.grammar.sources)
         for token in row.tokens:
             row.grammar.accept(token)
         row.drafts = self._drafts(row)

@@ -30,16 +30,23 @@ class Grammar:
     def _hold(self, handle: Any, model: LlamaModel, copying: Copying | None) -> None:
         self.handle: Any = handle
         self._model, self._copying = model, copying
+        self._ahead: tuple[int, Copying | None] = (-1, None)
+        """The token that was last asked about, and where the copying is after it."""
         self._never = model.control_tokens - model.end_tokens
         """Characters to llama.cpp's grammar, and nothing in an answer."""
         self._one: Any = llama_cpp.llama_token_data()
         self._asked = llama_cpp.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
         self._asked_by_reference: Any = ctypes.byref(self._asked)
 
-    def start(self, exchange: str | None = None) -> Grammar:
-        """An independent copy at this one's state; with an exchange, an extraction's names are copied from it."""
+    @property
+    def sources(self) -> Sources | None:
+        """What an extraction's names are copied from."""
+        return self._copying and self._copying.sources
+
+    def start(self, sources: Sources | None = None) -> Grammar:
+        """An independent copy at this one's state; with sources, an extraction's names are copied from them."""
         copy = Grammar.__new__(Grammar)
-        copying = self._copying if exchange is None else Copying(Sources.of(exchange))
+        copying = self._copying if sources is None else Copying(sources)
         copy._hold(llama_cpp.llama_sampler_clone(self.handle), self._model, copying)
         return copy
 
@@ -52,7 +59,9 @@ class Grammar:
         """Move on past a token that `best` returned; any other would end the process."""
         llama_cpp.llama_sampler_accept(self.handle, token)
         if self._copying:
-            self._copying = self._copying.after(self._model.piece(token))
+            asked, after = self._ahead
+            self._copying = after if asked == token else self._copying.after(self._model.piece(token))
+            self._ahead = (-1, None)
             assert self._copying, "a token that `best` returned"
 
     def best(self, logits: Logits) -> int:
@@ -79,7 +88,10 @@ class Grammar:
         return self._one.logit == 0.0 and self._is_copied(token)
 
     def _is_copied(self, token: int) -> bool:
-        return self._copying is None or self._copying.after(self._model.piece(token)) is not None
+        if self._copying is None:
+            return True
+        self._ahead = token, self._copying.after(self._model.piece(token))
+        return self._ahead[1] is not None
 
     def _allowed(self, tokens: npt.NDArray[np.intp], logits: Logits) -> list[int]:
         """Those of `tokens` that may come next, the highest logit first."""

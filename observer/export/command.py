@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,15 +58,14 @@ def run(args: argparse.Namespace) -> int:
     from observer.ollama.modelfile import modelfiles_beside, write_all
     from observer.runs.lock import held_folder
     from observer.runs.manifest import Manifest
-    from observer.runs.stages import Stages
 
     plan, report = plan_of(args), args.out / EXPORT_MD
     check_plan(plan)
     with held_folder(plan.out, "name another one with --out"):
         check_disk(plan, "ask for fewer types, or name another folder with --out")
-        stages = Stages(Manifest(plan.out / "export.json"))
-        export(plan, stages)
-        write_text(report, render_report(plan, stages, command_line(args)))
+        manifest = Manifest(plan.out / "export.json")
+        export(plan, manifest)
+        write_text(report, render_report(plan, manifest, shlex.join(["observer", *sys.argv[1:]])))
         run_here = run_of(args.source)
         settings = run_here.config.export if run_here else ExportConfig()
         modelfiles = [modelfiles_beside(plan.path(file), settings, file.name) for file in plan.files]
@@ -90,22 +90,6 @@ def plan_of(args: argparse.Namespace) -> ExportPlan:
         imatrix = args.out / f"{source.name}-imatrix.gguf" if calibration else None
     files = files_of(args.types, overrides, has_imatrix=imatrix is not None)
     return ExportPlan(source, args.out, files, imatrix, calibration, overrides, keeps_merged=args.keep_merged)
-
-
-def command_line(args: argparse.Namespace) -> str:
-    """The command that makes the same files; what has its default is left out."""
-    words = ["observer", "export", str(args.source), "--out", str(args.out)]
-    if args.types != DEFAULT_TYPES:
-        words += ["--types", ",".join(args.types)]
-    if args.base:
-        words += ["--base", str(args.base)]
-    if args.imatrix != "auto":
-        words += ["--imatrix", args.imatrix]
-    if args.imatrix_rows:
-        words += ["--imatrix-rows", str(args.imatrix_rows)]
-    for pattern, name in args.tensor_type:
-        words += ["--tensor-type", f"{pattern}={name}"]
-    return shlex.join(words + ["--keep-merged"] * args.keep_merged)
 
 
 def _types(text: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ once, and only when a file needs it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -28,10 +27,10 @@ from observer.export.quantize.imatrix_file import read_imatrix
 from observer.export.quantize.quantize import quantize, takes_imatrix
 from observer.export.source import Source
 from observer.files import check_writable, remove_leftovers, sha256_file
-from observer.runs.stages import Stages
+from observer.runs.manifest import Manifest
 from observer.weights.checkpoint import list_tensors, read_shape
-from observer.weights.gguf_types import UNQUANTIZED, check_quantizations, check_tensor_types
-from observer.weights.merge import merge_adapter, read_lora
+from observer.weights.gguf_types import UNQUANTIZED, quantization_faults, tensor_type_faults
+from observer.weights.merge import merge_adapter, read_lora_header
 from observer.weights.tokenizer import check_tokenizer
 
 UNVERIFIED = ".unverified"
@@ -78,7 +77,7 @@ def files_of(types: tuple[str, ...], overrides: Mapping[str, str], *, has_imatri
     return tuple(File(name, name, has_imatrix and takes_imatrix(name, overrides)) for name in types)
 
 
-def export(plan: ExportPlan, stages: Stages) -> None:
+def export(plan: ExportPlan, manifest: Manifest) -> None:
     """Make and record every file that is not there yet, and say what is not as it should be.
 
     Raises ObserverError for what can be told before (types, source), and at the end naming every failed check.
@@ -95,39 +94,40 @@ def export(plan: ExportPlan, stages: Stages) -> None:
             if _is_quantized(file):
                 inputs |= {"imatrix": plan.imatrix if file.has_imatrix else None, "overrides": dict(plan.overrides)}
             try:
-                stages.run(f"gguf {file.name}", inputs, [plan.path(file)], lambda file=file: workshop.make(file))
+                manifest.run(f"gguf {file.name}", inputs, [plan.path(file)], lambda file=file: workshop.make(file))
             except ObserverError as error:
                 faults.append(str(error))
                 continue
             workshop.made[file.file_type] = plan.path(file)
-            _warn(plan.path(file), notes_of(stages, file))
+            _warn(plan.path(file), notes_of(manifest, file))
 
-    with _Workshop(plan) as workshop:
+    with tempfile.TemporaryDirectory(f".{os.getpid()}.tmp", ".export-", plan.out) as folder:
+        workshop = _Workshop(plan, Path(folder))
         make(file for file in plan.files if not _is_quantized(file))  # the others are made of one of these
         if plan.imatrix and plan.calibration and any(file.has_imatrix for file in plan.files):
             inputs = source_inputs | plan.calibration.inputs
             try:
-                stages.run("imatrix", inputs, [plan.imatrix], workshop.measure_imatrix)
+                manifest.run("imatrix", inputs, [plan.imatrix], workshop.measure_imatrix)
             except ObserverError as error:
                 raise_all([*faults, str(error)])
         make(file for file in plan.files if _is_quantized(file))
     raise_all(faults)
 
 
-def notes_of(stages: Stages, file: File) -> dict[str, Any]:
+def notes_of(manifest: Manifest, file: File) -> dict[str, Any]:
     """What is on record of a file: size_bytes, tensor_types, fallbacks, has_imatrix, checks."""
-    return stages.manifest.notes(f"gguf {file.name}")
+    return manifest.notes(f"gguf {file.name}")
 
 
 def check_plan(plan: ExportPlan) -> None:
     """Raise ObserverError for types and overrides that cannot be made, a source that is not whole, a bad imatrix."""
     has_imatrix = plan.imatrix is not None
-    check_quantizations([file.file_type for file in plan.files], has_imatrix=has_imatrix)
-    check_tensor_types(plan.overrides, has_imatrix=has_imatrix)
+    faults = quantization_faults([file.file_type for file in plan.files], has_imatrix=has_imatrix)
+    raise_all(faults + tensor_type_faults(plan.overrides, has_imatrix=has_imatrix))
     list_tensors(plan.source.shape_folder, read_shape(plan.source.shape_folder))
     check_tokenizer(plan.source.tokenizer_folder)
     if plan.source.adapter and not plan.source.model:
-        read_lora(plan.source.adapter)
+        read_lora_header(plan.source.adapter)
     if plan.imatrix and not plan.calibration:
         read_imatrix(plan.imatrix)
 
@@ -158,19 +158,12 @@ def check_disk(plan: ExportPlan, remedy: str) -> None:
 
 
 class _Workshop:
-    """Makes single files; holds what they share until the export is over."""
+    """Makes single files and holds what they share; what goes with the export is in `folder`."""
 
-    def __init__(self, plan: ExportPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: ExportPlan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
         self.made: dict[str, Path] = {"f16": plan.full} if plan.full else {}
         """Verified files by their type."""
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> _Workshop:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def make(self, file: File) -> dict[str, Any]:
         """Write one file, verify it, and give it its name; return what is recorded of it."""
@@ -179,9 +172,7 @@ class _Workshop:
         fallbacks: tuple[str, ...] = ()
         if _is_quantized(file):
             imatrix = self.plan.imatrix if file.has_imatrix else None
-            fallbacks = quantize(
-                self.intermediate, path, kind, imatrix=imatrix, overrides=self.plan.overrides
-            ).fallbacks
+            fallbacks = quantize(self.intermediate, path, kind, imatrix=imatrix, overrides=self.plan.overrides)
         else:
             write_gguf(self.merged, path, kind, name=self.plan.source.name)
         header = verify_gguf(path, expected_file_type=kind)
@@ -207,7 +198,7 @@ class _Workshop:
         if source.model:
             return source.model
         assert source.adapter and source.base
-        merged = self.plan.merged if self.plan.keeps_merged else self._folder / "merged"
+        merged = self.plan.merged if self.plan.keeps_merged else self.folder / "merged"
         merge_adapter(source.adapter, source.base, merged)
         return merged
 
@@ -222,17 +213,11 @@ class _Workshop:
         for name in (wanted, *UNQUANTIZED):
             if name in self.made:
                 return self.made[name]
-        return write_gguf(self.merged, self._folder / f"{wanted}.gguf", wanted, name=self.plan.source.name)
+        return write_gguf(self.merged, self.folder / f"{wanted}.gguf", wanted, name=self.plan.source.name)
 
     @cached_property
     def _changed(self) -> Check:
         return check_changed(self.merged, self.plan.source.base)
-
-    @cached_property
-    def _folder(self) -> Path:
-        """For what is deleted at the end."""
-        folder = tempfile.TemporaryDirectory(f".{os.getpid()}.tmp", ".export-", self.plan.out)
-        return Path(self._stack.enter_context(folder))
 
 
 def _is_quantized(file: File) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from observer.export.export import ExportPlan, notes_of
 from observer.export.gguf.against_transformers import Outcome
-from observer.runs.stages import Stages
+from observer.runs.manifest import Manifest
 
 EXPORT_MD = "export.md"
 _MARKS = {
@@ -18,9 +18,9 @@ _MARKS = {
 }
 
 
-def render_report(plan: ExportPlan, stages: Stages, command: str) -> str:
+def render_report(plan: ExportPlan, manifest: Manifest, command: str) -> str:
     """The files of the plan; each is described by the notes of its stage."""
-    notes = {plan.path(file).name: notes_of(stages, file) for file in plan.files}
+    notes = {plan.path(file).name: notes_of(manifest, file) for file in plan.files}
     parts = [f"# {plan.source.name} as GGUF", _origin(plan, command), _files(notes)]
     parts += [f"## {name}\n\n{_checks(note['checks'])}" for name, note in notes.items()]
     return "\n\n".join(parts) + "\n"

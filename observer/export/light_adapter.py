@@ -18,7 +18,7 @@ from observer.console.run import run_cli
 from observer.files import atomic_path, write_text
 from observer.runs.finished_run import read_run
 from observer.weights.checkpoint import read_json_object
-from observer.weights.merge import read_lora
+from observer.weights.merge import read_lora_header
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
@@ -37,7 +37,7 @@ def write_light_adapter(root: Path, out: Path) -> None:
     """Raises ObserverError when `root` is no run, or its adapter is not whole."""
     run = read_run(root)
     adapter = run.paths.adapter
-    read_lora(adapter)
+    read_lora_header(adapter)
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(adapter / WEIGHTS).items()}
     with atomic_path(out / WEIGHTS) as temporary:

@@ -82,8 +82,9 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 def _front_matter(config: Config, is_stand_in: bool) -> str:
     head: dict[str, Any] = {}
-    if _is_on_hub(config, is_stand_in):
-        head = {"base_model": config.model.base, "base_model_relation": "finetune"}
+    base = config.model.base
+    if not is_stand_in and _HUB_ID.fullmatch(base) and not Path(base).exists():
+        head = {"base_model": base, "base_model_relation": "finetune"}
     head["language"] = ["en"]
     head |= {"license": "apache-2.0"} if _is_apache(config, is_stand_in) else {"license": "other"}
     head |= {"pipeline_tag": "text-generation", "tags": ["gguf", "ollama", "lora", "memory", "information-extraction"]}
@@ -208,10 +209,6 @@ def _licence_section(config: Config, is_stand_in: bool) -> str:
     if _is_apache(config, is_stand_in):
         return "## Licence\n\nApache-2.0, as the base."
     return f"## Licence\n\nThat of the base, `{config.model.base}`, and of the rows it was trained on."
-
-
-def _is_on_hub(config: Config, is_stand_in: bool) -> bool:
-    return not is_stand_in and bool(_HUB_ID.fullmatch(config.model.base)) and not Path(config.model.base).exists()
 
 
 def _is_apache(config: Config, is_stand_in: bool) -> bool:

@@ -1,6 +1,6 @@
 """A run becomes models in a running Ollama, and is then asked whether they are what was trained.
 
-What is sent is read from the Modelfiles beside the GGUF files, so that `ollama create -f` makes the same models.
+What is sent says the same as the Modelfiles beside the GGUF files, so that `ollama create -f` makes the same models.
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from observer.config import ExportConfig
 from observer.console.progress import show_progress
 from observer.data.dataset import read_split
 from observer.errors import ObserverError
-from observer.files import read_text, sha256_file
+from observer.files import sha256_file
 from observer.ollama.address import full_name
 from observer.ollama.chat import TOP_LOGPROBS, is_stopped
 from observer.ollama.client import OllamaClient
-from observer.ollama.modelfile import VARIANTS, Variant, quantization_modelfiles, write_all
-from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
+from observer.ollama.modelfile import (
+    VARIANTS,
+    Variant,
+    create_request,
+    library_base,
+    quantization_modelfiles,
+    write_all,
+)
 from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
 from observer.paths import ADAPTER
 from observer.prompts import Task, exchange_of, prompt_messages, render_chatml, render_exchange
@@ -96,32 +102,15 @@ def create_commands(name: str, modelfiles: dict[Variant, Path]) -> list[str]:
     return [f"ollama create {variant_name(name, variant)} -f {path}" for variant, path in modelfiles.items()]
 
 
-def create_models(client: OllamaClient, name: str, modelfiles: dict[Variant, Path]) -> list[str]:
-    """Upload what the Modelfiles name, once, and create a model of each; return their names."""
-    created = []
-    digests: dict[str, str] = {}
-    for variant, path in modelfiles.items():
-        modelfile = parse_modelfile(read_text(path), str(path))
-        for source in _local_files(modelfile, path.parent):
-            if source not in digests:
-                digests[source] = _push(client, path.parent / source)
-        model = variant_name(name, variant)
-        client.create(create_request(model, modelfile, digests))
-        created.append(model)
-    return created
-
-
-def create_request(model: str, modelfile: Modelfile, digests: dict[str, str]) -> dict[str, Any]:
-    """What `ollama create` sends for this Modelfile; `digests` are those of the blobs, by the path that it names."""
-    source, adapter = modelfile.only("FROM"), modelfile.get("ADAPTER")
-    request: dict[str, Any] = {"model": model}
-    request |= {"files": {Path(source).name: digests[source]}} if source in digests else {"from": source}
-    if adapter is not None:
-        request["adapters"] = {Path(adapter).name: digests[adapter]}
-    for command in ("TEMPLATE", "SYSTEM", "PARSER", "REQUIRES"):
-        if (value := modelfile.get(command)) is not None:
-            request[command.lower()] = value
-    return request | {"license": modelfile.commands.get("LICENSE", []), "parameters": modelfile.parameters}
+def create_models(client: OllamaClient, name: str, run: Run, quantization: str) -> list[str]:
+    """Upload the weights and create the three models over them; return their names."""
+    file = run.paths.gguf(quantization)
+    weights = {file.name: _push(client, file)}
+    adapted = library_base(run.config.model.base) if quantization == ADAPTER else None
+    models: dict[str, Variant] = {variant_name(name, variant): variant for variant in VARIANTS}
+    for model, variant in models.items():
+        client.create(create_request(model, run.config.export, variant, weights, adapted))
+    return list(models)
 
 
 def make_questions(name: str, val: Path, n_rows: int) -> list[Question]:
@@ -221,11 +210,6 @@ def _question(model: str, task: Task, exchange: str, *, is_for_one_task: bool) -
     messages = prompt_messages(task, exchange)
     sent = [{"role": "user", "content": exchange}] if is_for_one_task else messages
     return Question(model, task, exchange, sent, render_chatml(messages))
-
-
-def _local_files(modelfile: Modelfile, folder: Path) -> list[str]:
-    named = [modelfile.only("FROM"), modelfile.get("ADAPTER")]
-    return [source for source in named if source is not None and (folder / source).is_file()]
 
 
 def _push(client: OllamaClient, path: Path) -> str:

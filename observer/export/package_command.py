@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         return _without_server(error, create_commands(args.ollama, modelfiles))
     with OllamaClient(args.host, Patience(timeout_s=600.0, max_retries=4), say=_say) as client:
         _say(f"Ollama {version} at {client.url}")
-        names = create_models(client, args.ollama, modelfiles)
+        names = create_models(client, args.ollama, found, quantization)
         print(f"created {', '.join(names)} from {found.paths.gguf(quantization)}")
         if args.no_check:
             return 0

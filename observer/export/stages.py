@@ -17,17 +17,16 @@ from observer.paths import ADAPTER
 from observer.prompts import CUES, OLLAMA_TEMPLATE, SYSTEM_PROMPT
 from observer.runs.finished_run import Run, read_run
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 
 
-def export_stages(run: Run, base: Path, device: str, stages: Stages) -> list[Path]:
+def export_stages(run: Run, base: Path, device: str, manifest: Manifest) -> list[Path]:
     """Make what a trained and merged run ships; return the Modelfiles, those of the shipped quantization first.
 
     The importance matrix is measured on `device`.
     """
     if "unsloth" in sys.modules:  # it has put its own code for GPUs into transformers, which we compare with
         _export_in_a_new_process(run, base, device)
-        stages.manifest = Manifest(stages.manifest.path)
+        manifest.read()
         return list(plan_modelfiles(run.paths, run.config))
     paths, config, settings = run.paths, run.config, run.config.export
     types = tuple(dict.fromkeys(("f16", *settings.quantizations)))
@@ -35,7 +34,7 @@ def export_stages(run: Run, base: Path, device: str, stages: Stages) -> list[Pat
     files = files_of(types, settings.tensor_types, has_imatrix=imatrix is not None)
     source = Source(config.run.name, paths.merged, paths.adapter, base)
     calibration = calibration_of(run, device)
-    export(ExportPlan(source, paths.gguf("").parent, files, imatrix, calibration, settings.tensor_types), stages)
+    export(ExportPlan(source, paths.gguf("").parent, files, imatrix, calibration, settings.tensor_types), manifest)
 
     if library_base(config.model.base):  # Ollama has the base: 10 to 20 MB are enough to ship
         out = paths.gguf(ADAPTER)
@@ -43,11 +42,11 @@ def export_stages(run: Run, base: Path, device: str, stages: Stages) -> list[Pat
         def export_adapter() -> None:
             write_adapter_gguf(paths.adapter, base, out, name=config.run.name)
 
-        stages.run("gguf adapter", {"adapter": paths.adapter, "name": config.run.name}, [out], export_adapter)
+        manifest.run("gguf adapter", {"adapter": paths.adapter, "name": config.run.name}, [out], export_adapter)
 
     modelfiles = plan_modelfiles(paths, config)
     inputs = {"export": settings.model_dump(), "prompts": [SYSTEM_PROMPT, CUES], "template": OLLAMA_TEMPLATE}
-    stages.run("modelfiles", inputs, list(modelfiles), lambda: write_all(modelfiles))
+    manifest.run("modelfiles", inputs, list(modelfiles), lambda: write_all(modelfiles))
     return list(modelfiles)
 
 
@@ -62,7 +61,7 @@ def _main() -> None:
     end_with_parent()
     root, base, device = sys.argv[1:]
     run = read_run(Path(root))
-    export_stages(run, Path(base), device, Stages(Manifest(run.paths.manifest)))
+    export_stages(run, Path(base), device, Manifest(run.paths.manifest))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from observer.labeling.prompts import GradingAnswer
@@ -57,7 +57,7 @@ def relation_key(relation: Relationship) -> tuple[str, ...]:
 
 def _with_entities(kept: list[Relationship], votes: Sequence[Extraction], asked: int) -> Extraction:
     firsts: dict[str, Entity] = {}
-    for entity in _entities(votes):
+    for entity in (entity for vote in votes for entity in vote.entities):
         firsts.setdefault(entity.name.casefold(), entity)
     relationships = [
         relation.model_copy(
@@ -72,8 +72,3 @@ def _with_entities(kept: list[Relationship], votes: Sequence[Extraction], asked:
     counts = Counter(name for vote in votes for name in {entity.name.casefold() for entity in vote.entities})
     entities = [entity for name, entity in firsts.items() if name in used or 2 * counts[name] >= asked]
     return Extraction(entities=entities, relationships=relationships)
-
-
-def _entities(votes: Sequence[Extraction]) -> Iterator[Entity]:
-    for vote in votes:
-        yield from vote.entities

@@ -37,6 +37,8 @@ REQUIRED_OLLAMA = "0.6.6"
 ADAPTER_REQUIRED_OLLAMA = "0.14.0"
 """The first that reads both REQUIRES and PARSER in a Modelfile."""
 
+PARSER, LICENCE = "passthrough", "Apache-2.0"
+
 _LIBRARY_BASES = {
     r"Qwen/Qwen3-((?:0\.6|1\.7|4|8|14|32)B)": "qwen3",
     r"Qwen/Qwen2\.5-((?:0\.5|1\.5|7|14|32)B)-Instruct": "qwen2.5",  # 3B and 72B have another licence
@@ -62,7 +64,7 @@ def render_adapter_modelfile(adapter: str, base: str, export: ExportConfig, vari
         f"ADAPTER {adapter}",
         f"REQUIRES {ADAPTER_REQUIRED_OLLAMA}",
         "# Without this line Ollama 0.30 and later renders the base's own template, with its thinking block.",
-        "PARSER passthrough",
+        f"PARSER {PARSER}",
     ]
     return _render(source, export, variant, f"adapter over {base}", file)
 
@@ -123,18 +125,29 @@ def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:
     return files
 
 
+def create_request(
+    model: str, export: ExportConfig, variant: Variant, weights: dict[str, str], adapted: str | None
+) -> dict[str, Any]:
+    """What `ollama create` sends for the Modelfile beside these `weights`: the file's name and `sha256:…`.
+
+    `adapted` is the model of Ollama's library that they are an adapter of; None for those of a whole model.
+    """
+    source = (
+        {"from": adapted, "adapters": weights, "parser": PARSER, "requires": ADAPTER_REQUIRED_OLLAMA}
+        if adapted
+        else {"files": weights, "requires": REQUIRED_OLLAMA}
+    )
+    texts = {"template": _template(variant), "system": SYSTEM_PROMPT, "license": [LICENCE]}
+    return {"model": model, **source, **texts, "parameters": _parameters(export)}
+
+
 def hub_files(export: ExportConfig) -> dict[str, str]:
     """`template`, `system` and `params`, which Ollama reads in a repository of the Hub where it would a Modelfile.
 
     They are those of the model for both tasks: https://huggingface.co/docs/hub/ollama
     """
-    params: dict[str, Any] = {}
-    for name, value in _parameters(export):
-        if name == "stop":
-            params.setdefault(name, []).append(value)
-        else:
-            params[name] = json.loads(value)
-    return {"template": OLLAMA_TEMPLATE, "system": SYSTEM_PROMPT, "params": json.dumps(params, indent=2) + "\n"}
+    params = json.dumps(_parameters(export), indent=2) + "\n"
+    return {"template": OLLAMA_TEMPLATE, "system": SYSTEM_PROMPT, "params": params}
 
 
 def write_all(files: dict[Path, str]) -> None:
@@ -166,34 +179,38 @@ _PURPOSE: dict[Variant, str] = {
 
 
 def _render(source: list[str], export: ExportConfig, variant: Variant, weights: str, file: str) -> str:
-    template = ollama_template(Task(variant)) if variant else OLLAMA_TEMPLATE
     model = f"qwen3-observer-{variant}" if variant else "qwen3-observer"
+    *single, (_, stops) = _parameters(export).items()
+    parameters = [*single, *(("stop", stop) for stop in stops)]
     lines = [
         f"# {model} ({weights}): {_PURPOSE[variant]}",
         f"# ollama create {model} -f {file or RunPaths(Path(), '').modelfile(variant).name}",
         *source,
         "",
         "# The line break before the closing quotes is part of the prompt.",
-        f"TEMPLATE {_quote(template)}",
+        f"TEMPLATE {_quote(_template(variant))}",
         "",
         f"SYSTEM {_quote(SYSTEM_PROMPT)}",
         "",
-        *(f"PARAMETER {name} {value}" for name, value in _parameters(export)),
+        *(f"PARAMETER {name} {value}" for name, value in parameters),
         "",
-        "LICENSE Apache-2.0",
+        f"LICENSE {LICENCE}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _parameters(export: ExportConfig) -> list[tuple[str, str]]:
-    return [
-        ("temperature", "0"),
-        ("repeat_penalty", "1"),  # Ollama's own default punishes the quotes and brackets of JSON
-        ("num_ctx", str(export.num_ctx)),
-        ("num_predict", str(export.num_predict)),
-        ("stop", IM_END),
-        ("stop", IM_START),
-    ]
+def _template(variant: Variant) -> str:
+    return ollama_template(Task(variant)) if variant else OLLAMA_TEMPLATE
+
+
+def _parameters(export: ExportConfig) -> dict[str, Any]:
+    return {
+        "temperature": 0,
+        "repeat_penalty": 1,  # Ollama's own default punishes the quotes and brackets of JSON
+        "num_ctx": export.num_ctx,
+        "num_predict": export.num_predict,
+        "stop": [IM_END, IM_START],
+    }
 
 
 def _quote(text: str) -> str:

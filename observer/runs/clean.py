@@ -102,12 +102,14 @@ def render(removals: Sequence[Removal], chosen: Sequence[str]) -> str:
 @contextlib.contextmanager
 def held_idle(run: Run) -> Iterator[None]:
     """Keep other commands of ours out of the run. Raises ObserverError while one is at work in it."""
+    import psutil
+
     from observer.runs.lock import held_for_one_run
 
     root, at_work = run.paths.root, "wait until it is done, or stop it"
-    for path in _leavings(run):
-        if _is_alive(path):
-            raise ObserverError(f"{path}: process {_writer_of(path)} is writing this; {at_work}")
+    for path, pid in _leavings(run).items():
+        if psutil.pid_exists(pid):
+            raise ObserverError(f"{path}: process {pid} is writing this; {at_work}")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held_for_one_run(run.paths.lock))
@@ -152,22 +154,10 @@ def _intermediates(run: Run) -> list[Path]:
     return list(dict.fromkeys([*extra, *_leavings(run)]))
 
 
-def _leavings(run: Run) -> list[Path]:
-    """Temporary files of commands, stopped or at work."""
-    places = (run.paths.root, run.paths.gguf("").parent)
-    return sorted(path for place in places for path in place.glob(".*.tmp") if _LEAVING.fullmatch(path.name))
-
-
-def _writer_of(path: Path) -> int:
-    match = _LEAVING.fullmatch(path.name)
-    assert match
-    return int(match["pid"])
-
-
-def _is_alive(path: Path) -> bool:
-    import psutil
-
-    return psutil.pid_exists(_writer_of(path))
+def _leavings(run: Run) -> dict[Path, int]:
+    """Temporary files of commands, stopped or at work, and the process of each."""
+    paths = sorted(path for place in (run.paths.root, run.paths.gguf("").parent) for path in place.glob(".*.tmp"))
+    return {path: int(match["pid"]) for path in paths if (match := _LEAVING.fullmatch(path.name))}
 
 
 def _agrees(doomed: Sequence[Removal], run: Run) -> bool:

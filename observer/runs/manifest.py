@@ -1,4 +1,4 @@
-"""What a run has done: for each stage the hash of its inputs and of what it wrote, so that a rerun skips it."""
+"""The stages of a run: for each the hash of its inputs and of what it wrote, so that a rerun skips it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from observer.console.stopping import check_asked
 from observer.errors import ObserverError
 from observer.files import parse_json, read_text, sha256_file, write_json
 from observer.paths import PROJECT_ROOT
@@ -23,17 +25,23 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stages = _read_stages(path) if path.exists() else {}
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file says now: another process may have run stages."""
+        self.stages = _read_stages(self.path) if self.path.exists() else {}
 
     def run(
         self, stage: str, inputs: dict[str, Any], outputs: Sequence[Path], work: Callable[[], dict[str, Any] | None]
     ) -> bool:
-        """Do `work` unless it was done on the same inputs and its outputs are untouched; return whether it ran.
+        """Do `work` unless it was done on the same inputs and its outputs are untouched; say and return whether it ran.
 
         `inputs` are JSON values or paths (hashed by content). What `work` returns is kept as the stage's notes.
         """
-        key = fingerprint(inputs)
+        check_asked()
+        started, key = time.monotonic(), fingerprint(inputs)
         if self._is_done(stage, key, outputs):
+            print(f"{stage}: done before on the same inputs, skipped", flush=True)
             return False
         notes = work()
         missing = [str(path) for path in outputs if not path.exists()]
@@ -44,6 +52,7 @@ class Manifest:
             "notes": notes or {},
         }
         write_json(self.path, {"environment": environment(), "stages": self.stages})
+        print(f"{stage}: done in {time.monotonic() - started:.1f} s", flush=True)
         return True
 
     def notes(self, stage: str) -> dict[str, Any]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from observer.config import Config
-from observer.errors import ObserverError, raise_all
+from observer.errors import ObserverError
 from observer.training.device import Runtime
-from observer.weights.checkpoint import read_json_object
-from observer.weights.merge import read_lora
+from observer.weights.merge import read_lora_header
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,9 +17,11 @@ if TYPE_CHECKING:
 
 def load_base(config: Config, runtime: Runtime, folder: Path) -> PreTrainedModel:
     """The base model on its device, in the runtime's precision or in NF4."""
-    with _no_loading_bars():
-        load = _load_with_unsloth if runtime.backend == "unsloth" else _load_with_transformers
-        model = load(config, runtime, folder)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a line of our own is enough
+    load = _load_with_unsloth if runtime.backend == "unsloth" else _load_with_transformers
+    model = load(config, runtime, folder)
     model.config.use_cache = False
     if runtime.device == "cpu":
         _keep_4bit_weights_trainable(model)
@@ -58,22 +57,33 @@ def trainable_line(model: PeftModel) -> str:
     return f"trainable: {trainable:,} of {total:,} parameters ({100 * trainable / total:.2f} %)"
 
 
-def check_adapter(config: Config) -> None:
-    """Raise ObserverError unless `model.adapter` is empty, or plain LoRA of the run's own rank, scale and modules."""
+def compile_blocks(model: PeftModel, backend: str = "inductor") -> None:
+    """Compile each block for any number of tokens; one compilation serves them all, at its first batch.
+
+    Attention is compiled with it where it is one call, and stays as it is where its calls differ with every batch.
+    """
+    for block in cast(Any, model.get_base_model()).model.layers:
+        block.compile(dynamic=True, backend=backend)
+
+
+def adapter_faults(config: Config) -> list[str]:
+    """Why `model.adapter` is not plain LoRA of the run's own rank, scale and modules; empty where it is, or is none."""
     folder = config.model.adapter
     if folder is None:
-        return
-    lora = read_lora(folder)
-    saved = read_json_object(folder / "adapter_config.json")
+        return []
+    try:
+        saved, modules = read_lora_header(folder)
+    except ObserverError as error:
+        return [str(error)]
     found = {
         "r": saved["r"],
         "lora_alpha": saved["lora_alpha"],
         "use_rslora": bool(saved.get("use_rslora")),
-        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in lora.modules}),
+        "target_modules": sorted({module.rsplit(".", 1)[-1] for module in modules}),
     }
     wanted = {**lora_settings(config), "target_modules": sorted(config.lora.target_modules)}
-    raise_all([f"lora.{name}: {wanted[name]}, but the adapter {folder} has {value}; set it to that, or train a new one"
-               for name, value in found.items() if wanted[name] != value])  # fmt: skip
+    return [f"lora.{name}: {wanted[name]}, but the adapter {folder} has {value}; set it to that, or train a new one"
+            for name, value in found.items() if wanted[name] != value]  # fmt: skip
 
 
 def lora_settings(config: Config) -> dict[str, Any]:
@@ -173,16 +183,3 @@ def _keep_4bit_weights_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-@contextmanager
-def _no_loading_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()

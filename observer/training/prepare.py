@@ -13,7 +13,7 @@ from observer.errors import ObserverError, raise_all
 from observer.paths import cache_folder
 from observer.training.cuda import GET_COMPILER, compiler_lacks
 from observer.training.device import Runtime
-from observer.training.model import check_adapter
+from observer.training.model import adapter_faults
 from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import free_memory
@@ -21,7 +21,7 @@ from observer.training.planning.plan import Plan, make_plan
 from observer.training.rows import Encode, Splits, encode_by_length, encode_with, encode_with_gguf, load_splits
 from observer.weights.base import base_folder, load_tokenizer, looks_local, with_commit
 from observer.weights.checkpoint import ModelShape, read_shape
-from observer.weights.gguf_types import check_quantizations, check_tensor_types
+from observer.weights.gguf_types import quantization_faults, tensor_type_faults
 from observer.weights.size import known_shape
 
 if TYPE_CHECKING:
@@ -130,9 +130,8 @@ def check_settings(config: Config, runtime: Runtime) -> None:
     from transformers.training_args import OptimizerNames
 
     has_imatrix = config.export.imatrix_rows > 0
-    check_quantizations(config.export.quantizations, has_imatrix=has_imatrix)
-    check_tensor_types(config.export.tensor_types, has_imatrix=has_imatrix)
-    faults = []
+    faults = quantization_faults(config.export.quantizations, has_imatrix=has_imatrix)
+    faults += tensor_type_faults(config.export.tensor_types, has_imatrix=has_imatrix)
     if not config.export.quantizations:
         faults.append("export.quantizations: empty; name at least one, such as q4_k_m")
     optimizer = config.training.optim
@@ -144,7 +143,7 @@ def check_settings(config: Config, runtime: Runtime) -> None:
     if config.training.torch_compile and runtime.backend == "unsloth":
         faults.append("training.torch_compile: unsloth's forward would be compiled anew for every length of a batch; "
                       "leave it out, or set model.backend=transformers")  # fmt: skip
-    check_adapter(config)
+    faults += adapter_faults(config)
     faults += sharding_faults(config, runtime.launch, runtime.backend)
     for reporter in config.training.report_to:
         packages = REPORTER_PACKAGES[reporter]

@@ -65,7 +65,7 @@ def load_splits(
         rows = tokenize_rows([row for _, row in placed], encode)
         if check_lengths:
             found += length_faults(rows, [place for place, _ in placed], config.data.max_length)
-        faults += sorted(found, key=_line_number)
+        faults += found
         splits.append(rows)
     raise_all(faults)
     return Splits(*splits)
@@ -85,8 +85,8 @@ def tokenize_rows(rows: Sequence[dict[str, Any]], encode: Encode) -> list[TokenR
     """Prompt and completion are tokenized apart, as by a server that sees the prompt alone."""
     if not rows:
         return []
-    prompts = encode([prompt_text(row) for row in rows])
-    completions = encode([completion_text(row) for row in rows])
+    prompts = encode([render_chatml(row["prompt"]) for row in rows])
+    completions = encode([row["completion"][0]["content"] + IM_END for row in rows])
     numbers: dict[str, int] = {}
     return [
         TokenRow(prompt + completion, len(prompt), row["task"], numbers.setdefault(exchange_of(row), len(numbers)))
@@ -124,14 +124,6 @@ def encode_by_length(texts: list[str]) -> list[list[int]]:
             for text in texts]  # fmt: skip
 
 
-def prompt_text(row: dict[str, Any]) -> str:
-    return render_chatml(row["prompt"])
-
-
-def completion_text(row: dict[str, Any]) -> str:
-    return row["completion"][0]["content"] + IM_END
-
-
 def length_faults(rows: Sequence[TokenRow], places: Sequence[str], max_length: int) -> list[str]:
     """A row is never truncated: its end is the answer."""
     return [
@@ -139,9 +131,3 @@ def length_faults(rows: Sequence[TokenRow], places: Sequence[str], max_length: i
         for row, place in zip(rows, places, strict=True)
         if len(row) > max_length
     ]
-
-
-def _line_number(fault: str) -> tuple[str, int]:
-    path, _, rest = fault.partition(".jsonl:")
-    number = rest.partition(":")[0]
-    return path, int(number) if number.isdigit() else 0

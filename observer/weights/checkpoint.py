@@ -12,7 +12,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,6 @@ _CONFIG_KEYS = {
 }
 """Fields of ModelShape -> keys of config.json."""
 
-_LLAMA3_KEYS = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_context_length": "original_max_position_embeddings",
-}
-"""Fields of Llama3Rope -> keys of rope_parameters."""
-
 _FRACTIONS = frozenset({"rope_theta", "rms_norm_eps"})
 MAX_BLOCKS = 1_000
 """No model has a tenth of it; a config with more asks for memory, not for a model."""
@@ -59,12 +51,15 @@ MAX_BLOCKS = 1_000
 
 @dataclass(frozen=True)
 class Llama3Rope:
-    """RoPE of type llama3: long waves are stretched by `factor`, short ones are not, and between them it fades in."""
+    """RoPE of type llama3: long waves are stretched by `factor`, short ones are not, and between them it fades in.
+
+    The fields are named as in rope_parameters.
+    """
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
-    original_context_length: int
+    original_max_position_embeddings: int
 
     def factors(self, freq_base: float, head_length: int) -> np.ndarray:
         """What llama.cpp divides each frequency by, (head_length / 2,) float32; computed as its converter does."""
@@ -72,11 +67,11 @@ class Llama3Rope:
 
         frequencies = 1.0 / (freq_base ** (torch.arange(0, head_length, 2, dtype=torch.float32) / head_length))
         waves = 2 * math.pi / frequencies
-        turns = self.original_context_length / waves
+        turns = self.original_max_position_embeddings / waves
         smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         faded = 1 / ((1 - smooth) / self.factor + smooth)
-        is_short = waves < self.original_context_length / self.high_freq_factor
-        is_long = waves > self.original_context_length / self.low_freq_factor
+        is_short = waves < self.original_max_position_embeddings / self.high_freq_factor
+        is_long = waves > self.original_max_position_embeddings / self.low_freq_factor
         return torch.where(is_short, 1.0, torch.where(is_long, self.factor, faded)).float().numpy()
 
 
@@ -171,9 +166,9 @@ def shape_of_values(
         raise ObserverError(f"{place}: {values['num_hidden_layers']} layers; at most {MAX_BLOCKS} are read")
     if architecture.has_paired_rows and values["head_dim"] % 2:
         raise ObserverError(f"{place}: 'head_dim' is {values['head_dim']}; an even number is expected")
-    fields = {field: values[key] for field, key in _CONFIG_KEYS.items()}
+    sizes = {field: values[key] for field, key in _CONFIG_KEYS.items()}
     is_tied = bool(values.get("tie_word_embeddings", False))
-    return ModelShape(**fields, is_tied=is_tied, model_type=architecture.model_type, scaled_rope=scaled_rope)
+    return ModelShape(**sizes, is_tied=is_tied, model_type=architecture.model_type, scaled_rope=scaled_rope)
 
 
 def config_values(shape: ModelShape) -> dict[str, Any]:
@@ -183,7 +178,7 @@ def config_values(shape: ModelShape) -> dict[str, Any]:
         values.pop("head_dim")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_freq_base}
     if scaled := shape.scaled_rope:
-        rope |= {"rope_type": "llama3"} | {key: getattr(scaled, field) for field, key in _LLAMA3_KEYS.items()}
+        rope |= {"rope_type": "llama3"} | asdict(scaled)
     return values | {"rope_parameters": rope, "tie_word_embeddings": shape.is_tied}
 
 
@@ -262,10 +257,9 @@ def _scaled_rope(path: Path, rope: dict[str, Any], architecture: Architecture) -
         return None
     if kind != "llama3" or not architecture.has_scaled_rope:
         raise ObserverError(f"{path}: rope_type {kind!r} is not converted; use a model with the default RoPE")
-    values = {field: rope.get(key) for field, key in _LLAMA3_KEYS.items()}
-    odd = [_LLAMA3_KEYS[field] for field, value in values.items() if not _is_size(value, may_be_broken=True)]
-    raise_all([f"{path}: rope_parameters: {key!r} is {str(rope.get(key))[:40]}; a positive number is expected"
-               for key in odd])  # fmt: skip
+    values = {field.name: rope.get(field.name) for field in fields(Llama3Rope)}
+    raise_all([f"{path}: rope_parameters: {key!r} is {str(value)[:40]}; a positive number is expected"
+               for key, value in values.items() if not _is_size(value, may_be_broken=True)])  # fmt: skip
     if values["low_freq_factor"] == values["high_freq_factor"]:
         raise ObserverError(f"{path}: rope_parameters: low_freq_factor equals high_freq_factor; they must differ")
     return Llama3Rope(**values)  # type: ignore[arg-type]

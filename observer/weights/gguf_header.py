@@ -97,13 +97,10 @@ class _Cursor:
     def text(self) -> str:
         length = self.take("<Q")
         start = self.position
-        self.skip(length)
-        return self.data[start : self.position].decode("utf-8")
-
-    def skip(self, size_bytes: int) -> None:
-        self.position += size_bytes
+        self.position += length
         if self.position > len(self.data):
             raise ValueError("it ends too early")
+        return self.data[start : self.position].decode("utf-8")
 
     def value(self, kind: int) -> Any:
         if kind == gguf.GGUFValueType.STRING:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 import gguf
 import llama_cpp
 
-from observer.errors import raise_all
-
 NEED_IMATRIX = frozenset("iq1_s iq1_m iq2_xxs iq2_xs iq2_s iq2_m iq3_xxs iq3_xs q2_k_s".split())
 """Types llama.cpp refuses to write without an importance matrix."""
 
@@ -47,8 +45,8 @@ def wants_imatrix(quantization: str) -> bool:
     return bool(_BELOW_5_BITS.match(quantization))
 
 
-def check_quantizations(quantizations: Sequence[str], *, has_imatrix: bool = False) -> None:
-    """Raise ObserverError naming every type that cannot be made, with the nearest that can."""
+def quantization_faults(quantizations: Sequence[str], *, has_imatrix: bool = False) -> list[str]:
+    """A line for every type that cannot be made, with the nearest that can."""
     known = file_types()
     faults = []
     for name in quantizations:
@@ -56,11 +54,11 @@ def check_quantizations(quantizations: Sequence[str], *, has_imatrix: bool = Fal
             faults.append(f"unknown quantization {name!r}; {_nearest(name, list(known))}")
         elif name in NEED_IMATRIX and not has_imatrix:
             faults.append(f"quantization {name!r} needs an importance matrix; set export.imatrix_rows, or use iq4_xs")
-    raise_all(faults)
+    return faults
 
 
-def check_tensor_types(overrides: Mapping[str, str], *, has_imatrix: bool = False) -> None:
-    """Raise ObserverError naming every override whose pattern or type cannot be used."""
+def tensor_type_faults(overrides: Mapping[str, str], *, has_imatrix: bool = False) -> list[str]:
+    """A line for every override whose pattern or type cannot be used."""
     known = tensor_types()
     faults = []
     for pattern, name in overrides.items():
@@ -73,7 +71,7 @@ def check_tensor_types(overrides: Mapping[str, str], *, has_imatrix: bool = Fals
             faults.append(f"{place}: unknown type {name!r}; {_nearest(name, list(known))}")
         elif name in TENSORS_NEED_IMATRIX and not has_imatrix:
             faults.append(f"{place}: type {name!r} needs an importance matrix; set export.imatrix_rows, or use iq4_xs")
-    raise_all(faults)
+    return faults
 
 
 def _nearest(name: str, known: list[str]) -> str:

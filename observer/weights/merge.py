@@ -32,6 +32,7 @@ from observer.weights.checkpoint import (
 from observer.weights.tokenizer import tokenizer_folder
 
 _LORA_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_WEIGHTS = "adapter_model.safetensors"
 HARMLESS = frozenset(
     "auto_mapping base_model_name_or_path corda_config eva_config exclude_modules inference_mode layers_pattern "
     "layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core peft_version "
@@ -59,7 +60,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter on disk: its scale, and (A, B) for every module, named as in the base."""
+    """An adapter on disk: its scale, and (A, B) for every module, named as in the base; it adds scale * B A to it."""
 
     scale: float
     modules: dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -83,7 +84,8 @@ def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None 
         weights[name] = stored.to(target)
         module = name.removesuffix(".weight")
         if module in lora.modules:
-            weights[name] = (stored.float() + delta(lora, module)).to(target)
+            a, b = lora.modules[module]
+            weights[name] = (stored.float() + lora.scale * (b @ a)).to(target)
             changes.append((weights[name].float() - stored.float()).abs().max().item())
     assert len(changes) == len(lora.modules)
     check_changed(adapter, changes)
@@ -93,6 +95,15 @@ def merge_adapter(adapter: Path, base: Path, merged: Path, *, dtype: str | None 
 
 def read_lora(adapter: Path) -> Lora:
     """Read an adapter as PEFT saves it. Raises ObserverError for anything but plain LoRA, whole."""
+    config, modules = read_lora_header(adapter)
+    rank, alpha = config["r"], config["lora_alpha"]
+    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    with open_safetensors(adapter / _WEIGHTS, "pt", "train again") as file:
+        return Lora(scale, {module: (_side(file, module, "A"), _side(file, module, "B")) for module in modules})
+
+
+def read_lora_header(adapter: Path) -> tuple[dict[str, Any], list[str]]:
+    """Its settings and the modules it changes, no weight being read. Raises as `read_lora` does."""
     config = read_json_object(adapter / "adapter_config.json")
     if unusual := {name: value for name, value in config.items() if not _is_plain(name, value)}:
         convert = ", or save it with save_pretrained(path_initial_model_for_weight_conversion=…)"
@@ -100,26 +111,29 @@ def read_lora(adapter: Path) -> Lora:
             f"{adapter}: {json.dumps(unusual)[:300]} cannot be merged here, nor written as GGUF; train plain LoRA"
             + convert * ("init_lora_weights" in unusual)
         )
-    weights = adapter / "adapter_model.safetensors"
+    weights = adapter / _WEIGHTS
     if not weights.is_file():
         raise ObserverError(f"{weights}: no such file; save it again, only safetensors are read")
-    sides: dict[str, dict[str, torch.Tensor]] = {}
+    shapes: dict[str, dict[str, list[int]]] = {}
     with open_safetensors(weights, "pt", "train again") as file:
         for name in file.keys():  # noqa: SIM118
             match = _LORA_NAME.fullmatch(name)
             if match is None:
                 raise ObserverError(f"{weights}: tensor {name[:100]!r} is not plain LoRA")
-            sides.setdefault(match["module"], {})[match["side"]] = file.get_tensor(name).float()
-    raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in sides.items() if len(pair) != 2])
-    rank, alpha = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
-    for module, pair in sides.items():
+            shapes.setdefault(match["module"], {})[match["side"]] = file.get_slice(name).get_shape()
+    raise_all([f"{weights}: {module} lacks lora_A or lora_B" for module, pair in shapes.items() if len(pair) != 2])
+    rank, _ = (_positive(adapter, config, name) for name in ("r", "lora_alpha"))
+    for module, pair in shapes.items():
         a, b = pair["A"], pair["B"]
-        if a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == rank:
+        if len(a) != 2 or len(b) != 2 or not a[0] == b[1] == rank:
             raise ObserverError(
-                f"{weights}: {module}: lora_A is {tuple(a.shape)}, lora_B {tuple(b.shape)}, r is {rank}; train again"
+                f"{weights}: {module}: lora_A is {tuple(a)}, lora_B {tuple(b)}, r is {rank}; train again"
             )
-    scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Lora(scale, {module: (pair["A"], pair["B"]) for module, pair in sides.items()})
+    return config, list(shapes)
+
+
+def _side(file: Any, module: str, side: str) -> torch.Tensor:
+    return file.get_tensor(f"base_model.model.{module}.lora_{side}.weight").float()
 
 
 def _is_plain(name: str, value: Any) -> bool:
@@ -132,12 +146,6 @@ def _positive(adapter: Path, config: dict[str, Any], name: str) -> float:
     if not isinstance(value, int | float) or not 0 < value < 1 << 20:
         raise ObserverError(f"{adapter}: {name} is {str(value)[:40]}, a positive number is expected; train again")
     return value
-
-
-def delta(lora: Lora, module: str) -> torch.Tensor:
-    """What the adapter adds to a weight, (out, in), float32."""
-    a, b = lora.modules[module]
-    return lora.scale * (b @ a)
 
 
 def misfits(adapter: Path, lora: Lora, base: Path, shape: ModelShape) -> list[str]:

@@ -27,12 +27,8 @@ QWEN3_0_6B = ModelShape(
 
 def projections(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """(out, in) of the linear layers of one block."""
-    hidden, inner = shape.embedding_length, shape.feed_forward_length
-    queries, keys = shape.head_count * shape.key_length, shape.head_count_kv * shape.key_length
-    return {
-        "q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden), "o_proj": (hidden, queries),
-        "gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner),
-    }  # fmt: skip
+    of_one_block = expected_shapes(replace(shape, block_count=1)).items()
+    return {name.split(".")[-2]: (size[0], size[1]) for name, size in of_one_block if name.endswith("_proj.weight")}
 
 
 def count_parameters(shape: ModelShape) -> int:

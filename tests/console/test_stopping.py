@@ -17,7 +17,6 @@ from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 each_signal = pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.name)
@@ -81,7 +80,7 @@ def test_a_signal_that_a_library_swallows_ends_the_run_before_the_next_stage(
     def main() -> int:
         with contextlib.suppress(BaseException):
             send(kind)
-        Stages(Manifest(tmp_path / "manifest.json")).run("merge", {}, [], lambda: done.append("merge"))
+        Manifest(tmp_path / "manifest.json").run("merge", {}, [], lambda: done.append("merge"))
         return 0
 
     assert ends_in_one_line(main, kind, capsys)

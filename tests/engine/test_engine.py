@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from observer.engine.copying import Sources
 from observer.engine.engine import Engine
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BatchToken, LlamaContext
@@ -133,7 +134,7 @@ def test_the_grammar_turns_every_choice_into_an_answer_that_parses(engine: Engin
     n_ended = 0
     for number in range(20):
         exchange = None if number % 2 else render_exchange('I\'m "Ana" – née Núñez,\n\t李 \\ 🙂', "")
-        grammar, tokens = pristine.start(exchange), []
+        grammar, tokens = pristine.start(Sources.of(exchange) if exchange else None), []
         quote = engine.model.tokenize('"')[0]
         while len(tokens) < 400:
             logits = random.normal(size=engine.model.n_vocab).astype(np.float32)

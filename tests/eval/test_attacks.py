@@ -34,7 +34,6 @@ from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import read_jsonl
 from observer.observation import Completion, Exchange, Grade
-from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import ATTACK_GOALS, ATTACKS_JSONL, CHALLENGE_JSONL, MODELFILES, PROJECT_ROOT
 from observer.prompts import (
     IM_END,
@@ -50,6 +49,7 @@ from observer.prompts import (
 from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Turn, parse_row
 from observer.turns.before_model import prepare
 from tests.support.go_template import render_go_template
+from tests.support.modelfile_parser import parse_modelfile
 from tests.support.ollama_server import OllamaServer
 
 ATTACKS = set(

@@ -22,7 +22,7 @@ from eval.quantizations.files import build, wanted_files
 from observer.config import Config
 from observer.console.run import run_cli
 from observer.errors import ObserverError
-from observer.export.command import add_export_command, command_line
+from observer.export.command import add_export_command
 from observer.export.export import ExportPlan, File, check_disk, export, files_of, planned_bytes
 from observer.export.gguf.write import gguf_bytes, write_gguf
 from observer.export.quantize.imatrix import Calibration, calibration_of
@@ -33,7 +33,6 @@ from observer.files import remove_leftovers, write_jsonl
 from observer.paths import PROJECT_ROOT, TRAIN_JSONL, RunPaths
 from observer.runs.finished_run import Run, read_run
 from observer.runs.manifest import Manifest
-from observer.runs.stages import Stages
 from observer.weights.gguf_header import read_header
 from observer.weights.merge import merge_adapter
 from tests.conftest import make_tiny_model
@@ -58,7 +57,7 @@ def plan_for(folder: Path, out: Path, *types: str, base: Path | None = None, kee
 
 
 def export_alone(plan: ExportPlan) -> None:
-    export(plan, Stages(Manifest(plan.out / "export.json")))
+    export(plan, Manifest(plan.out / "export.json"))
 
 
 def names_in(folder: Path) -> set[str]:
@@ -147,7 +146,7 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
     assert (out / f"{name}-f16.gguf").read_bytes() == expected.read_bytes()
 
     report = (out / "export.md").read_text()
-    assert f"`{command_line(args)}`" in report
+    assert "\n- command: `observer " in report
     for check in ("changed: ", "tokens: 96 of 96", "logits: differ", "endings: **warning:** "):
         assert report.count(check) == 2
     assert "greedy answers end" in capsys.readouterr().err  # a random model never does
@@ -159,9 +158,10 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
 
 
 def test_types_below_5_bits_get_an_importance_matrix_of_training_rows(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["observer", "export", str(tiny_model), "--imatrix-rows", str(rows)])
     rows.write_text("".join((PROJECT_ROOT / TRAIN_JSONL).read_text().splitlines(keepends=True)[:3]))
     args = parse(tiny_model, "--out", out, "--types", "iq2_xxs,q8_0", "--imatrix-rows", rows)
     assert args.run(args) == 0
@@ -170,7 +170,7 @@ def test_types_below_5_bits_get_an_importance_matrix_of_training_rows(
     assert matrix.n_rows == 3
     notes = json.loads((out / "export.json").read_text())["stages"]
     assert [notes[f"gguf {name}"]["notes"]["has_imatrix"] for name in ("iq2_xxs", "q8_0")] == [True, False]
-    assert f"--imatrix-rows {rows}" in (out / "export.md").read_text()
+    assert f"`observer export {tiny_model} --imatrix-rows {rows}`" in (out / "export.md").read_text()
     capsys.readouterr()
     assert args.run(args) == 0
     assert capsys.readouterr().out.count("skipped") == 3
@@ -224,7 +224,7 @@ def untrained_run(folder: Path, base: Path) -> Path:
 
 
 def by_training(root: Path, base: Path) -> Path:
-    export_stages(read_run(root), base, "cpu", Stages(Manifest(root / "manifest.json")))
+    export_stages(read_run(root), base, "cpu", Manifest(root / "manifest.json"))
     return root / "gguf"
 
 

@@ -172,8 +172,7 @@ def test_it_reaches_the_quantizer_and_lowers_the_error_where_inputs_are_large(ti
     imatrix = write_imatrix(Imatrix(sums, dict.fromkeys(sums, 1), 1), tmp_path / "imatrix.gguf")
     errors = {}
     for label, used in (("with", imatrix), ("without", None)):
-        report = quantize(source, tmp_path / f"{label}.gguf", "q4_k_m", imatrix=used)
-        assert report.has_imatrix == (used is not None)
+        quantize(source, tmp_path / f"{label}.gguf", "q4_k_m", imatrix=used)
         errors[label] = squared_errors(source, tmp_path / f"{label}.gguf", name)[is_large].sum()
     assert errors["with"] < 0.5 * errors["without"]
     metadata = read_header(tmp_path / "with.gguf").metadata

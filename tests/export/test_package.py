@@ -20,22 +20,21 @@ from observer.cli import main
 from observer.config import Config
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
-from observer.export.package import Checked, Difference, ask, check_name, create_request, rendered_prompt, variant_name
+from observer.export.package import Checked, Difference, ask, check_name, rendered_prompt, variant_name
 from observer.files import write_jsonl
 from observer.ollama.client import NoServer, OllamaClient, Patience, error_words, server_version
-from observer.ollama.modelfile import quantization_modelfiles
-from observer.ollama.modelfile_parser import parse_modelfile
+from observer.ollama.modelfile import VARIANTS, Variant, create_request, quantization_modelfiles
 from observer.ollama.near_ties import NEAR_TIE_NATS, nats_apart
 from observer.paths import ADAPTER, RunPaths
 from observer.prompts import (
     OLLAMA_TEMPLATE,
-    SYSTEM_PROMPT,
     Task,
     ollama_template,
     prompt_messages,
     render_exchange,
     render_prompt,
 )
+from tests.support.modelfile_parser import parse_modelfile
 from tests.support.ollama_server import Fault, OllamaServer, delete_ollama_model
 from tests.support.tiny_runs import split_rows, tiny_config
 
@@ -187,29 +186,19 @@ def test_a_name_that_ollama_refuses_is_refused_before_anything_is_sent(name: str
         check_name(name)
 
 
-def test_what_is_sent_is_what_the_modelfile_says() -> None:
-    paths = RunPaths(Path("outputs/x"), "x")
-    text = quantization_modelfiles(paths, Config().export, "q8_0", "")[paths.modelfile_of("q8_0", "grade")]
-    assert create_request("m", parse_modelfile(text), {"./x-q8_0.gguf": "sha256:1"}) == {
-        "model": "m",
-        "files": {"x-q8_0.gguf": "sha256:1"},
-        "template": ollama_template(Task.GRADE),
-        "system": SYSTEM_PROMPT,
-        "parameters": {
-            "temperature": 0.0, "repeat_penalty": 1.0, "num_ctx": 2048, "num_predict": 512,
-            "stop": ["<|im_end|>", "<|im_start|>"],
-        },
-        "license": ["Apache-2.0"],
-        "requires": "0.6.6",
-    }  # fmt: skip
-
-
-def test_an_adapter_is_sent_over_the_library_s_base() -> None:
-    paths = RunPaths(Path("outputs/x"), "x")
-    text = quantization_modelfiles(paths, Config().export, ADAPTER, "Qwen/Qwen3-0.6B")[paths.modelfile_of(ADAPTER, "")]
-    request = create_request("m", parse_modelfile(text), {"./x-adapter.gguf": "sha256:1"})
-    assert request["from"] == "qwen3:0.6b" and "files" not in request
-    assert (request["adapters"], request["parser"]) == ({"x-adapter.gguf": "sha256:1"}, "passthrough")
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("quantization", "adapted"), [("q8_0", None), (ADAPTER, "qwen3:0.6b")])
+def test_what_is_sent_is_what_the_modelfile_says(quantization: str, adapted: str | None, variant: Variant) -> None:
+    paths, export = RunPaths(Path("outputs/x"), "x"), Config().export
+    planned = quantization_modelfiles(paths, export, quantization, "Qwen/Qwen3-0.6B")
+    said = parse_modelfile(planned[paths.modelfile_of(quantization, variant)])
+    file = paths.gguf(quantization).name
+    sent = create_request("m", export, variant, {file: "sha256:1"}, adapted)
+    source = sent.pop("from", None) or f"./{file}"
+    assert sent.pop("model") == "m" and sent.pop("adapters" if adapted else "files") == {file: "sha256:1"}
+    assert sent.pop("parameters") == said.parameters and sent.pop("license") == said.commands.pop("LICENSE")
+    commands = {command.lower(): said.only(command) for command in said.commands}
+    assert commands == sent | {"from": source} | ({"adapter": f"./{file}"} if adapted else {})
 
 
 def test_one_command_creates_and_checks_the_three(run_folder: Path, server: OllamaServer, capsys) -> None:

@@ -23,7 +23,6 @@ from observer.ollama.modelfile import (
     shipped_modelfiles,
     write_committed,
 )
-from observer.ollama.modelfile_parser import Modelfile, parse_modelfile
 from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths
 from observer.prompts import (
     CUES,
@@ -38,6 +37,7 @@ from observer.prompts import (
 )
 from tests.conftest import hostile_texts
 from tests.support.go_template import render_go_template
+from tests.support.modelfile_parser import Modelfile, parse_modelfile
 
 OF_TASK: dict[Task, Variant] = {Task.GRADE: "grade", Task.EXTRACT: "extract"}
 

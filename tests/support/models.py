@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
@@ -12,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel
-from observer.export.gguf.adapter import apply_adapter
 from observer.prompts import IM_END, IM_START, Task, render_exchange, render_prompt
 from tests.conftest import hostile_texts
 
@@ -36,7 +37,10 @@ def llama_logits(path: Path, tokens: list[int], adapter: Path | None = None) -> 
     model = LlamaModel(path)
     context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=1)
     if adapter:
-        apply_adapter(model, context, adapter)
+        handle = llama_cpp.llama_adapter_lora_init(model.handle, str(adapter).encode())
+        assert handle, "llama.cpp cannot put it over this base"
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(handle)
+        assert llama_cpp.llama_set_adapters_lora(context.handle, adapters, 1, (ctypes.c_float * 1)(1.0)) == 0
     batch = [BatchToken(token, place, (0,), True) for place, token in enumerate(tokens)]
     return np.stack([logits.copy() for _, logits in context.decode(batch)])
 

@@ -14,7 +14,7 @@ from observer.training.batching import varlen
 from observer.training.batching.attention import call_obstacle, use_forest_attention
 from observer.training.batching.forest import Batch, collate
 from observer.training.batching.order import RowSampler
-from observer.training.compiling import compile_blocks
+from observer.training.model import compile_blocks
 from observer.training.rows import TokenRow
 from tests.support import varlen_on_cpu
 from tests.training.test_forest import (

@@ -95,7 +95,7 @@ def _forest(device: Device, backend: Backend) -> list[Finding]:
 
 def launches(device: Device) -> list[Finding]:
     """Kernels launched by the blocks in a step, forward and backward; on a CPU, operators called."""
-    from observer.training.compiling import compile_blocks
+    from observer.training.model import compile_blocks
 
     model, batch = load(device, "transformers")
     forests: dict[str, Any] = {"attention group by group": batch["forest"]}

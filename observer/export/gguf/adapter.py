@@ -6,17 +6,14 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 from pathlib import Path
 from typing import Literal
 
 import gguf
-import llama_cpp
 import numpy as np
 
-from observer.engine.llama_context import LlamaContext
-from observer.engine.llama_model import LlamaModel
-from observer.errors import ObserverError, raise_all
+from observer.errors import raise_all
 from observer.files import atomic_path
 from observer.weights.checkpoint import ModelShape, gguf_names, pair_rows, read_shape
 from observer.weights.merge import Lora, misfits, read_lora
@@ -35,38 +32,24 @@ def write_adapter_gguf(
     lora, shape = read_lora(adapter), read_shape(base)
     _check(adapter, lora, base, shape)
     names = gguf_names(shape)
-    with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
-        try:
-            writer.add_type(gguf.GGUFType.ADAPTER)
-            writer.add_name(name)
-            writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-            writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
-            for module in sorted(lora.modules):
-                a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
-                if shape.architecture.pairs_rows_of(module):
-                    b = pair_rows(b, shape.key_length)
-                writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)
-                writer.add_tensor(f"{names[f'{module}.weight']}.lora_b", b)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    with (
+        atomic_path(out) as temporary,
+        contextlib.closing(gguf.GGUFWriter(temporary, shape.architecture.gguf_name)) as writer,
+    ):
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(name)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
+        for module in sorted(lora.modules):
+            a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
+            if shape.architecture.pairs_rows_of(module):
+                b = pair_rows(b, shape.key_length)
+            writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)
+            writer.add_tensor(f"{names[f'{module}.weight']}.lora_b", b)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
     return out
-
-
-def apply_adapter(model: LlamaModel, context: LlamaContext, path: Path) -> None:
-    """Let `context` answer with the adapter over its base; the model frees it.
-
-    Raises ObserverError when llama.cpp refuses it for this base.
-    """
-    adapter = llama_cpp.llama_adapter_lora_init(model.handle, str(path).encode())
-    if not adapter:
-        raise ObserverError(f"{path}: llama.cpp cannot put it over {model.path}; take the base it was trained on")
-    adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
-    code = llama_cpp.llama_set_adapters_lora(context.handle, adapters, 1, (ctypes.c_float * 1)(1.0))
-    assert code == 0, f"llama_set_adapters_lora returned {code}"
 
 
 def _alpha(lora: Lora) -> float:

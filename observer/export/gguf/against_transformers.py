@@ -5,6 +5,7 @@ The model runs in transformers, in float32 on the CPU. What the file alone can t
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -196,13 +197,10 @@ def check_changed(model: Path, base: Path | None) -> Check:
 
 
 def _last_logits(model: LlamaModel, tokens: Sequence[int], count: int) -> Logits:
-    context = LlamaContext(model, n_ctx=2048, n_seq_max=1, n_threads=usable_cores())
     first = len(tokens) - count
-    try:
+    with contextlib.closing(LlamaContext(model, n_ctx=2048, n_seq_max=1, n_threads=usable_cores())) as context:
         batch = [BatchToken(token, place, (0,), place >= first) for place, token in enumerate(tokens)]
         return np.stack([logits.copy() for _, logits in context.decode(batch)])
-    finally:
-        context.close()
 
 
 def _would_have_ended(reference: Reference, prompt: str, answer: Completion) -> bool:

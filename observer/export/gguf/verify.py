@@ -5,6 +5,7 @@ What needs the model it was made of is `against_transformers`'s.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,12 @@ def _token(metadata: dict[str, Any], key: str) -> str | None:
 
 
 def _decode_once(path: Path) -> None:
-    model = LlamaModel(path)
-    context = LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=2)
-    try:
+    with (
+        contextlib.closing(LlamaModel(path)) as model,
+        contextlib.closing(LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=2)) as context,
+    ):
         tokens = model.tokenize(render_prompt(Task.GRADE, render_exchange("Hello", "")))
         batch = [BatchToken(token, place, (0,), place == len(tokens) - 1) for place, token in enumerate(tokens)]
         is_finite = all(np.isfinite(logits).all() for _, logits in context.decode(batch))
-    finally:
-        context.close()
-        model.close()
     if not is_finite:
         raise ObserverError(f"{path}: its logits are not finite; check the merged model, then export again")

@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,14 @@ def write_gguf(merged: Path, out: Path, file_type: str = "f16", *, name: str) ->
     shape = read_shape(merged)
     entries = plan_tensors(list_tensors(merged, shape), shape, tensor_type)
     with atomic_path(out) as temporary:
-        writer = gguf.GGUFWriter(temporary, shape.architecture.gguf_name)
-        try:
-            announce_tensors(writer, entries)
+        with contextlib.closing(gguf.GGUFWriter(temporary, shape.architecture.gguf_name)) as writer:
+            for entry in entries:
+                writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
             _add_metadata(writer, shape, name, llama_file_type)
             add_vocabulary(writer, merged, shape.vocab_size)
-            write_head(writer)
-        finally:
-            writer.close()
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
         with temporary.open("ab") as file:
             _append(file, entries, out.name)
     return out
@@ -121,19 +122,6 @@ def plan_tensors(tensors: list[Tensor], shape: ModelShape, wanted: GGMLQuantizat
         head_length = shape.key_length if shape.architecture.pairs_rows_of(module) else None
         entries.append(Entry(tensor, name, _type_of(name, tensor.shape, wanted), head_length))
     return entries
-
-
-def announce_tensors(writer: gguf.GGUFWriter, entries: list[Entry]) -> None:
-    """Put them into the head; their bytes follow it."""
-    for entry in entries:
-        writer.add_tensor_info(entry.name, entry.byte_shape, np.dtype(np.uint8), entry.size_bytes, entry.type)
-
-
-def write_head(writer: gguf.GGUFWriter) -> None:
-    """Everything in front of the tensors."""
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
 
 
 def _type_of(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:

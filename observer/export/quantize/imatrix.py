@@ -103,7 +103,8 @@ def compute_imatrix(merged: Path, rows: Sequence[Sequence[int]], *, device: str 
             done += int(is_token.sum())
             show(done, n_tokens)
     result = Imatrix({name: t.float().cpu().numpy() for name, t in sums.items()}, dict.fromkeys(sums, done), len(rows))
-    _check_finite(merged, result)
+    wrong = [name for name, values in result.sums.items() if not np.isfinite(values).all()]
+    raise_all([f"{merged}: the inputs of {name} are not finite; check the merged model" for name in wrong])
     return result
 
 
@@ -142,13 +143,8 @@ def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
 def _pad(rows: list[Sequence[int]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids padded on the right, and where the tokens are."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
-    is_token = torch.tensor([[place < len(row) for place in range(length)] for row in rows], device=device)
+    ids = pad_sequence([torch.tensor(row, device=device) for row in rows], batch_first=True)
+    is_token = pad_sequence([torch.ones(len(row), dtype=torch.bool, device=device) for row in rows], batch_first=True)
     return ids, is_token
-
-
-def _check_finite(merged: Path, imatrix: Imatrix) -> None:
-    wrong = [name for name, values in imatrix.sums.items() if not np.isfinite(values).all()]
-    raise_all([f"{merged}: the inputs of {name} are not finite; check the merged model" for name in wrong])

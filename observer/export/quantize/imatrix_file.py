@@ -6,6 +6,7 @@ is `imatrix`'s.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from observer.weights.gguf_header import read_header
 
 Sums = npt.NDArray[np.float32]
 _SUMS, _COUNT = ".in_sum2", ".counts"
-_MEND = "compute it again, or write it with llama-imatrix --output-format gguf"
+_FIX = "compute it again, or write it with llama-imatrix --output-format gguf"
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,18 @@ class Imatrix:
 
 def write_imatrix(imatrix: Imatrix, out: Path, *, datasets: Sequence[str] = ()) -> Path:
     """Write the GGUF that `llama-quantize --imatrix` reads. Our rows are its chunks, of this length on average."""
-    with atomic_path(out) as temporary:
-        writer = _Writer(temporary, arch="")
-        try:
-            writer.add_type(gguf.GGUFType.IMATRIX)
-            writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets) or [""])
-            writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, imatrix.n_rows)
-            n_tokens = max(imatrix.counts.values())
-            writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, round(n_tokens / imatrix.n_rows)))
-            for name in sorted(imatrix.sums):
-                writer.add_tensor(name + _SUMS, imatrix.sums[name].reshape(1, -1))
-                writer.add_tensor(name + _COUNT, np.array([[imatrix.counts[name]]], np.float32))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
+    with atomic_path(out) as temporary, contextlib.closing(_Writer(temporary, arch="")) as writer:
+        writer.add_type(gguf.GGUFType.IMATRIX)
+        writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets) or [""])
+        writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, imatrix.n_rows)
+        n_tokens = max(imatrix.counts.values())
+        writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, round(n_tokens / imatrix.n_rows)))
+        for name in sorted(imatrix.sums):
+            writer.add_tensor(name + _SUMS, imatrix.sums[name].reshape(1, -1))
+            writer.add_tensor(name + _COUNT, np.array([[imatrix.counts[name]]], np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
     return out
 
 
@@ -62,17 +59,17 @@ def read_imatrix(path: Path) -> Imatrix:
     """Read ours or llama.cpp's. Raises ObserverError for what is neither, or not whole."""
     metadata = read_header(path).metadata
     if metadata.get("general.type") != gguf.GGUFType.IMATRIX:
-        raise ObserverError(f"{path}: general.type is {metadata.get('general.type')!r}, not 'imatrix'; {_MEND}")
+        raise ObserverError(f"{path}: general.type is {metadata.get('general.type')!r}, not 'imatrix'; {_FIX}")
     try:
         tensors = {tensor.name: np.array(tensor.data).reshape(-1) for tensor in gguf.GGUFReader(path).tensors}
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise ObserverError(f"{path}: cut short ({error}); {_MEND}") from error
+        raise ObserverError(f"{path}: cut short ({error}); {_FIX}") from error
     names = sorted(name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS))
     pairs = {name: (tensors[name + _SUMS], tensors.get(name + _COUNT)) for name in names}
     faults = [
-        f"{path}: {name} is no row of sums with its count; {_MEND}" for name in names if not _is_sound(*pairs[name])
+        f"{path}: {name} is no row of sums with its count; {_FIX}" for name in names if not _is_sound(*pairs[name])
     ]
-    raise_all(faults or ([] if names else [f"{path}: holds no sums; {_MEND}"]))
+    raise_all(faults or ([] if names else [f"{path}: holds no sums; {_FIX}"]))
     counts = {name: round(tensors[name + _COUNT].item()) for name in names}
     chunks = int(metadata.get(gguf.Keys.IMatrix.CHUNK_COUNT, 0))
     return Imatrix({name: sums for name, (sums, _) in pairs.items()}, counts, chunks)

@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,9 +32,9 @@ from observer.paths import python_path
 from observer.weights.gguf_header import GGUFHeader, read_header
 from observer.weights.gguf_types import (
     UNQUANTIZED,
-    check_quantizations,
-    check_tensor_types,
     file_types,
+    quantization_faults,
+    tensor_type_faults,
     tensor_types,
     wants_imatrix,
 )
@@ -45,18 +44,6 @@ _PLACE = re.compile(r"\[ *(\d+)/ *\d+\] ")
 _BLOCK_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
 _WHY = re.compile(r"error|fail|abort|assert|disabled", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class QuantizationReport:
-    """What is in a quantized file, read back from it."""
-
-    quantization: str
-    size_bytes: int
-    tensor_types: dict[str, int]
-    fallbacks: tuple[str, ...]
-    """`tensor: type` of those whose rows do not divide by the block of the type asked for."""
-    has_imatrix: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,17 +64,24 @@ def quantize(
     *,
     imatrix: Path | None = None,
     overrides: Mapping[str, str] | None = None,
-) -> QuantizationReport:
+) -> tuple[str, ...]:
     """Write `source` (an f32, f16 or bf16 GGUF) to `out` in another type.
 
-    `imatrix` is one in GGUF format, for types below 5 bits and overrides; `overrides` maps regular expressions of
-    tensor names to types, such as `q6_k`.
+    Returns `tensor: type` of those whose rows do not divide by the block of the type asked for. `imatrix` is one in
+    GGUF format, for types below 5 bits and overrides; `overrides` maps regular expressions of tensor names to types,
+    such as `q6_k`.
     Raises ObserverError for what cannot be made, and with llama.cpp's own words when it fails.
     """
     overrides = dict(overrides or {})
     imatrix = imatrix if takes_imatrix(quantization, overrides) else None
-    _check_request(source, quantization, imatrix, overrides)
-    n_tensors = len(read_header(source).tensor_types)
+    has_imatrix = imatrix is not None
+    faults = quantization_faults([quantization], has_imatrix=has_imatrix)
+    faults += tensor_type_faults(overrides, has_imatrix=has_imatrix)
+    if not source.is_file():
+        raise_all(faults)
+    header = read_header(source)
+    raise_all(faults + _source_faults(source, header, imatrix, overrides))
+    n_tensors = len(header.tensor_types)
     with atomic_path(out) as temporary, show_progress(f"quantizing to {quantization}, tensors", n_tensors) as show:
         job = Job(str(source), str(temporary), file_types()[quantization], imatrix and str(imatrix), overrides)
         try:
@@ -96,27 +90,13 @@ def quantize(
             if shutil.disk_usage(temporary.parent).free < _BLOCK_BYTES:  # llama.cpp says "iostream error"
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
-        return _report(quantization, temporary, log, has_imatrix=imatrix is not None)
+        types = read_header(temporary).tensor_types
+        return tuple(f"{name}: {types[name]}" for name in _FALLBACK.findall(log))
 
 
 def takes_imatrix(quantization: str, overrides: Mapping[str, str]) -> bool:
     """The one rule of which files an importance matrix goes into, where there is one."""
     return quantization not in UNQUANTIZED and (wants_imatrix(quantization) or bool(overrides))
-
-
-def _check_request(source: Path, quantization: str, imatrix: Path | None, overrides: Mapping[str, str]) -> None:
-    """Raise ObserverError naming everything that keeps the type from being made of `source`."""
-    has_imatrix, faults = imatrix is not None, []
-    for check in (
-        lambda: check_quantizations([quantization], has_imatrix=has_imatrix),
-        lambda: check_tensor_types(overrides, has_imatrix=has_imatrix),
-        lambda: _check_source(source, read_header(source), imatrix, overrides),
-    ):
-        try:
-            check()
-        except ObserverError as error:
-            faults.append(str(error))
-    raise_all(faults)
 
 
 def run_job(job: Job, on_tensor: Callable[[int], None] = lambda _: None) -> str:
@@ -140,7 +120,8 @@ def run_job(job: Job, on_tensor: Callable[[int], None] = lambda _: None) -> str:
     return "".join(lines)
 
 
-def _check_source(source: Path, header: GGUFHeader, imatrix: Path | None, overrides: Mapping[str, str]) -> None:
+def _source_faults(source: Path, header: GGUFHeader, imatrix: Path | None, overrides: Mapping[str, str]) -> list[str]:
+    """What keeps a type from being made of `source`."""
     known = file_types()
     found = header.metadata.get("general.file_type")
     faults = []
@@ -149,7 +130,7 @@ def _check_source(source: Path, header: GGUFHeader, imatrix: Path | None, overri
         faults.append(f"{source}: found type {name}; quantize from {', '.join(UNQUANTIZED)}")
     columns = {name: shape[-1] for name, shape in header.tensor_shapes.items() if len(shape) > 1}
     for pattern in overrides:
-        with contextlib.suppress(re.error):  # told by check_tensor_types
+        with contextlib.suppress(re.error):  # told by tensor_type_faults
             if not any(re.search(pattern, name) for name in columns):
                 faults.append(f"export.tensor_types: {pattern!r} is in no tensor of {source}, such as {max(columns)}")
     if imatrix is not None:
@@ -160,7 +141,7 @@ def _check_source(source: Path, header: GGUFHeader, imatrix: Path | None, overri
             faults.append(
                 f"{imatrix}: lacks {len(wrong)} layers of {source}, such as {wrong[0]}; compute it of this model"
             )
-    raise_all(faults)
+    return faults
 
 
 def _quantize_here(job: Job) -> int:
@@ -205,12 +186,6 @@ def _explain(code: int, log: list[str]) -> str:
     why = [line for line in log if _WHY.search(line)] or log[-3:]
     words = "\n  ".join(line.strip() for line in why)
     return f"llama.cpp could not quantize it (exit {code}):\n  {words}"
-
-
-def _report(quantization: str, path: Path, log: str, *, has_imatrix: bool) -> QuantizationReport:
-    types = read_header(path).tensor_types
-    fallbacks = tuple(f"{name}: {types[name]}" for name in _FALLBACK.findall(log))
-    return QuantizationReport(quantization, path.stat().st_size, dict(Counter(types.values())), fallbacks, has_imatrix)
 
 
 def end_with_parent() -> None:

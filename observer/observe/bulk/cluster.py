@@ -53,6 +53,8 @@ def open_cluster(address: str | None, n_workers: int | None, n_threads: int | No
     """
     import ray
 
+    from observer.engine.llama_model import usable_cores
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(_RaysWords()))
         if address:
@@ -61,7 +63,7 @@ def open_cluster(address: str | None, n_workers: int | None, n_threads: int | No
             cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
             yield _fit(cpus, n_workers, n_threads)
             return
-        size = _size(_cores(), n_workers, n_threads)
+        size = _size(usable_cores(), n_workers, n_threads)
         folder = stack.enter_context(_folder())
         stack.callback(ray.shutdown)
         # Ray would leave one in ~/.ray, for other runs and clusters of this user to share.
@@ -114,10 +116,6 @@ def _fit(cpus: Sequence[float], n_workers: int | None, n_threads: int | None) ->
             "ask for fewer, or for fewer --threads"
         )
     return Size(wanted.n_workers, n_threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

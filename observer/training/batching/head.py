@@ -31,7 +31,8 @@ class _HeadNLL(torch.autograd.Function):
         wants_gradient = ctx.needs_input_grad[0]
         states = hidden.detach().to(weight.dtype)
         n_rows = max(1, CHUNK_BYTES.get(hidden.device.type, 2**29) // (4 * len(weight)))
-        logits, scores = (_buffer(states, min(n_rows, len(states)), weight, dtype) for dtype in (None, torch.float32))
+        size, device = (min(n_rows, len(states)), len(weight)), states.device
+        logits, scores = (torch.empty(size, dtype=dtype, device=device) for dtype in (states.dtype, torch.float32))
         nll = torch.empty(len(states), dtype=torch.float32, device=states.device)
         gradient = torch.empty_like(states) if wants_gradient else None
         for start in range(0, len(states), n_rows):
@@ -55,7 +56,3 @@ class _HeadNLL(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (upstream[0][:, None] * gradient).to(ctx.dtype), None, None
-
-
-def _buffer(states: torch.Tensor, n_rows: int, weight: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    return torch.empty(n_rows, len(weight), dtype=dtype or states.dtype, device=states.device)

@@ -76,12 +76,6 @@ def layout_line(model: PeftModel) -> str:
     return f"batches: rows of like length, padded, each with its instruction ({obstacle})"
 
 
-def mean_nll_by_task(model: PeftModel, rows: Sequence[TokenRow], batch_size: int) -> dict[str, float]:
-    """Token-mean loss over all rows (`all`) and over each task's; independent of how rows are batched."""
-    sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), rows, batch_size, model.device)
-    return {task: nats / n_tokens for task, (nats, n_tokens) in sums.items()}
-
-
 @torch.no_grad()
 def sum_nll_by_task(
     score: Callable[[Batch], torch.Tensor], rows: Sequence[TokenRow], batch_size: int, device: torch.device

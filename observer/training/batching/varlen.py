@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -38,10 +38,6 @@ class Segments:
     key_ends: torch.Tensor
     longest_query: int
     longest_key: int
-
-    def to(self, device: torch.device) -> Segments:
-        keys, query_ends, key_ends = (part.to(device) for part in (self.keys, self.query_ends, self.key_ends))
-        return Segments(keys, query_ends, key_ends, self.longest_query, self.longest_key)
 
 
 def segments_of(sequences: Iterable[Sequence[Span]]) -> Segments:
@@ -110,7 +106,9 @@ def try_out(device: torch.device, dtype: torch.dtype, n_heads: int, n_key_heads:
     prefix, stem = (0, 70), (70, 40)  # an instruction and an exchange, asked two things, then a row alone
     segments = segments_of(
         [[prefix], [prefix, stem], [prefix, stem, (110, 9)], [prefix, stem, (119, 150)], [(269, 60)]]
-    ).to(device)
+    )
+    on_device = {name: part.to(device) for name, part in vars(segments).items() if isinstance(part, torch.Tensor)}
+    segments = replace(segments, **on_device)
     generator = torch.Generator().manual_seed(0)
     values = [
         torch.randn(329, heads, head_dim, generator=generator).to(device, dtype)

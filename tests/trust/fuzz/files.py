@@ -6,6 +6,7 @@ import contextlib
 import math
 import sqlite3
 import tempfile
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -68,7 +69,7 @@ def rows(data: bytes) -> None:
         if imported is None:
             continue
         assert len(imported.rows) + len(imported.quarantined) == n_lines, "lines went missing"
-        write_jsonl(scratch() / "quarantine.jsonl", [bad.to_json() for bad in imported.quarantined])
+        write_jsonl(scratch() / "quarantine.jsonl", [asdict(bad) for bad in imported.quarantined])
         for placed in imported.rows:
             row = placed.row
             assert parse_row(row.model_dump(mode="json", exclude_unset=True)) == (row, [])

@@ -168,12 +168,6 @@ def ollama_answers() -> list[bytes]:
             b'400\n%%\n{"error": "the input exceeds the context length"}', b"<html>"]  # fmt: skip
 
 
-def modelfiles() -> list[bytes]:
-    paths = sorted((PROJECT_ROOT / "modelfiles").glob("Modelfile*"))[:4]
-    odd = b'FROM x\nSYSTEM """a\n"b"\n"""\nPARAMETER stop "x"\nPARAMETER num_ctx 5\nMESSAGE user hi\nREQUIRES 0.6.6\n#'
-    return [*(path.read_bytes() for path in paths), odd]
-
-
 def _extractions() -> list[tuple[str, str]]:
     """User messages and the answers that are right."""
     found = []

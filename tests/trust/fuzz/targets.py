@@ -56,7 +56,6 @@ TARGETS = {
         (files.manifests, seeds.manifests),
         (files.saved_answers, seeds.saved_answers),
         (answers.ollama_answers, seeds.ollama_answers),
-        (texts.modelfiles, seeds.modelfiles),
         (models.gguf_files, model_seeds.gguf_files),
         (models.checkpoints, model_seeds.checkpoints),
         (models.tokenizers, model_seeds.tokenizers),

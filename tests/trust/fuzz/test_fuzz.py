@@ -34,7 +34,6 @@ MUST_TAKE = {
     "manifests": ["Manifest"],
     "saved_answers": ["load_answers"],
     "ollama_answers": ["ollama_answers.<locals>.<lambda>"],
-    "modelfiles": ["parse_modelfile"],
     "gguf_files": ["check_is_gguf", "read_header"],
     "checkpoints": ["check_base", "read_shape", "list_tensors"],
     "tokenizers": ["add_vocabulary"],

@@ -1,4 +1,4 @@
-"""Fuzz targets for text: what people say, what models and servers answer, times, Modelfiles.
+"""Fuzz targets for text: what people say, what models and servers answer, times.
 
 A target takes any bytes and raises only when something is wrong; ObserverError is how our parsers say no.
 Inputs of several parts are parted as tests/support/hostile.txt is, by lines of `%%`.
@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 from observer.errors import ObserverError
-from observer.ollama.modelfile_parser import parse_modelfile
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.prompts import clean, render_exchange
 from observer.schema import Temporal, Turn
@@ -139,14 +138,6 @@ def times(data: bytes) -> None:
         held = validity(when, temporal, base)
         for moment in (held.valid_at, held.invalid_at):
             assert moment is None or (moment.tzinfo is None) == (base.tzinfo is None)
-
-
-def modelfiles(data: bytes) -> None:
-    """A Modelfile."""
-    modelfile = accepted(parse_modelfile, data.decode("utf-8", "replace"))
-    if modelfile:
-        assert modelfile.only("FROM") and all(modelfile.commands.values())
-        assert all(type(value) in (int, float, bool, list) for value in modelfile.parameters.values())
 
 
 @cache
