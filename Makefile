@@ -51,7 +51,8 @@ train: $(STAMP)
 
 test: $(STAMP)
 	$(SAY) "pytest"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 20 --durations-min 20
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  --durations 20 --durations-min 20
 
 test-unsloth: $(STAMP)
 	$(SAY) "Unsloth's code for CUDA on the CPU, in Triton's interpreter (198 MB in $(TRITON); no other test finds it there)"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 settings.register_profile("no-deadline", deadline=None)  # timings are no test: machines are shared
 settings.load_profile("no-deadline")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+if n_threads := os.environ.get("OMP_NUM_THREADS"):
+    # llama.cpp asks for a thread on every core all the same, and those of two processes wait for one another, spinning.
+    os.environ.setdefault("OMP_THREAD_LIMIT", n_threads)
 
 TEXTS = [
     '{"entities":[{"name":"User","type":"Person"}],"relationships":[{"subject":"User","predicate":"WORKS_AT"}]}',
@@ -59,6 +64,13 @@ def make_tiny_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes, none is left alone at the end with a file that takes minutes: those come first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def write_rows(path: Path, *rows: object) -> Path:
 
 def observer(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "observer.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=600)
 
 
 def test_version() -> None:

@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, nano_gguf: Path) -> Iterato
 @pytest.fixture
 def at_server(server: OllamaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
     monkeypatch.setenv("OLLAMA_HOST", server.url)
-    with Observer("ollama:nano", timeout_s=30) as observer:
+    with Observer("ollama:nano", timeout_s=600) as observer:
         yield observer
 
 

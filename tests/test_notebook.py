@@ -18,6 +18,7 @@ NOTEBOOK = PROJECT_ROOT / "notebooks" / "train_observer.ipynb"
 SMALL = (
     "data.train=train.jsonl", "data.val=val.jsonl", "training.max_steps=4",
     "training.eval_steps=2", "training.logging_steps=1", "training.warmup_steps=1",
+    "training.per_device_train_batch_size=4",
     "export.quantizations=[f16,q8_0]", "evaluation.limit=4",
 )  # fmt: skip
 
@@ -37,7 +38,7 @@ def test_it_is_kept_without_outputs() -> None:
 def test_it_runs_on_the_nano_base_cell_by_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("configs", "data", "train_sft.py"):
         (tmp_path / name).symlink_to(PROJECT_ROOT / name)
-    for path, n_rows in ((TRAIN_JSONL, 96), (VAL_JSONL, 24)):
+    for path, n_rows in ((TRAIN_JSONL, 24), (VAL_JSONL, 12)):
         rows = [row for _, row in read_jsonl(PROJECT_ROOT / path)]
         write_jsonl(tmp_path / path.name, rows[:: len(rows) // n_rows])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -309,7 +309,7 @@ def test_closing_ends_what_is_under_way(loose_server: OllamaServer) -> None:
             time.sleep(0.01)
         backend.close()
         with pytest.raises(ObserverError, match="closed before the answer came"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=600)
 
 
 def test_a_run_folder_means_its_q8_0_or_else_its_largest_file(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_two_programs_that_write_at_once_lose_and_repeat_nothing(path: Path) -> 
         program.stdin.write("\n")
         program.stdin.flush()
     for program in programs:
-        assert program.wait(timeout=60) == 0
+        assert program.wait(timeout=600) == 0
         program.communicate()
     with Store(path) as store:
         assert len(store.known(is_current=False)) == 61

@@ -91,7 +91,7 @@ def test_bytes_that_are_no_text_and_pipes_that_are_no_files(server: ObservingSer
 
 def observe_in_shell(command: str) -> Observation:
     command = command.replace("observer", f"{sys.executable} -m observer.cli", 1) + f" {' '.join(MODEL)}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=PROJECT_ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     return Observation.model_validate_json(done.stdout)
 
@@ -310,7 +310,7 @@ def test_ctrl_c_leaves_a_whole_file_and_says_how_to_go_on(tmp_path: Path, monkey
         run = observer("grade", str(chats), "--out", str(out))
         wait_for_lines(out, 64)
         run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=30)
+        _, err = run.communicate(timeout=600)
     assert run.returncode == 130 and "Traceback" not in err
     assert f"interrupted after {len(read(out))}: {out} is whole, the same command goes on there" in err
 
@@ -337,7 +337,7 @@ def test_rows_on_standard_input_are_answered_as_they_come(server: ObservingServe
         seen = Observation.model_validate_json(run.stdout.readline())
         assert seen.grade and seen.grade.label == label
     run.stdin.close()
-    assert run.wait(timeout=30) == 0
+    assert run.wait(timeout=600) == 0
     run.stdout.close()
 
 
@@ -348,7 +348,7 @@ def test_a_reader_that_has_enough_ends_the_run_in_silence(server: ObservingServe
     run.stdout.readline()
     run.stdout.close()
     assert run.stderr is not None and "Traceback" not in run.stderr.read()
-    assert run.wait(timeout=30) == 0
+    assert run.wait(timeout=600) == 0
     run.stderr.close()
 
 

@@ -122,7 +122,7 @@ class Shell:
         if not OLLAMA.match(url):
             return None
         self.n_run += 1
-        answer = httpx.post(OLLAMA.sub(self.ollama_url, url), json=body, timeout=60, trust_env=False)
+        answer = httpx.post(OLLAMA.sub(self.ollama_url, url), json=body, timeout=600, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.content
 

@@ -59,7 +59,7 @@ class HubServer:
     def wait_until_held(self, n_sent: int) -> None:
         """Until the held file is on its way and `n_sent` others have come."""
         with self.lock:
-            assert self.lock.wait_for(lambda: self.is_holding and len(self.sent) == n_sent, timeout=60)
+            assert self.lock.wait_for(lambda: self.is_holding and len(self.sent) == n_sent, timeout=600)
 
     def running(self) -> AbstractContextManager[HubServer]:
         return self._http.serving(self)

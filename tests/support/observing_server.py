@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from observer.prompts import CUES, Task
@@ -31,7 +31,7 @@ class ObservingServer:
         self.n_asked = dict.fromkeys(Task, 0)
         self.n_waiting = 0
         self._lock = threading.Condition()
-        self._n_free = math.inf
+        self._n_come, self._n_free = 0, math.inf
         self._http = Loopback(self._send)
         self.host = self._http.host
 
@@ -41,14 +41,23 @@ class ObservingServer:
     @contextmanager
     def held(self, after: int = 0) -> Iterator[None]:
         """Meanwhile no answer goes out but the first `after`."""
-        with self._lock:
-            self._n_free = after
+        self._let_go(lambda: self._n_come + after)
         try:
             yield
         finally:
-            with self._lock:
-                self._n_free = math.inf
-                self._lock.notify_all()
+            self.let_all_go()
+
+    def let_waiting_go(self) -> None:
+        """Who waits now is answered, who comes later waits."""
+        self._let_go(lambda: self._n_come)
+
+    def let_all_go(self) -> None:
+        self._let_go(lambda: math.inf)
+
+    def _let_go(self, n_free: Callable[[], float]) -> None:
+        with self._lock:
+            self._n_free = n_free()
+            self._lock.notify_all()
 
     def _send(self, asked: Asked) -> Sent:
         content = self.answer(asked.json()["messages"])
@@ -66,8 +75,8 @@ class ObservingServer:
         time.sleep(self.delay_s)
         with self._lock:
             self.n_waiting += 1
-            self._lock.wait_for(lambda: self._n_free > 0)
-            self._n_free -= 1
+            number, self._n_come = self._n_come, self._n_come + 1
+            self._lock.wait_for(lambda: number < self._n_free)
             self.n_waiting -= 1
         home = HOME.search(messages[-1]["content"].removesuffix(f"\n{CUES[task]}"))
         if task is Task.GRADE:

@@ -61,7 +61,7 @@ def assert_same_course(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> 
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    printed = process.communicate(timeout=400)[0]
+    printed = process.communicate(timeout=600)[0]
     assert process.returncode == 0, printed
     return printed
 
@@ -83,9 +83,25 @@ def split_weights(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
-    """The folder of a whole run by two processes, and what they printed."""
+    """The folder of a run up to its adapter by two processes, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, finish(launch(write_tiny_run(folder, tiny_model, n_rows=N_ROWS)))
+    return folder, finish(launch(write_tiny_run(folder, tiny_model, n_rows=N_ROWS), "--until", "train"))
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
+    """The folder of a whole run by two processes that Ctrl-C has cut, and what they printed when launched again."""
+    folder = tmp_path_factory.mktemp("resumed")
+    config, paths = write_tiny_run(folder, tiny_model, n_rows=N_ROWS), paths_in(folder)
+    process = launch(config)
+    while process.poll() is None and len(read_metrics(paths.metrics)) < 5:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    printed = process.communicate(timeout=600)[0]
+    assert "stopping after this step" in printed and "stopped by a signal" in printed
+    assert process.returncode != 0 and not paths.adapter.exists()
+    return folder, finish(launch(config))
 
 
 @pytest.mark.slow
@@ -174,8 +190,8 @@ def test_a_part_of_the_weights_takes_less_memory_than_the_whole() -> None:
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_writes_prints_and_exports(two_processes: tuple[Path, str]) -> None:
-    folder, printed = two_processes
+def test_the_first_process_alone_writes_prints_and_exports(resumed: tuple[Path, str]) -> None:
+    folder, printed = resumed
     root = folder / "outputs" / "tiny"
     for name in ("adapter/adapter_model.safetensors", "gguf/tiny-q8_0.gguf", "Modelfile", "reports/summary.md"):
         assert (root / name).stat().st_size > 0, name
@@ -188,26 +204,16 @@ def test_the_first_process_alone_writes_prints_and_exports(two_processes: tuple[
 
 @pytest.mark.slow
 def test_the_same_launch_again_trains_nothing_twice(two_processes: tuple[Path, str]) -> None:
-    printed = finish(launch(two_processes[0] / "tiny.yaml"))
+    printed = finish(launch(two_processes[0] / "tiny.yaml", "--until", "train"))
     assert "train: done before on the same inputs, skipped" in printed
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_a_checkpoint_of_all_processes_and_the_same_launch_goes_on(
-    tmp_path: Path, tiny_model: Path, two_processes: tuple[Path, str]
+    resumed: tuple[Path, str], two_processes: tuple[Path, str]
 ) -> None:
-    config = write_tiny_run(tmp_path, tiny_model, n_rows=N_ROWS)
-    metrics = paths_in(tmp_path).metrics
-    process = launch(config)
-    while process.poll() is None and len(read_metrics(metrics)) < 5:
-        time.sleep(0.02)
-    assert process.poll() is None, process.communicate()[0]
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-    printed = process.communicate(timeout=120)[0]
-    assert "stopping after this step" in printed and "stopped by a signal" in printed
-    assert process.returncode != 0 and not (tmp_path / "outputs" / "tiny" / "adapter").exists()
-    finish(launch(config))
-    assert "resuming from" in (tmp_path / "outputs" / "tiny" / "training.log").read_text(encoding="utf-8")
-    uncut = read_metrics(two_processes[0] / "outputs" / "tiny" / "metrics.jsonl")
-    losses = [[record["loss"] for record in records if "loss" in record] for records in (read_metrics(metrics), uncut)]
+    paths, uncut = paths_in(resumed[0]), paths_in(two_processes[0])
+    assert "resuming from" in paths.log.read_text(encoding="utf-8")
+    courses = [read_metrics(metrics) for metrics in (paths.metrics, uncut.metrics)]
+    losses = [[record["loss"] for record in course if "loss" in record] for course in courses]
     assert losses[0] == losses[1]

@@ -181,7 +181,7 @@ def test_memory_in_use_is_within_a_quarter_of_the_plan_on_the_nano_base(tmp_path
     for setting in ("training.max_steps=8", "training.warmup_steps=0", "training.eval_steps=8", "run.device=cpu",
                     f"data.val={tmp_path / 'val.jsonl'}", f"run.output_dir={tmp_path}"):  # fmt: skip
         command += ["--set", setting]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = re.search(r"planned ([\d.]+) GB, at most ([\d.]+) GB in use", done.stdout)
     assert found is not None and "memory     about" in done.stdout and "time       about" in done.stdout, done.stdout
@@ -220,7 +220,7 @@ def test_a_dry_run_of_the_full_size_config_needs_no_network_and_no_gpu(tmp_path:
         "HF_HOME": str(tmp_path / "empty-cache"),
         "https_proxy": "http://127.0.0.1:9",
     }
-    done = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     for expected in (
         "596.0M parameters",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,17 +101,30 @@ def test_only_what_passed_on_this_code_with_these_settings_is_not_run_again() ->
     assert not is_this_code("abc1234+") and not is_this_code("0" * 40)
 
 
+COLLECT = """
+import json, sys
+import pytest
+
+class Names:
+    def pytest_collection_finish(self, session):
+        self.found = [item.nodeid for item in session.items]
+
+for options in json.loads(sys.argv[1]):
+    names = Names()
+    assert pytest.main(["--collect-only", "-qq", "--fresh", *options, *sys.argv[2:]], plugins=[names]) == 0
+    print("\\ncollected", json.dumps(names.found))
+"""
+"""In one process, which imports the tests once."""
+
+
 @pytest.mark.slow
 def test_the_set_is_left_out_by_default_and_every_part_is_there_when_asked_for() -> None:
     paths = [path for _, *paths in PARTS.values() for path in paths]
-
-    def collected(*options: str) -> set[str]:
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--fresh", *options, "tests/trust", *paths]
-        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-        return {line for line in done.stdout.splitlines() if "::" in line}
-
-    night, day = collected("-m", "nightly"), collected()
+    options = [["-m", "nightly"], [], ["-m", "nightly and alone"]]
+    command = [sys.executable, "-c", COLLECT, json.dumps(options), "tests/trust", *paths]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    lines = [line.removeprefix("collected ") for line in done.stdout.splitlines() if line.startswith("collected ")]
+    night, day, alone = (set[str](json.loads(line)) for line in lines)
     assert night & day == {name for name in night if not name.startswith("tests/trust/")} != set()
     assert {path for path in paths if any(name.startswith(f"{path}::") for name in night)} == set(paths)
-    alone = collected("-m", "nightly and alone")
     assert {name.partition("::")[0] for name in alone} == {PARTS["load"][1], PARTS["bulk"][1]}

@@ -33,6 +33,8 @@ SHAPES = {"Qwen3-0.6B": (16, 8, 128), "SmolLM2-135M": (9, 3, 64), "nano": (4, 2,
 LARGEST_NLL_DIFFERENCE = 0.02
 """Of a token-mean loss in 16 bits over two layouts, or in two runs, relative."""
 N_ROWS = 16
+BATCH_ROWS = 4
+"""Of the run that is stopped, which is to show that it is resumed: start-up is most of its time."""
 CONFIG = "configs/nano.yaml"
 
 
@@ -136,8 +138,10 @@ def count_launches(step: Callable[[], object], device: Device) -> int:
 def resumed(device: Device) -> list[Finding]:
     """A run stopped by a signal and given again ends where an uncut one does, as far as a GPU repeats itself."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = (PROJECT_ROOT / VAL_JSONL).read_text(encoding="utf-8").splitlines(keepends=True)
-        Path(folder, "val.jsonl").write_text("".join(rows[:N_ROWS]), encoding="utf-8")
+        for path, n_rows in ((TRAIN_JSONL, 8 * BATCH_ROWS), (VAL_JSONL, N_ROWS)):
+            rows = (PROJECT_ROOT / path).read_text(encoding="utf-8").splitlines(keepends=True)
+            evenly = rows[:: len(rows) // n_rows][:n_rows]  # both tasks: the files have one behind the other
+            Path(folder, path.name).write_text("".join(evenly), encoding="utf-8")
         uncut, cut = (_recipe(device, Path(folder), name) for name in ("uncut", "cut"))
         subprocess.run(uncut, cwd=PROJECT_ROOT, check=True, stdout=sys.stderr)
         metrics = Path(folder, "cut", "metrics.jsonl")
@@ -157,7 +161,8 @@ def resumed(device: Device) -> list[Finding]:
 def _recipe(device: Device, folder: Path, name: str) -> list[str]:
     settings = {
         "run.device": device, "run.output_dir": folder, "run.name": name, "model.dtype": "auto",
-        "data.val": folder / "val.jsonl", "training.max_steps": 8, "training.warmup_steps": 2,
+        "data.train": folder / TRAIN_JSONL.name, "data.val": folder / VAL_JSONL.name, "data.more": "[]",
+        "training.per_device_train_batch_size": BATCH_ROWS, "training.max_steps": 8, "training.warmup_steps": 2,
         "training.eval_steps": 4, "training.logging_steps": 1,
     }  # fmt: skip
     command = [sys.executable, "train_sft.py", "--config", CONFIG, "--until", "train"]

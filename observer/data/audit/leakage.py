@@ -37,10 +37,11 @@ def same(text: str) -> str:
 
 
 def _pairs(parts: Parts) -> Iterator[tuple[list[AuditRow], list[AuditRow]]]:
-    """(known rows, rows checked against them)."""
+    """(known rows of a part, rows of all others that are checked against them)."""
     names = list(parts)
     for i, known in enumerate(names[:1] if TRAIN in parts else names):
-        yield from ((parts[known], parts[checked]) for checked in names[i + 1 :])
+        if checked := [row for name in names[i + 1 :] for row in parts[name]]:
+            yield parts[known], checked
 
 
 def _shared(

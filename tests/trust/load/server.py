@@ -29,7 +29,7 @@ from observer.turns.before_model import prepare
 from tests.support.loopback import Asked, Loopback, Sent
 
 MODEL = "load"
-_START_S = 30.0
+_START_S = 300.0
 
 
 def record_answers(backend: Backend, turns: Sequence[Exchange], path: Path) -> None:
