@@ -43,11 +43,27 @@ def test_it_is_half_as_large_and_answers_as_the_run_s_own(tiny_model: Path, tmp_
     assert run_of(out) is not None, "its importance matrix is measured on the rows it was trained on"
 
 
+def test_of_several_runs_it_is_the_mean(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [tmp_path / "outputs" / name for name in ("first", "second")]
+    for spread, root in zip((0.05, 0.2), runs, strict=True):
+        save_adapter(tiny_model, root / "adapter", spread=spread)
+        shutil.copy(write_tiny_run(tmp_path, tiny_model), root / "config.yaml")
+    assert main([*map(str, runs), str(tmp_path / "mean")]) == 0
+    first, second = (load_file(root / "adapter" / "adapter_model.safetensors") for root in runs)
+    for name, tensor in load_file(tmp_path / "mean" / "adapter_model.safetensors").items():
+        assert "lora_A" in name or not torch.equal(first[name], second[name])
+        assert torch.equal(tensor, ((first[name] + second[name]) / 2).bfloat16()), name
+    save_adapter(tiny_model, runs[0] / "adapter", r=2)
+    with pytest.raises(ObserverError, match="first/adapter: other modules, rank or alpha"):
+        main([*map(str, runs), str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_shipped_adapter_fits_the_base_that_the_set_up_installs() -> None:
     folder = PROJECT_ROOT / "models" / "smollm2-observer"
     recipe = load_config(PROJECT_ROOT / "configs" / "smollm2-further.yaml")
     shipped = load_config(folder / "config.yaml")
-    assert shipped.model == recipe.model
+    assert shipped.model.model_copy(update={"adapter": recipe.model.adapter}) == recipe.model
     assert (folder / "adapter_model.safetensors").stat().st_size < 20e6
     base = find_source(folder).base
     assert base is not None
