@@ -98,5 +98,5 @@ def test_llama_cpp_refuses_it_over_another_base(tiny_model: Path, tmp_path: Path
     adapter = save_adapter(BASE, tmp_path / "adapter", target_modules=["gate_proj"])
     out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
     other = write_gguf(tiny_model, tmp_path / "other.gguf", name="other")
-    with pytest.raises(ObserverError, match=r"cannot put it over .*other\.gguf"):
+    with pytest.raises(AssertionError, match="cannot put it over"):
         llama_logits(other, IDS, out)

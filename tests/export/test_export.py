@@ -146,7 +146,7 @@ def test_an_adapter_becomes_files_of_every_type_and_leaves_nothing_else(
     assert (out / f"{name}-f16.gguf").read_bytes() == expected.read_bytes()
 
     report = (out / "export.md").read_text()
-    assert "\n- command: `observer " in report
+    assert "\n- command: `observer" in report
     for check in ("changed: ", "tokens: 96 of 96", "logits: differ", "endings: **warning:** "):
         assert report.count(check) == 2
     assert "greedy answers end" in capsys.readouterr().err  # a random model never does
