@@ -20,6 +20,7 @@ _FIELDS: dict[bytes, _Field] = {f'"{field}":"'.encode(): field for field in get_
 _PARTS: tuple[_Field, ...] = ("subject", "predicate", "object")
 _RELATIONSHIP = b'"relationships":[{'
 _LONGEST = max(map(len, [*_FIELDS, _RELATIONSHIP]))
+_TYPES = frozenset(kind.encode() for kind in EntityType)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ _Triple = tuple[bytes, bytes, bytes]
 class Copying:
     """How far an answer has come.
 
-    Within the `value` of a `field`: the `places` of `sources` that go on as it does, or what it may become (`options`).
+    Within the `value` of a `field`: what it may become (`options`), else the `places` of `sources` that go on so.
     """
 
     sources: Sources
@@ -87,7 +88,9 @@ class Copying:
         field = next((field for opening, field in _FIELDS.items() if tail.endswith(opening)), None)
         if field is None:
             return replace(self, tail=tail)
-        inside = replace(self, field=field, value=b"", tail=b"")
+        inside = replace(self, field=field, value=b"", tail=b"", options=frozenset())
+        if field == "type":
+            return replace(inside, options=_TYPES)
         if field in _PARTS:
             triples = _triples(self.names, self.types) if field == "subject" else self.triples
             return replace(inside, triples=triples, options=frozenset(t[_PARTS.index(field)] for t in triples))
@@ -98,9 +101,7 @@ class Copying:
             return self._ended() if self._is_whole() else None
         value, text = self.value + bytes([byte]), self.sources.text
         is_escaped = byte == ord("\\") and not self.is_escaped
-        if self.field == "type":
-            return replace(self, value=value)
-        if self.field in _PARTS:
+        if self.options:
             is_begun = any(option.startswith(value) for option in self.options)
             return replace(self, value=value, is_escaped=is_escaped) if is_begun else None
         n = len(self.value)
@@ -109,9 +110,7 @@ class Copying:
 
     def _is_whole(self) -> bool:
         """Whether the value may end here; one that the grammar lets grow no longer always may."""
-        if self.field == "type":
-            return True
-        if self.field in _PARTS:
+        if self.options:
             return self.value in self.options
         n = len(self.value)
         return n >= MAX_TEXT_CHARACTERS or any(place + n in self.sources.ends for place in self.places)

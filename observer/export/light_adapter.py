@@ -23,10 +23,10 @@ from observer.console.run import run_cli
 from observer.errors import raise_all
 from observer.files import atomic_path, write_text
 from observer.runs.finished_run import read_run
-from observer.weights.checkpoint import read_json_object
 from observer.weights.merge import read_lora_header
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_SCALE = ("r", "lora_alpha", "use_rslora")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,11 +43,10 @@ def write_light_adapter(roots: Sequence[Path], out: Path) -> None:
     """Raises ObserverError when one is no run, its adapter is not whole, or has not the shapes of the last one's."""
     runs = [read_run(root) for root in roots]
     adapters = [run.paths.adapter for run in runs]
-    for adapter in adapters:
-        read_lora_header(adapter)
+    headers = [read_lora_header(adapter)[0] for adapter in adapters]
     run, weights = runs[-1], [load_file(adapter / WEIGHTS) for adapter in adapters]
-    shapes = [({name: tensor.shape for name, tensor in one.items()}, _scale(adapter))
-              for adapter, one in zip(adapters, weights, strict=True)]  # fmt: skip
+    shapes = [({name: tensor.shape for name, tensor in one.items()}, [header.get(name) for name in _SCALE])
+              for header, one in zip(headers, weights, strict=True)]  # fmt: skip
     raise_all([f"{adapter}: other modules, rank or alpha than {adapters[-1]}; no mean of these means anything"
                for adapter, shape in zip(adapters, shapes, strict=True) if shape != shapes[-1]])  # fmt: skip
     mean = {name: torch.stack([one[name].float() for one in weights]).mean(0).bfloat16() for name in weights[-1]}
@@ -55,17 +54,12 @@ def write_light_adapter(roots: Sequence[Path], out: Path) -> None:
     with atomic_path(out / WEIGHTS) as temporary:
         save_file(mean, temporary, metadata={"format": "pt"})
     model = run.config.model  # named so that another machine finds it
-    settings = read_json_object(adapters[-1] / SETTINGS) | {
+    settings = headers[-1] | {
         "base_model_name_or_path": model.base,
         "revision": model.revision,
     }
     write_text(out / SETTINGS, json.dumps(settings, indent=2, sort_keys=True) + "\n")
     write_text(out / run.paths.config.name, run.paths.config.read_text(encoding="utf-8"))
-
-
-def _scale(adapter: Path) -> tuple[object, ...]:
-    settings = read_json_object(adapter / SETTINGS)
-    return tuple(settings.get(name) for name in ("r", "lora_alpha", "use_rslora"))
 
 
 if __name__ == "__main__":
