@@ -1,10 +1,12 @@
-"""`observe_many` beside a loop of `observe`, on the same turns, with the same Observer.
+"""`observe_many` beside a loop of `observe`, or beside reading each turn twice, on the same turns.
 
     python -m eval.benchmarks.observing outputs/nano/gguf/nano-q8_0.gguf --turns 1000
+    python -m eval.benchmarks.observing FILE.gguf --beside twice --tokens 300 --turns 40 --part 20
     python -m eval.benchmarks.observing --random-shape 0.6b --vocab FOLDER --type f16 --turns 40 --part 20
 
-With --random-shape the weights are random but for a head that recites one valid extraction: the speed of that shape,
-where no trained weights can be reached.
+`twice` grades all turns, then extracts from those worth it, a token at a time: what observing took before a reading
+served both answers and an extraction was drafted. With --random-shape the weights are random but for a head that
+recites one valid extraction: the speed of that shape, where no trained weights can be reached.
 
 Turns are the shipped raw rows of both tasks, evenly spread. They are cut into parts; every part goes through both ways
 before the next, since a shared machine changes its pace within minutes; a part of 250 already fills the batches.
@@ -14,23 +16,31 @@ Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
 from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from eval.reports.tables import table
+from observer.backends.opening import best_gguf
 from observer.client import Observer
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.files import read_jsonl
-from observer.observation import Exchange, Observation
+from observer.observation import Exchange, Observation, Turn
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL
-from observer.schema import parse_row
+from observer.schema import Label, parse_row
+from observer.turns.after_model import observation
+from observer.turns.before_model import prepare
+
+Way = Callable[[Sequence[Exchange]], list[Observation]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Part:
     """The same turns both ways: seconds, and how many observations are equal but for probabilities."""
 
     n_turns: int
-    loop_s: float
+    beside_s: float
     many_s: float
     n_equal: int
 
@@ -48,17 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
     model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
-    with Observer(model, n_threads=args.threads) as observer:
-        observer.observe_many(turns[:2])  # the first answers open contexts and read the weights
-        parts = measure(observer, turns, args.part)
+    with Observer(model, n_threads=args.threads) as observer, Engine(
+        best_gguf(Path(model)), n_threads=args.threads, drafts=False
+    ) as engine:  # fmt: skip
+        if args.tokens:
+            turns = lengthen(turns, args.tokens, engine)
+        beside: Way = (lambda part: [observer.observe(turn) for turn in part]) if args.beside == "loop" else (
+            lambda part: read_twice(engine, part)
+        )  # fmt: skip
+        for way in (observer.observe_many, beside):
+            way(turns[:2])  # the first answers open contexts and read the weights
+        parts = measure(observer.observe_many, beside, turns, args.part)
         name = observer.name
     note = [f"> {note}"] if (note := note_on(name)) else []
-    facts = facts_of(args.command, n_threads=args.threads) | {
-        "data": f"{args.turns:,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread"
-    }
-    found = [in_words(parts), to_table(parts)]
+    data = f"{len(turns):,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread"
+    if args.tokens:
+        data += f", each with as many of the others before it as {args.tokens:,} tokens have room for"
+    facts = facts_of(args.command, n_threads=args.threads) | {"data": data}
+    what = {"loop": "a loop of observe", "twice": "reading twice"}[args.beside]
+    stem = f"observing-{name}{'-twice' * (args.beside == 'twice')}{f'-{args.tokens}' if args.tokens else ''}"
     write_benchmark(
-        args.out / f"observing-{name}", f"observe_many beside a loop of observe, {name}", facts, [*note, *found],
+        args.out / stem, f"observe_many beside {what}, {name}", facts,
+        [*note, in_words(parts, args.beside), to_table(parts, args.beside)],
         {"parts": [asdict(part) for part in parts]}, {"ratio": ratio(parts)},
     )  # fmt: skip
     return 0
@@ -77,20 +98,49 @@ def choose_turns(n_turns: int) -> list[Exchange]:
     ]
 
 
-def measure(observer: Observer, turns: Sequence[Exchange], part_size: int) -> list[Part]:
-    """Every part both ways, the loop first in every other one."""
+def lengthen(turns: Sequence[Exchange], n_tokens: int, engine: Engine) -> list[Exchange]:
+    """Of the turns that have at most `n_tokens` rendered, each with others before it while it has no more."""
+    short = [turn for turn in turns if engine.n_tokens(prepare(turn).prompt) <= n_tokens]
+    longer = []
+    for number, turn in enumerate(short):
+        for other in itertools.islice(itertools.cycle(short), number + 1, number + len(short)):
+            user = Turn(role="user", content=other.user_message)
+            reply = [Turn(role="assistant", content=other.assistant_message)] if other.assistant_message else []
+            more = turn.model_copy(update={"context": [user, *reply, *turn.context]})
+            if engine.n_tokens(prepare(more).prompt) > n_tokens:
+                break
+            turn = more
+        longer.append(turn)
+    return longer
+
+
+def read_twice(engine: Engine, turns: Sequence[Exchange]) -> list[Observation]:
+    """`observe_many` as it would be if a reading served one answer."""
+    prepared = [prepare(turn) for turn in turns]
+    grades = engine.grade([one.prompt for one in prepared])
+    kept = [number for number, grade in enumerate(grades) if grade.label != Label.DISCARD]
+    completions = dict(zip(kept, engine.extract([prepared[number].prompt for number in kept]), strict=True))
+    return [
+        observation(one, engine.name, grade=grade, completion=completions.get(number))
+        for number, (one, grade) in enumerate(zip(prepared, grades, strict=True))
+    ]
+
+
+def measure(many: Way, beside: Way, turns: Sequence[Exchange], part_size: int) -> list[Part]:
+    """Every part both ways, `many` first in every other one."""
     parts: list[Part] = []
+    ways = {"many": many, "beside": beside}
     with show_progress("observing, turns", len(turns)) as progress:
         for start in range(0, len(turns), part_size):
             chosen = turns[start : start + part_size]
             seconds: dict[str, float] = {}
             found: dict[str, list[Observation]] = {}
-            for way in ("loop", "many") if len(parts) % 2 else ("many", "loop"):
+            for name in reversed(ways) if len(parts) % 2 else ways:
                 began = time.perf_counter()
-                found[way] = observer.observe_many(chosen) if way == "many" else [observer.observe(t) for t in chosen]
-                seconds[way] = time.perf_counter() - began
-            n_equal = sum(is_same(a, b) for a, b in zip(found["loop"], found["many"], strict=True))
-            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal))
+                found[name] = ways[name](chosen)
+                seconds[name] = time.perf_counter() - began
+            n_equal = sum(is_same(a, b) for a, b in zip(found["beside"], found["many"], strict=True))
+            parts.append(Part(len(chosen), seconds["beside"], seconds["many"], n_equal))
             progress(start + len(chosen), len(turns))
     return parts
 
@@ -108,26 +158,26 @@ def without_numbers(observation: Observation) -> Observation:
 
 def ratio(parts: Sequence[Part]) -> float:
     """How many times as fast many are."""
-    return sum(part.loop_s for part in parts) / sum(part.many_s for part in parts)
+    return sum(part.beside_s for part in parts) / sum(part.many_s for part in parts)
 
 
-def to_table(parts: Sequence[Part]) -> str:
-    header = ["part", "turns", "loop s", "many s", "ratio", "loop turns/s", "many turns/s", "equal"]
+def to_table(parts: Sequence[Part], beside: str) -> str:
+    header = ["part", "turns", f"{beside} s", "many s", "ratio", f"{beside} turns/s", "many turns/s", "equal"]
     rows = []
     for number, p in enumerate(parts, 1):
-        speeds = [f"{p.loop_s / p.many_s:.2f}", f"{p.n_turns / p.loop_s:.1f}", f"{p.n_turns / p.many_s:.1f}"]
-        rows.append([str(number), str(p.n_turns), f"{p.loop_s:.1f}", f"{p.many_s:.1f}", *speeds, str(p.n_equal)])
+        speeds = [f"{p.beside_s / p.many_s:.2f}", f"{p.n_turns / p.beside_s:.1f}", f"{p.n_turns / p.many_s:.1f}"]
+        rows.append([str(number), str(p.n_turns), f"{p.beside_s:.1f}", f"{p.many_s:.1f}", *speeds, str(p.n_equal)])
     return table(header, rows)
 
 
-def in_words(parts: Sequence[Part]) -> str:
-    ratios = [part.loop_s / part.many_s for part in parts]
+def in_words(parts: Sequence[Part], beside: str) -> str:
+    ratios = [part.beside_s / part.many_s for part in parts]
     n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
-    loop, many = n_turns / sum(part.loop_s for part in parts), n_turns / sum(part.many_s for part in parts)
+    slow, many = n_turns / sum(part.beside_s for part in parts), n_turns / sum(part.many_s for part in parts)
     return (
         f"`observe_many`: **{ratio(parts):.2f} times** as fast ({min(ratios):.2f} to {max(ratios):.2f} in the parts): "
-        f"{many:.1f} turns/s where the loop does {loop:.1f}. {n_equal:,} of {n_turns:,} observations are equal but for "
-        "probabilities."
+        f"{many:.1f} turns/s where `{beside}` does {slow:.1f}. {n_equal:,} of {n_turns:,} observations are equal but "
+        "for probabilities."
     )
 
 
@@ -136,6 +186,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     models = "FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME"
     add_model_options(parser, "q8_0").add_argument("model", nargs="?", metavar="MODEL", help=models)
+    add("--beside", choices=["loop", "twice"], default="loop", help="default: %(default)s")
+    add("--tokens", type=int, metavar="N", help="turns of nearly N tokens: others of them go before each")
     add("--turns", type=int, default=1000, metavar="N", help="default: %(default)s")
     add("--part", type=int, default=250, metavar="N", help="turns a part (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="default: all cores")
