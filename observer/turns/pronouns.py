@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from observer.schema import USER
 
 _WORDS = """
-en first      i me my mine myself
+en first      i me my myself
 de first      ich mich mir mein meine meinen meinem meiner meines
 fr first      je j' moi me mon ma mes
 es first      yo me mí mi mis conmigo

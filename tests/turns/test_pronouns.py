@@ -63,6 +63,7 @@ NAMES = [
     ("Emil and his wife", "Emil and his wife live in Rome"),
     ("wife", "My wife lives in Rome"),
     ("Emil", "My brother Emil called."),
+    ("mine", "I worked in a mine near Rustenburg"),
     ("Ella", ""),
 ]
 
