@@ -25,6 +25,10 @@ from observer.errors import ObserverError
 from observer.observation import grade_of
 from observer.schema import Label
 
+_MOST_WRITTEN = 63
+"""Tokens of rows that write in one call: from 64 on flash attention on a CPU takes them in tiles, and computes what it
+then masks of the cells of other rows."""
+
 
 @dataclass
 class _Batch:
@@ -92,7 +96,8 @@ class Generation:
         while self._free and self._waiting and self._fits(self._waiting[0]):
             self._start(self._waiting.popleft())
         batch = _Batch()
-        n_free = self._n_cells - self._n_used
+        n_written = sum(not row.is_to_be_graded for row in self._active)
+        n_free = max(0, min(self._n_cells - self._n_used, _MOST_WRITTEN - n_written))
         for row in self._active:
             if row.is_to_be_graded:
                 self._add_graded(row, batch)

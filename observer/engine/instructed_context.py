@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llama_cpp import llama_supports_gpu_offload
+
 from observer.engine.llama_context import LlamaContext
 from observer.engine.llama_model import LlamaModel
 
 _CELLS_STEP = 1024
 """The cache grows by so many cells, since opening it anew decodes the instructions again."""
-_MOST_CELLS = 32_768
-"""What rows may share, unless one alone needs more: at 0.6B's shape 3.5 GiB. Long rows go fewer at a time."""
+_MOST_CELLS = 32_768 if llama_supports_gpu_offload() else 2048
+"""What rows may share, unless one alone needs more. Long rows go fewer at a time: on a CPU each token passes over the
+cells of all rows, and a dozen tokens a call keep it busy; on a GPU 3.5 GiB at 0.6B's shape is the bound."""
 
 
 class InstructedContext:
