@@ -13,6 +13,8 @@ TRAIN_JSONL = Path("data/train.jsonl")
 VAL_JSONL = Path("data/val.jsonl")
 EVERYDAY_JSONL = Path("data/everyday.jsonl")
 """Natural rows of both tasks with the label shares of everyday use; `source` says which are held out."""
+PERSONAL_JSONL = Path("data/personal.jsonl")
+"""Natural rows of both tasks in which people tell more of themselves, all for training."""
 ANNOTATIONS_JSONL = Path("data/annotations.jsonl")
 """What each of the two annotators of a natural row said, before adjudication."""
 CHALLENGE_JSONL = (Path("eval/challenge/grading.jsonl"), Path("eval/challenge/extraction.jsonl"))

@@ -13,13 +13,21 @@ from datasets import load_dataset
 from observer.data.push import plan_push, with_files
 from observer.errors import ObserverError
 from observer.files import write_jsonl, write_text
-from observer.paths import ANNOTATIONS_JSONL, EVERYDAY_JSONL, EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, VAL_JSONL
+from observer.paths import (
+    ANNOTATIONS_JSONL,
+    EVERYDAY_JSONL,
+    EXTRACTION_JSONL,
+    GRADING_JSONL,
+    PERSONAL_JSONL,
+    PROJECT_ROOT,
+    VAL_JSONL,
+)
 from observer.schema import parse_row
 from tests.support.hub_server import HubServer
 from tests.support.tiny_runs import raw_rows
 
 REPO = "me/rows"
-RAW = [PROJECT_ROOT / path for path in (GRADING_JSONL, EXTRACTION_JSONL, EVERYDAY_JSONL)]
+RAW = [PROJECT_ROOT / path for path in (GRADING_JSONL, EXTRACTION_JSONL, EVERYDAY_JSONL, PERSONAL_JSONL)]
 
 
 def test_shipped_rows_come_back_as_they_were_from_a_private_dataset(tmp_path: Path) -> None:

@@ -24,7 +24,15 @@ from observer.data.synth.surface import SLOT, SPLIT_CYCLE, expand, load_sections
 from observer.data.synth.verbalize import Verbalizer
 from observer.data.synth.world import LASTING, TODAY, TRACKS, Span, sample_view, time_expression, views
 from observer.files import read_jsonl
-from observer.paths import EVERYDAY_JSONL, EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
+from observer.paths import (
+    EVERYDAY_JSONL,
+    EXTRACTION_JSONL,
+    GRADING_JSONL,
+    PERSONAL_JSONL,
+    PROJECT_ROOT,
+    TRAIN_JSONL,
+    VAL_JSONL,
+)
 from observer.prompts import SYSTEM_PROMPT, row_exchange, row_task, training_row
 from observer.schema import ExtractionRow, GradingRow, Label, Predicate, RawRow, highest_label, parse_row
 
@@ -180,6 +188,11 @@ def everyday() -> list[RawRow]:
     return [placed.row for placed in read_raw_rows([PROJECT_ROOT / EVERYDAY_JSONL]).rows]
 
 
+@pytest.fixture(scope="module")
+def personal() -> list[RawRow]:
+    return [placed.row for placed in read_raw_rows([PROJECT_ROOT / PERSONAL_JSONL]).rows]
+
+
 def test_natural_rows_are_as_many_as_promised_with_the_shares_of_all(rows: list[RawRow]) -> None:
     labels = Counter(row.label for row in natural(rows) if isinstance(row, GradingRow))
     assert labels.total() >= 900 and len(extraction_rows(natural(rows))) >= 800
@@ -196,10 +209,18 @@ def test_everyday_rows_have_both_tasks_and_the_shares_of_life(everyday: list[Raw
     assert 0.15 <= held_out <= 0.25
 
 
+def test_personal_rows_are_for_training_alone_and_mostly_hold_facts(personal: list[RawRow]) -> None:
+    labels = Counter(row.label for row in personal if isinstance(row, GradingRow))
+    facts = [row for row in extraction_rows(personal) if row.relationships]
+    assert labels.total() == len(extraction_rows(personal)) >= 4000 and all(map(is_train, personal))
+    assert labels.total() - labels[Label.DISCARD] == len(facts) >= 0.7 * labels.total()
+    assert all(row.origin == "natural" for row in personal)
+
+
 def test_no_family_and_no_name_of_a_natural_row_is_in_train_and_held_out(
-    rows: list[RawRow], everyday: list[RawRow]
+    rows: list[RawRow], everyday: list[RawRow], personal: list[RawRow]
 ) -> None:
-    all_rows = natural(rows) + everyday
+    all_rows = natural(rows) + everyday + personal
     train, held_out = ([row for row in all_rows if is_train(row) == wanted] for wanted in (True, False))
     assert not {row.family for row in train} & {row.family for row in held_out}
     assert not {name for row in train for name in row.names} & {name for row in held_out for name in row.names}
@@ -207,8 +228,11 @@ def test_no_family_and_no_name_of_a_natural_row_is_in_train_and_held_out(
     assert len(cells) >= 150 and len({row.family for row in all_rows}) >= 150
 
 
-def test_an_exchange_is_in_everyday_or_in_the_others(rows: list[RawRow], everyday: list[RawRow]) -> None:
-    assert not {row.id for row in everyday} & {row.id for row in rows}
+def test_an_exchange_is_in_one_file_of_natural_rows_or_in_the_others(
+    rows: list[RawRow], everyday: list[RawRow], personal: list[RawRow]
+) -> None:
+    shipped, further, told = ({row.id for row in part} for part in (rows, everyday, personal))
+    assert not further & shipped and not told & (shipped | further)
 
 
 # --- the nano base learns from other families and other names ---
