@@ -25,6 +25,7 @@ CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && ec
 
 help:
 	@echo "make observer   the shipped adapter over its base as a GGUF with Modelfiles, no training; observes one turn"
+	@echo "make setup      only what the others begin with: packages in .venv, llama.cpp"
 	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
 	@echo "make test       the tests, in two processes"
 	@echo "make test-unsloth  Unsloth's code for CUDA without a GPU: two minutes, and 198 MB of Triton the first time"

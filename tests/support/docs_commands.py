@@ -134,8 +134,8 @@ class Checker:
             name, equals, _ = word.partition("=")
             if name not in (variables if equals else targets):
                 raise WrongCommand(f"make {word}: the Makefile has no such {'variable' if equals else 'target'}")
-        if "train" in arguments:
-            self.made.append("outputs/nano")
+        runs = {"train": "outputs/nano", "observer": "outputs/smollm2-observer"}
+        self.made += [run for target, run in runs.items() if target in arguments]
 
     def _pip(self, arguments: Sequence[str]) -> None:
         project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
