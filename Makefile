@@ -20,6 +20,10 @@ SAY    := @printf '[%s] %s\n' "$$(date +%H:%M:%S)"
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF
 # It is built for CUDA where there is a compiler for it and a GPU: without a driver such a build does not load.
 CUDA = $(shell nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null && echo '-DGGML_CUDA=on ')
+COMMA := ,
+# A torch of the locked version that PYTHON has is taken: with CUDA it is 3 GB. Python of an environment hides its own.
+TORCH = $(shell $(PYTHON) -c 'import importlib.metadata as m, sys; sys.prefix == sys.base_prefix and print(m.version("torch"))' 2>/dev/null)
+SITE = $(if $(filter $(shell sed -n 's/^torch==//p' constraints.txt),$(firstword $(subst +, ,$(TORCH)))),--system-site-packages)
 
 .PHONY: help setup observer train test test-unsloth lint data docs bench-training gpu-check sweep trust audit clean distclean
 
@@ -104,9 +108,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON): Python 3.11 or later is needed; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(SAY) "set-up 1/5: virtual environment in $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(SITE) $(VENV) || { rm -rf $(VENV); \
 	  echo "error: $(PYTHON) -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(SAY) "set-up 2/5: torch (0.2 GB for CPU wheels, 3 GB with CUDA)"
+	$(SAY) "set-up 2/5: torch $(if $(SITE),$(TORCH)$(COMMA) which $(PYTHON) has,(0.2 GB for CPU wheels$(COMMA) 3 GB with CUDA))"
 	@$(PIP) torch
 	$(SAY) "set-up 3/5: llama-cpp-python, compiled here: about 6 minutes on 2 cores, then kept in pip's cache"
 	@CMAKE_ARGS="$(CUDA)$$CMAKE_ARGS" $(PIP) llama-cpp-python
