@@ -46,7 +46,7 @@ def read_lines(stream: BinaryIO, path: Path, starts: Sequence[bytes], take: Call
         fault = take(line) or ("" if line.endswith(b"\n") else "a line without its end")
         faults += [f"{path}:{number}: {fault}"] if fault else []
     raise_all(faults, limit=5)
-    if stream.writable():
+    if stream.writable() and n_whole < os.fstat(stream.fileno()).st_size:  # a whole file keeps its time of change
         stream.truncate(n_whole)
 
 
