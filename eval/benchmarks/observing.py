@@ -20,7 +20,9 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from eval.answers.origin import facts_of
@@ -58,14 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
     model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
-    with Observer(model, n_threads=args.threads) as observer, Engine(
-        best_gguf(Path(model)), n_threads=args.threads, drafts=False
-    ) as engine:  # fmt: skip
-        if args.tokens:
-            turns = lengthen(turns, args.tokens, engine)
-        beside: Way = (lambda part: [observer.observe(turn) for turn in part]) if args.beside == "loop" else (
-            lambda part: read_twice(engine, part)
-        )  # fmt: skip
+    with ExitStack() as stack:
+        observer = stack.enter_context(Observer(model, n_threads=args.threads))
+        beside: Way = lambda part: [observer.observe(turn) for turn in part]  # noqa: E731
+        if args.tokens or args.beside == "twice":  # a model of a server has no engine of ours
+            engine = stack.enter_context(Engine(best_gguf(Path(model)), n_threads=args.threads, drafts=False))
+            turns = lengthen(turns, args.tokens, engine) if args.tokens else turns
+            beside = partial(read_twice, engine) if args.beside == "twice" else beside
         for way in (observer.observe_many, beside):
             way(turns[:2])  # the first answers open contexts and read the weights
         parts = measure(observer.observe_many, beside, turns, args.part)
