@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from eval.metrics.measure import Measure, intervals_of, shares
 from eval.metrics.row_counts import (
+    FOUND,
+    GOLD,
     f1_of,
     is_empty,
     is_json_object,
@@ -112,8 +114,8 @@ def extraction_measures(
         "triple_f1": Measure(triple_counts(gold, answers, "triple"), f1_of),
         "triple_f1_temporal": Measure(temporal, f1_of),
         "triple_f1_when": Measure(triple_counts(gold, answers, "when"), f1_of),
-        "triple_precision_temporal": Measure(temporal, precision_of),
-        "triple_recall_temporal": Measure(temporal, recall_of),
+        "triple_precision_temporal": Measure(temporal, precision_of, trials=FOUND),
+        "triple_recall_temporal": Measure(temporal, recall_of, trials=GOLD),
         "temporal_accuracy": Measure(temporal_counts(gold, answers), share_of),
         "hallucination_rate": Measure(name_counts(exchanges, answers), share_of),
         "exact_match": Measure(shares(same), share_of),

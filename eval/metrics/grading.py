@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.metrics.measure import Measure, intervals_of, shares
-from eval.metrics.row_counts import f1_of, precision_of, recall_of, share_of
+from eval.metrics.row_counts import FOUND, GOLD, f1_of, precision_of, recall_of, share_of
 from eval.metrics.significance import Interval, Statistic
 from observer.schema import Label
 
@@ -124,18 +124,20 @@ def grading_measures(
 ) -> dict[str, Measure]:
     """Every figure that has an interval, by the name of its field; a class's as `LABEL.f1`."""
     counts = confusion_counts(gold, predicted)
+    golds, labels = np.array(list(map(str, gold))), np.array(list(map(str, predicted)))
     measures = {
-        "accuracy": Measure(shares([g == p for g, p in zip(gold, predicted, strict=True)]), share_of),
+        "accuracy": Measure(shares(golds == labels), share_of),
         "macro_f1": Measure(counts, macro_f1),
         "quadratic_kappa": Measure(counts, quadratic_kappa, is_share=False),
         "mean_cost": Measure(counts, mean_cost, is_share=False),
-        "false_keep_rate": Measure(counts, false_keep_rate),
-        "missed_rate": Measure(counts, missed_rate),
+        "false_keep_rate": Measure(shares(labels != Label.DISCARD, golds == Label.DISCARD), share_of),
+        "missed_rate": Measure(shares(labels == Label.DISCARD, golds == Label.IMPORTANT), share_of),
     }
     for row, label in enumerate(LABELS):
         one_label = _class_counts(counts, row)
         measures |= {
-            f"{label}.{name}": Measure(one_label, _where_it_occurs(how)) for name, how in _CLASS_SCORES.items()
+            f"{label}.{name}": Measure(one_label, _where_it_occurs(how), trials=trials)
+            for name, (how, trials) in _CLASS_SCORES.items()
         }
     if probabilities is not None and _all_known(probabilities):
         errors = ((_matrix(probabilities) - _truth(gold)) ** 2).sum(1)
@@ -171,16 +173,6 @@ def mean_cost(confusion: np.ndarray) -> np.ndarray:
     return (confusion * np.ravel(COSTS)).sum(-1) / np.maximum(confusion.sum(-1), 1)
 
 
-def false_keep_rate(confusion: np.ndarray) -> np.ndarray:
-    """(…, 9) -> (…): of the DISCARD rows, those given another label; NaN without any."""
-    return _share_of_gold(confusion, Label.DISCARD, [Label.STORE, Label.IMPORTANT])
-
-
-def missed_rate(confusion: np.ndarray) -> np.ndarray:
-    """(…, 9) -> (…): of the IMPORTANT rows, those called DISCARD; NaN without any."""
-    return _share_of_gold(confusion, Label.IMPORTANT, [Label.DISCARD])
-
-
 def keep_curve(gold: Sequence[str], probabilities: Probabilities | None) -> list[KeepPoint]:
     """Both rates at every threshold of KEEP_THRESHOLDS, for a caller that keeps by probability."""
     keep = np.array([1.0 - row[Label.DISCARD] for row in probabilities or ()])
@@ -206,13 +198,7 @@ def reliability(
     ]
 
 
-_CLASS_SCORES = {"precision": precision_of, "recall": recall_of, "f1": f1_of}
-
-
-def _share_of_gold(confusion: np.ndarray, gold: Label, predicted: Sequence[Label]) -> np.ndarray:
-    table = confusion.reshape(*confusion.shape[:-1], _N, _N)[..., LABELS.index(gold), :]
-    found, total = table[..., [LABELS.index(label) for label in predicted]].sum(-1), table.sum(-1)
-    return np.where(total > 0, found / np.maximum(total, 1), np.nan)
+_CLASS_SCORES = {"precision": (precision_of, FOUND), "recall": (recall_of, GOLD), "f1": (f1_of, None)}
 
 
 def _where_it_occurs(score: Statistic) -> Statistic:

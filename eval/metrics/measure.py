@@ -23,11 +23,15 @@ Chosen = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Measure:
-    """`counts` (n_rows, k) and what their sums over rows give. `is_share`: within 0 and 1, see `share_interval`."""
+    """`counts` (n_rows, k) and what their sums over rows give.
+
+    `is_share`: within 0 and 1; `trials`: the column that it is a share of, if not any: see `share_interval`.
+    """
 
     counts: Values
     statistic: Statistic
     is_share: bool = True
+    trials: int | None = None
 
     def value(self, chosen: Chosen | None = None) -> float | None:
         """None where it is not defined, such as a share of nothing."""
@@ -42,8 +46,9 @@ class Measure:
         counts, names = self.counts, np.asarray(groups, dtype=np.str_)
         if chosen is not None:
             counts, names = counts[chosen], names[chosen]
-        make = share_interval if self.is_share else bootstrap_interval
-        return make(counts, self.statistic, names.tolist())
+        if not self.is_share:
+            return bootstrap_interval(counts, self.statistic, names.tolist())
+        return share_interval(counts, self.statistic, names.tolist(), self.trials)
 
 
 def shares(right: Sequence[bool] | np.ndarray, counted: Sequence[bool] | np.ndarray | None = None) -> npt.NDArray:

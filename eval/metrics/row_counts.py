@@ -21,6 +21,8 @@ from observer.schema import Entity, Extraction, Relationship, canonical_triple
 
 Level = Literal["triple", "temporal", "when", "entity", "entity_partial"]
 Counts = npt.NDArray[np.int64]
+GOLD, FOUND = 1, 2
+"""Columns of counts with three; the first is what is right."""
 _WORD = re.compile(r"\w+")
 
 

@@ -55,24 +55,23 @@ def share_interval(
     values: Values,
     statistic: Statistic,
     groups: Sequence[str],
-    n_resamples: int = N_RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
+    trials: int | None = None,
 ) -> Interval:
     """`bootstrap_interval` of a figure within 0 and 1, which is not a single point where it is exactly 0 or 1.
 
     No resample can doubt these: they get the exact (Clopper-Pearson) interval of as many trials as there are groups
-    with anything to count, none or all of them right.
+    with anything to count, in the column `trials` or in any, none or all of them right.
     """
     from scipy.stats import binomtest
 
     value = float(statistic(np.asarray(values).sum(0)))
     if value not in (0.0, 1.0):
-        return bootstrap_interval(values, statistic, groups, n_resamples, seed, level)
-    n_groups = int(np.any(_group_sums(values, groups) != 0, axis=1).sum())
+        return bootstrap_interval(values, statistic, groups)
+    counted = _group_sums(values, groups)[:, slice(None) if trials is None else [trials]]
+    n_groups = int(counted.any(axis=1).sum())
     if n_groups == 0:
         return Interval(0.0, 1.0)
-    exact = binomtest(round(value * n_groups), n_groups).proportion_ci(confidence_level=level, method="exact")
+    exact = binomtest(round(value * n_groups), n_groups).proportion_ci(confidence_level=LEVEL, method="exact")
     return Interval(float(exact.low), float(exact.high))
 
 

@@ -88,6 +88,22 @@ def test_without_rows_of_a_label_its_rate_is_unknown() -> None:
     assert score_grading([D, I], [D, I]).keep_curve == []
 
 
+def test_all_right_or_all_wrong_is_as_sure_as_the_rows_that_are_counted_are_many() -> None:
+    # Clopper-Pearson of n of n: the lower end is (alpha / 2) ** (1 / n); of 0 of n, the upper end is 1 minus that
+    least = [pytest.approx(0.025 ** (1 / max(n, 1))) for n in range(8)]
+    gold, families = [D] * 7 + [I] * 3, [str(n) for n in range(10)]
+    graded = score_grading(gold, gold, groups=families).intervals
+    assert (1 - graded["missed_rate"].high, 1 - graded["false_keep_rate"].high) == (least[3], least[7])
+    assert graded["IMPORTANT.recall"].low == graded["IMPORTANT.precision"].low == least[3]
+    kept = score_grading(gold, [D] * 6 + [I] * 4, groups=families).intervals  # one more is called IMPORTANT
+    assert (kept["DISCARD.precision"].low, kept["IMPORTANT.recall"].low) == (least[6], least[3])
+
+    one, two = answer("User WORKS_AT Acme ongoing"), [EMPTY.to_compact_json()] * 2
+    seldom = score_extraction([USER_AT_ACME] * 3, [one, *two], [TEXT] * 3, groups=families[:3]).intervals
+    often = score_extraction([USER_AT_ACME, EMPTY, EMPTY], [one] * 3, [TEXT] * 3, groups=families[:3]).intervals
+    assert seldom["triple_precision_temporal"].low == often["triple_recall_temporal"].low == least[1]
+
+
 def test_forgetting_what_matters_costs_most() -> None:
     def cost(gold: Label, predicted: Label) -> float:
         return score_grading([gold], [predicted]).mean_cost
