@@ -48,16 +48,25 @@ def plan_push(files: Sequence[Path], card: Path | None, folder: Path, repo: str,
     stems = [file.stem for file in files]
     raise_all([f"{file}: a second file of this name" for n, file in enumerate(files) if file.stem in stems[:n]])
     parquets = {f"data/{file.stem}.parquet": _as_parquet(file, folder / f"{file.stem}.parquet") for file in files}
-    return Push(repo, "dataset", is_public, parquets, {CARD: with_files(read_text(card), stems)})
+    return Push(repo, "dataset", is_public, parquets, {CARD: with_files(read_text(card), stems, card)})
 
 
-def with_files(card: str, stems: Sequence[str]) -> str:
-    """The card, whose head says which file each configuration is; its author's own keys stay."""
+def with_files(card: str, stems: Sequence[str], place: str | Path = CARD) -> str:
+    """The card, whose head says which file each configuration is; its author's own keys stay.
+
+    Raises ObserverError, naming the `place`, for a head that is no YAML mapping.
+    """
     import yaml
 
     head, text = {}, card
     if card.startswith("---\n") and (end := card.find("\n---", 3)) > 0:
-        head, text = yaml.safe_load(card[4:end]) or {}, card[end + 4 :].lstrip("\n")
+        try:
+            head, text = yaml.safe_load(card[4:end]) or {}, card[end + 4 :].lstrip("\n")
+        except (yaml.YAMLError, ValueError) as error:
+            what = getattr(error, "problem", error)
+            raise ObserverError(f"{place}: its head is not valid YAML ({what}); correct it") from error
+    if not isinstance(head, dict):
+        raise ObserverError(f"{place}: its head is a {type(head).__name__}; keys such as `license: mit` are expected")
     head["configs"] = [{"config_name": stem, "data_files": f"data/{stem}.parquet"} for stem in stems]
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{text}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,10 @@ def test_what_would_end_empty_or_without_a_card_is_refused(tmp_path: Path) -> No
     write_jsonl(tmp_path / "more" / "rows.jsonl", raw_rows(4))
     with pytest.raises(ObserverError, match="a second file of this name"):
         plan_push([rows, tmp_path / "more" / "rows.jsonl"], card, tmp_path, REPO)
+    for head in ("- a list", "license: [cc-by", "date: 2026-13-01"):
+        write_text(card, f"---\n{head}\n---\n# Rows\n")
+        with pytest.raises(ObserverError, match=rf"^{re.escape(str(card))}: its head"):
+            plan_push([rows], card, tmp_path, REPO)
     write_jsonl(rows, [{"user_message": "hi", "names": 1}, {"user_message": "hi", "names": ["Ana"]}])
     with pytest.raises(ObserverError, match="a field is of several kinds"):
         plan_push([rows], card, tmp_path, REPO)
