@@ -77,7 +77,7 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(report, dict) and {"model", "split", "grading", "extraction"} <= report.keys():
             found.append(report)
-    return sorted(found, key=lambda report: (report["split"], -report["model"]["size_bytes"]))
+    return sorted(found, key=lambda report: (report["split"], -(report["model"]["size_bytes"] or 0)))
 
 
 def _front_matter(config: Config, is_stand_in: bool) -> str:

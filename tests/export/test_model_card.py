@@ -29,9 +29,9 @@ def make_run(folder: Path, base: str = "Qwen/Qwen3-0.6B") -> Run:
     return Run(config, RunPaths(folder / "run", "run"))
 
 
-def evaluation(file_type: str, size_bytes: int, accuracy: float, *, split: str = "data/val.jsonl") -> dict[str, Any]:
+def evaluation(name: str, size_bytes: int | None, accuracy: float, *, split: str = "data/val.jsonl") -> dict[str, Any]:
     return {
-        "model": {"file_type": file_type, "size_bytes": size_bytes, "is_stand_in": False},
+        "model": {"file_type": name, "size_bytes": size_bytes, "is_stand_in": False},
         "split": split,
         "grading": {"n": 340, "accuracy": accuracy, "macro_f1": 0.875},
         "baselines": {},
@@ -80,12 +80,13 @@ def test_scores_are_those_of_the_reports_split_by_split(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     write_json(run.paths.reports / "evaluation-q8_0.json", evaluation("q8_0", 2000, 0.91234))
     write_json(run.paths.reports / "evaluation-f16.json", evaluation("f16", 4000, 0.95))
+    write_json(run.paths.reports / "evaluation-ollama-m.json", evaluation("ollama-m", None, 0.9))  # a server's
     challenge = evaluation("f16", 4000, 0.5, split="challenge")
     write_json(run.paths.reports / "challenge-evaluation-f16.json", challenge)
     (run.paths.reports / "evaluation-broken.json").write_text("{")
     card = render_model_card(run)
     assert "On `data/val.jsonl`:\n\n| type | rows | accuracy | macro-F1 |" in card
-    assert "| f16 | 340 / 0 | 0.950 | 0.875 |\n| q8_0 | 340 / 0 | 0.912 | 0.875 |" in card
+    assert "| f16 | 340 / 0 | 0.950 | 0.875 |\n| q8_0 | 340 / 0 | 0.912 | 0.875 |\n| ollama-m | 340 / 0 | 0.900" in card
     assert "On `challenge`:" in card and "| f16 | 340 / 0 | 0.500 | 0.875 |" in card
     assert "triple F1" not in card, "what no report has is no column"
 
