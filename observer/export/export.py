@@ -111,7 +111,9 @@ def export(plan: ExportPlan, manifest: Manifest) -> None:
             except ObserverError as error:
                 raise_all([*faults, str(error)])
         make(file for file in plan.files if _is_quantized(file))
-    raise_all(faults)
+        raise_all(faults)
+        if plan.keeps_merged and plan.source.model is None:
+            manifest.run("merged", source_inputs, [plan.merged], lambda: {"folder": workshop.merged.name})
 
 
 def notes_of(manifest: Manifest, file: File) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def planned_bytes(plan: ExportPlan) -> dict[str, int]:
     sizes = {file.name: quantized if _is_quantized(file) else bounds[file.file_type] for file in files}
     if any(map(_is_quantized, files)) and not plan.full and all(map(_is_quantized, plan.files)):
         sizes["16-bit intermediate, deleted at the end"] = bounds["f16"]
-    if sizes and plan.source.model is None:
+    if plan.source.model is None and (sizes or (plan.keeps_merged and not plan.merged.exists())):
         tensors = list_tensors(folder, read_shape(folder))
         sizes["merged model" + ("" if plan.keeps_merged else ", deleted at the end")] = sum(
             tensor.size_bytes for tensor in tensors

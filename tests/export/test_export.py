@@ -214,6 +214,17 @@ def test_a_changed_source_is_exported_again(adapter: Path, tmp_path: Path, capsy
     assert plan.path(plan.files[0]).read_bytes() != before
 
 
+def test_a_merged_model_is_kept_beside_files_that_are_there_already(adapter: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(adapter, tmp_path / "own"))
+    export_alone(plan_for(own, tmp_path / "out", "q8_0"))
+    plan = plan_for(own, tmp_path / "out", "q8_0", keeps_merged=True)
+    plan.merged.mkdir()  # of another export, and not this adapter's
+    before = plan.path(plan.files[0]).stat().st_mtime_ns
+    export_alone(plan)
+    assert (plan.merged / "model.safetensors").is_file()
+    assert plan.path(plan.files[0]).stat().st_mtime_ns == before
+
+
 def untrained_run(folder: Path, base: Path) -> Path:
     """A run whose merged model is its base."""
     root = folder / "outputs" / "tiny"
