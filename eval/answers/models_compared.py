@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.answers.answering import SAVED_SUFFIX, answer_rows, describe_model, load_answers, save_answers
+from eval.answers.origin import code_hash
 from eval.answers.rows import Row
 from observer.backends.opening import best_gguf, open_backend
 from observer.errors import ObserverError
@@ -74,7 +75,8 @@ def answers_path(folder: Path, contestant: Contestant, weights: str, rows: Seque
     """Where its answers are kept: the name says which model, the key all that they depend on."""
     packages = environment()["packages"]
     runtimes = [packages["llama-cpp-python"], packages["transformers"]]
-    depends_on = json.dumps([weights, list(rows), dict(examples), runtimes], sort_keys=True, ensure_ascii=False)
+    code = code_hash("observer/backends", "observer/ollama", "eval/answers/answering.py")
+    depends_on = json.dumps([weights, list(rows), dict(examples), runtimes, code], sort_keys=True, ensure_ascii=False)
     key = hashlib.sha256(depends_on.encode()).hexdigest()[:16]
     return folder / f"{slug(contestant.spec)}-{key}.{SAVED_SUFFIX}"
 

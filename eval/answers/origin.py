@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from observer.runs.manifest import environment
+from observer.paths import PROJECT_ROOT
+from observer.runs.manifest import environment, fingerprint
 
 STAND_IN_NOTE = (
     "The base of this model is the nano stand-in, a few million parameters: the numbers show that the "
     "pipeline works, not how good a model of 0.6B parameters is."
 )
+
+_ENGINE = ("observer/engine", "observer/observation.py", "observer/prompts.py", "observer/schema.py")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,16 @@ class Machine:
 
     def __str__(self) -> str:
         return f"{self.cpu}, {self.n_cores} usable cores, {self.n_threads} threads"
+
+
+def code_hash(*places: str) -> str:
+    """Changes with the engine, and with `places`, files and folders of the project.
+
+    Part of the key of what is kept, so that answers and figures of older code are never mixed with newer ones.
+    """
+    paths = [PROJECT_ROOT / place for place in (*_ENGINE, *places)]
+    sources = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    return fingerprint({file.relative_to(PROJECT_ROOT).as_posix(): file for file in sources})
 
 
 def command_line(program: str, arguments: Sequence[str] | None) -> str:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from eval.answers.origin import code_hash
 from eval.answers.rows import Row, take
 from eval.quantizations.files import Candidate
 from observer.console.progress import Progress, show_progress
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file, write_json
-from observer.paths import PROJECT_ROOT
 from observer.runs.manifest import environment, fingerprint
 
 if TYPE_CHECKING:
@@ -27,19 +27,11 @@ if TYPE_CHECKING:
     from eval.quantizations.quality import Quality
     from eval.quantizations.speed import Speed
 
-_ENGINE = (
-    "observer/engine/engine.py",
-    "observer/engine/generation.py",
-    "observer/engine/llama_model.py",
-    "observer/prompts.py",
-    "observer/schema.py",
-)
-_CODE = {
-    "answers": (*_ENGINE, "eval/answers/answering.py"),
-    "quality": ("observer/engine/llama_model.py", "observer/prompts.py", "eval/quantizations/quality.py"),
-    "speed": (*_ENGINE, "eval/quantizations/speed.py"),
+_MEASURED_BY = {
+    "answers": "eval/answers/answering.py",
+    "quality": "eval/quantizations/quality.py",
+    "speed": "eval/quantizations/speed.py",
 }
-"""What each kind of record depends on; a record of older code is never mixed with newer ones."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,7 @@ def speed_rounds(bench: Bench, candidates: Sequence[Candidate]) -> list[dict[str
 
     rows = take(bench.rows, bench.n_speed_rows)
     files = {candidate.name: candidate.path for candidate in candidates}
-    key = _key("speed", files={name: sha256_file(path) for name, path in files.items()}, rows=rows, t=bench.n_threads)
+    key = record_key("speed", files={n: sha256_file(path) for n, path in files.items()}, rows=rows, t=bench.n_threads)
     rounds = []
     for number in range(1, bench.n_speed_rounds + 1):
         record = bench.folder / f"speed-{key}-{number}.json"
@@ -144,7 +136,7 @@ def _answers(bench: Bench, candidate: Candidate) -> Answers:
     from eval.answers.answering import answer_rows, load_answers
     from observer.engine.engine import Engine
 
-    key = _key("answers", file=candidate.path, rows=bench.rows)
+    key = record_key("answers", file=candidate.path, rows=bench.rows)
     record = bench.folder / f"{candidate.name}-{key}.answers.jsonl"
     if record.exists() and not (known := load_answers(record)).unfinished:
         return known
@@ -156,7 +148,7 @@ def _quality(bench: Bench, candidate: Candidate) -> Quality:
     from eval.quantizations.quality import Quality, measure_quality
 
     rows = take(bench.rows, bench.n_quality_rows)
-    key = _key("quality", file=candidate.path, reference=bench.reference.path, rows=rows)
+    key = record_key("quality", file=candidate.path, reference=bench.reference.path, rows=rows)
     record = bench.folder / f"{candidate.name}-{key}.quality.json"
     if not record.exists():
         with show_progress("divergence, percent", 100) as show:
@@ -168,7 +160,7 @@ def _quality(bench: Bench, candidate: Candidate) -> Quality:
     return TypeAdapter(Quality).validate_json(read_text(record))
 
 
-def _key(kind: str, **inputs: Any) -> str:
-    code = {name: PROJECT_ROOT / name for name in _CODE[kind]}
+def record_key(kind: str, **inputs: Any) -> str:
+    """Names a record of answers, quality or speed by all that it depends on."""
     version = environment()["packages"]["llama-cpp-python"]
-    return fingerprint({"code": fingerprint(dict(code)), "llama-cpp-python": version} | inputs)[:12]
+    return fingerprint({"code": code_hash(_MEASURED_BY[kind]), "llama-cpp-python": version} | inputs)[:12]

@@ -16,13 +16,12 @@ from eval.quantizations.choice import Choice, Verdict, judge, least_families, re
 from eval.quantizations.files import ImatrixMode, given_files, wanted_files
 from eval.quantizations.page import to_markdown, write_reports
 from eval.quantizations.report import summarize_speed, to_json
-from eval.quantizations.rounds import _CODE
 from eval.reports import comparison
 from observer.errors import ObserverError
 from observer.export.export import File
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
-from observer.paths import NANO_BASE, PROJECT_ROOT
+from observer.paths import NANO_BASE
 from tests.support.benchmark_samples import sample_benchmark, sample_speed
 from tests.support.tiny_runs import raw_rows, write_tiny_run
 
@@ -155,10 +154,6 @@ def test_files_of_others_are_checked_before_anything_is_measured(tmp_path: Path)
     paths[0].write_bytes(b"no GGUF")
     with pytest.raises(ObserverError, match=r"a\.gguf[\s\S]*b\.gguf"):
         given_files(paths)
-
-
-def test_records_depend_on_code_that_is_there() -> None:
-    assert [name for names in _CODE.values() for name in names if not (PROJECT_ROOT / name).is_file()] == []
 
 
 def test_the_command_line_wants_something_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

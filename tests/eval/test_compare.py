@@ -11,8 +11,9 @@ import pytest
 
 from eval import compare
 from eval.answers.few_shot import draw_examples
-from eval.answers.models_compared import parse_contestant, slug
+from eval.answers.models_compared import answers_path, parse_contestant, slug
 from eval.answers.rows import answer_of, of_task, rows_of_split, take
+from eval.quantizations.rounds import record_key
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
@@ -112,6 +113,23 @@ def test_other_rows_other_weights_or_other_examples_are_asked_anew(gguf: Path, s
     assert len(list((tmp_path / "answers").iterdir())) == 4
     compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", more=(*more, "--limit", "1")))
     assert len(list((tmp_path / "answers").iterdir())) == 6
+
+
+def test_answers_of_older_code_are_asked_for_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("observer", "eval"):
+        shutil.copytree(PROJECT_ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("eval.answers.origin.PROJECT_ROOT", tmp_path)
+
+    def keys() -> set[str]:
+        kept = answers_path(tmp_path, parse_contestant("m.gguf"), "weights", [], {})
+        return {kept.name, *(record_key(kind) for kind in ("answers", "quality", "speed"))}
+
+    before = keys()
+    for module in ("engine/copying", "engine/llama_context", "prompts"):
+        (tmp_path / "observer" / f"{module}.py").open("a").write("# changed\n")
+        after = keys()
+        assert not before & after, module
+        before = after
 
 
 def test_a_comparison_that_was_cut_goes_on_with_the_model_it_was_at(

@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
-from eval.answers.origin import facts_of
+from eval.answers.origin import code_hash, facts_of
 from eval.answers.rows import of_task, rows_of_split, take
 from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
 from eval.benchmarks.engine.report import SERVER, ModelSize, floors, sections, standings, summary
@@ -29,7 +29,6 @@ from eval.benchmarks.harness import Record, Records, failures, parse_benchmark, 
 from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from observer.console.run import run_cli
 from observer.errors import ObserverError
-from observer.paths import PROJECT_ROOT
 from observer.prompts import IM_END, Task, exchange_of
 from observer.runs.manifest import fingerprint
 from observer.schema import Label
@@ -46,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = choose_rows(args.split, args.rows)
     limits = limits_of(model, args)
     names = chosen_names(args)
-    key = fingerprint({"model": model, "rows": rows, "limits": asdict(limits), "code": code_hash()})
+    code = code_hash(*(f"eval/benchmarks/engine/{name}.py" for name in ("engines", "report", "server")))
+    key = fingerprint({"model": model, "rows": rows, "limits": asdict(limits), "code": code})
     folder = args.work / f"{report_stem(args, model)}-{key[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     records = run_rounds(names, model, rows, limits, args, folder)
@@ -161,14 +161,6 @@ def bench_facts(args: argparse.Namespace, model: Path, limits: Limits, n_rows: d
     }
     note = note_on(model.stem)
     return facts | ({"note": note} if note else {})
-
-
-def code_hash() -> str:
-    """Changes with what is measured, so that rounds of an older engine are never mixed with newer ones."""
-    package, mine = PROJECT_ROOT / "observer", ("engines", "report", "server")
-    sources = [*sorted((package / "engine").glob("*.py")), package / "prompts.py", package / "schema.py"]
-    sources += [Path(__file__).with_name(f"{name}.py") for name in mine]
-    return fingerprint({path.name: path for path in sources})
 
 
 def report_stem(args: argparse.Namespace, model: Path) -> str:
