@@ -50,7 +50,7 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the paths; raises ObserverError when a file does not pass its checks."""
-    from observer.config import ExportConfig
+    from observer.config import Config, ModelConfig
     from observer.export.export import check_disk, check_plan, export
     from observer.export.export_report import EXPORT_MD, render_report
     from observer.export.source import run_of
@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
         export(plan, manifest)
         write_text(report, render_report(plan, manifest, shlex.join(["observer", *sys.argv[1:]])))
         run_here = run_of(args.source)
-        settings = run_here.config.export if run_here else ExportConfig()
-        modelfiles = [modelfiles_beside(plan.path(file), settings, file.name) for file in plan.files]
+        base = str(plan.source.base or plan.source.model)
+        config = run_here.config if run_here else Config(model=ModelConfig(base=base))
+        modelfiles = [modelfiles_beside(plan.path(file), config, file.name) for file in plan.files]
         for texts in modelfiles:
             write_all(texts)
     print(*map(plan.path, plan.files), *(next(iter(texts)) for texts in modelfiles), report, sep="\n")

