@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -106,8 +107,10 @@ def given_files(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Candid
         except ObserverError as error:
             faults.append(str(error))
             continue
-        same = [*taken, *(candidate.name for candidate in found)].count(path.stem)
+        names = {*taken, *(candidate.name for candidate in found)}
+        free = (f"{path.stem}-{n}" for n in count(2) if f"{path.stem}-{n}" not in names)
+        name = next(free) if path.stem in names else path.stem
         has_imatrix = any(key.startswith("quantize.imatrix.") for key in header.metadata)
-        found.append(Candidate(f"{path.stem}-{same + 1}" if same else path.stem, path, path.stem, has_imatrix))
+        found.append(Candidate(name, path, path.stem, has_imatrix))
     raise_all(faults)
     return found
