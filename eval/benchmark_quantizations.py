@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reports = [score(one.answers) for one in found.files]
     title = f"Quantizations of {name}"
     benchmark = assemble(found, reports, title=title, facts=bench_facts(args, bench), margin=args.margin)
-    stem = _reports_folder(args) / f"{split_prefix(bench.split)}quantizations-{name}"
-    paths = write_reports(benchmark, stem)
+    folder = _reports_folder(args)
+    paths = write_reports(benchmark, folder / f"{split_prefix(bench.split, folder)}quantizations-{name}")
     print(table(overview(benchmark).columns, overview(benchmark).texts()))
     print(benchmark.recommendation.sentence)
     print(json.dumps({"report": str(paths[0])} | summary(benchmark)))

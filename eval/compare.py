@@ -42,6 +42,7 @@ _LONGEST_STEM = 150
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
+    from eval.answers.origin import split_prefix
     from eval.reports.comparison import compare_many
     from eval.reports.comparison_report import Origin, verdict_table, write_comparisons
     from observer.files import check_writable
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment=environment(),
         answers={answers.model.path: str(path) for answers, path in found},
     )
-    paths = write_comparisons(comparisons, origin, args.out / _stem(contestants, reference.split))
+    stem = split_prefix(reference.split, args.out) + _stem(contestants)
+    paths = write_comparisons(comparisons, origin, args.out / stem)
     print(f"wrote {', '.join(map(str, paths))}", file=sys.stderr)
     print(verdict_table(comparisons))
     print(json.dumps(_last_line(comparisons, paths[0]), ensure_ascii=False))
@@ -139,15 +141,14 @@ def _examples(n: int, rows: Sequence[Row], args: argparse.Namespace) -> Examples
     return draw_examples(read_rows(args.train), rows, n, args.seed) if n else NO_EXAMPLES
 
 
-def _stem(contestants: Sequence[Contestant], split: str) -> str:
-    """The reports' name: who is compared and, other than val, on what."""
+def _stem(contestants: Sequence[Contestant]) -> str:
+    """Who is compared, as a name for the reports."""
     from eval.answers.models_compared import slug
-    from eval.answers.origin import split_prefix
 
     names = "-vs-".join(slug(contestant.spec) for contestant in contestants)
     if len(names) > _LONGEST_STEM:
         names = f"{names[:_LONGEST_STEM]}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
-    return split_prefix(split) + names
+    return names
 
 
 def _last_line(comparisons: Sequence[Comparison], report: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eval.answers.origin import Machine, ModelInfo, this_machine
+from eval.answers.origin import Machine, ModelInfo, file_name, this_machine
 from eval.answers.rows import Row, answer_of, of_task, spread
 from observer.console.progress import show_progress
 from observer.errors import ObserverError, RowsError, raise_all
@@ -108,7 +107,7 @@ def describe_model(backend: Backend, spec: str | None = None) -> ModelInfo:
     spec = spec or backend.name
     path = Path(spec.removeprefix("hf:"))
     size_bytes = sum(f.stat().st_size for f in path.glob("*.safetensors")) if path.is_dir() else None
-    return ModelInfo(spec, backend.name, _slug(spec), size_bytes, "nano" in backend.name.casefold(), served_by)
+    return ModelInfo(spec, backend.name, file_name(spec), size_bytes, "nano" in backend.name.casefold(), served_by)
 
 
 def save_answers(answers: Answers, path: Path) -> None:
@@ -232,7 +231,3 @@ def _describe_gguf(engine: Any) -> ModelInfo:
     known = {int(file_type): file_type.name.lower() for file_type in LlamaFileType}
     file_type = known.get(number, "unknown").removeprefix("mostly_").removeprefix("all_")
     return ModelInfo(str(path), name, file_type, path.stat().st_size, "nano" in name.casefold())
-
-
-def _slug(spec: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", spec).strip("-")

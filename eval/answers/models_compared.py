@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.answers.answering import SAVED_SUFFIX, answer_rows, describe_model, load_answers, save_answers
-from eval.answers.origin import code_hash
+from eval.answers.origin import code_hash, file_name
 from eval.answers.rows import Row
 from observer.backends.opening import best_gguf, open_backend
 from observer.errors import ObserverError
@@ -116,7 +116,7 @@ def slug(spec: str) -> str:
     parts = Path(contestant.source.removeprefix("hf:")).parts[-2:]
     name = "-".join(part for part in parts if part not in ("outputs", "gguf", "/"))
     name = name.removesuffix(f".{SAVED_SUFFIX}").removesuffix(".gguf") + spec.removeprefix(contestant.source)
-    return re.sub(r"[^\w.+-]+", "-", name).strip("-")
+    return file_name(name)
 
 
 def _named(answers: Answers, contestant: Contestant) -> Answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from observer.paths import PROJECT_ROOT
+from observer.paths import PROJECT_ROOT, VAL_JSONL, RunPaths
 from observer.runs.manifest import environment, fingerprint
 
 STAND_IN_NOTE = (
@@ -89,7 +90,22 @@ def facts_of(command: str, *, n_threads: int | None = None, gpu: str | None = No
     }
 
 
-def split_prefix(split: str) -> str:
-    """Keeps the reports of several splits apart: `challenge-`, `train-`, nothing for val."""
-    name = Path(split).stem
-    return "" if name == "val" else f"{name}-"
+def split_prefix(split: str, reports: Path) -> str:
+    """Keeps the reports of several splits apart: `challenge-`, or `mine-rows-` for mine/rows.jsonl.
+
+    Nothing for the val of the run that the folder `reports` is in, which is the shipped one where there is no run.
+    """
+    from observer.runs.finished_run import read_run
+
+    run = RunPaths(reports.parent, "")
+    own = read_run(run.root).val if run.config.is_file() else VAL_JSONL
+    path = VAL_JSONL if split == "val" else Path(split)
+    if path.resolve() == own.resolve():
+        return ""
+    parts = [part for part in path.with_suffix("").parts[-3:] if part != "outputs"]
+    return file_name("-".join(parts)) + "-"
+
+
+def file_name(text: str) -> str:
+    """The text as a name for files, without what file systems dislike."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.")

@@ -70,7 +70,7 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write `evaluation-<type>.json` and `.md` (on another split than val: `SPLIT-evaluation-…`); return both paths."""
+    """Write it as JSON and as Markdown; return both paths."""
     paths = [report_path(report.model, report.split, folder, suffix) for suffix in ("json", "md")]
     write_json(paths[0], asdict(report))
     write_text(paths[1], to_markdown(report))
@@ -78,8 +78,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 
 def report_path(model: ModelInfo, split: str, folder: Path, suffix: str) -> Path:
-    """Where a report, or with the suffix `answers.jsonl` what it was made of, stands in its folder."""
-    return folder / f"{split_prefix(split)}evaluation-{model.file_type}.{suffix}"
+    """Where a report, or with the suffix `answers.jsonl` what it was made of, stands in its folder.
+
+    `evaluation-TYPE` for a run's own file and val, else the file's stem in place of the type, and `SPLIT-` before it.
+    """
+    stem = Path(model.path).stem if model.path.endswith(".gguf") else model.file_type
+    name = model.file_type if stem == f"{folder.resolve().parent.name}-{model.file_type}" else stem
+    return folder / f"{split_prefix(split, folder)}evaluation-{name}.{suffix}"
 
 
 def summary_table(reports: Sequence[Report]) -> str:

@@ -14,10 +14,11 @@ import pytest
 
 from eval import evaluate
 from eval.answers.answering import answer_rows
-from eval.answers.origin import STAND_IN_NOTE
+from eval.answers.origin import STAND_IN_NOTE, ModelInfo, split_prefix
 from eval.answers.rows import take
-from eval.reports.evaluation_report import Report, summary_table
+from eval.reports.evaluation_report import Report, report_path, summary_table
 from eval.reports.scoring import score
+from observer.config import Config
 from observer.console.run import run_cli
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
@@ -77,7 +78,8 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     assert [line.split("|")[1].strip() for line in table[2:]] == ["f16", "majority", "tfidf"]
     assert STAND_IN_NOTE in printed.err
 
-    report = json.loads(run.report("rows-evaluation-f16", "json").read_text())
+    (path,) = run.reports.glob(f"*{split.parent.name}-rows-evaluation-f16.json")
+    report = json.loads(path.read_text())
     assert report["grading"]["n"] == 3
     assert report["extraction"]["n"] == report["unconstrained"]["n"] == 2
     assert report["grading"]["n_families"] == 3
@@ -91,7 +93,7 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     assert report["slices"]["noise"]["n_grade"] == report["slices"]["noise"]["n_extract"] == 1
     assert report["machine"]["n_threads"] == 1
 
-    markdown = run.report("rows-evaluation-f16", "md").read_text()
+    markdown = path.with_suffix(".md").read_text()
     for part in (STAND_IN_NOTE, str(split), "eval/evaluate.py", "## Grading", "## Extraction", "triple_f1_temporal"):
         assert part in markdown
     for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label"):
@@ -108,9 +110,10 @@ def test_the_baselines_learn_from_the_rows_that_the_run_was_trained_on(
         assert evaluate.lessons_of(model, None).names == (str(own.data.train),)
         assert evaluate.lessons_of(model, split).names == (str(split),)
     assert evaluate.main(evaluate_arguments(own, split)[:4]) == 0
-    report = json.loads(own.report("rows-evaluation-f16", "json").read_text())
+    (path,) = own.reports.glob("*-rows-evaluation-tiny-f16.json")
+    report = json.loads(path.read_text())
     assert report["baseline_files"] == [str(own.data.train)]
-    page = own.report("rows-evaluation-f16", "md").read_text()
+    page = path.with_suffix(".md").read_text()
     assert f"The baselines learned from {own.data.train}." in page
 
 
@@ -136,9 +139,9 @@ def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
 def test_saved_answers_are_scored_again_without_the_model(run: RunPaths, split: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "one"), "--train", str(split)]
     assert evaluate.main([*evaluate_arguments(run, split), *out]) == 0
-    saved = tmp_path / "one" / "rows-evaluation-f16.answers.jsonl"
+    (saved,) = (tmp_path / "one").glob("*-rows-evaluation-tiny-f16.answers.jsonl")
     assert evaluate.main(["--model", str(saved), "--train", str(split), "--out", str(tmp_path / "two")]) == 0
-    reports = [json.loads((tmp_path / n / "rows-evaluation-f16.json").read_text()) for n in ("one", "two")]
+    reports = [json.loads(next((tmp_path / n).glob("*-f16.json")).read_text()) for n in ("one", "two")]
     assert reports[0].pop("command") != reports[1].pop("command")
     assert reports[0] == reports[1]
 
@@ -189,6 +192,33 @@ def test_a_split_of_one_task_is_evaluated_for_that_task(run: RunPaths) -> None:
 )
 def test_reports_go_beside_what_they_are_about(model: str, folder: str) -> None:
     assert evaluate.default_reports_folder(model) == Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("model", "split", "name"),
+    [
+        ("outputs/mine/gguf/mine-q8_0.gguf", "val", "evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "data/val.jsonl", "evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "challenge", "challenge-evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "everyday", "everyday-evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "data/everyday.jsonl", "data-everyday-evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "../my rows/val.jsonl", "my-rows-val-evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0.gguf", "outputs/other/data/val.jsonl", "other-data-val-evaluation-q8_0"),
+        ("outputs/mine/gguf/mine-q8_0-imatrix.gguf", "val", "evaluation-mine-q8_0-imatrix"),
+        ("downloads/other-q8_0.gguf", "val", "evaluation-other-q8_0"),
+    ],
+)
+def test_a_report_is_named_by_what_it_is_about(model: str, split: str, name: str) -> None:
+    info = ModelInfo(model, "any", "q8_0", 1, is_stand_in=False)
+    assert report_path(info, split, Path("outputs/mine/reports"), "md").name == f"{name}.md"
+
+
+def test_the_val_of_a_run_is_that_of_its_own_rows(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "mine", "mine")
+    write_jsonl(paths.data.val, rows())
+    paths.config.write_text(Config().to_yaml())
+    assert split_prefix(str(paths.data.val), paths.reports) == ""
+    assert split_prefix("val", paths.reports) == split_prefix("data/val.jsonl", paths.reports) == "data-val-"
 
 
 def test_a_run_and_its_merged_model_have_the_reports_of_the_run(run: RunPaths) -> None:
