@@ -211,8 +211,9 @@ def test_raw_rows_and_their_split_rows_are_audited_alike(tmp_path: Path) -> None
     raw = [row | {"context": CONTEXT, "assistant_message": "I see.\nAnd then?"} for row in CLEAN]
     rows, faults = read_rows([write(tmp_path / "raw.jsonl", *raw)], Counter())
     parsed = [parse_row(row)[0] for row in raw]
-    write(tmp_path / "train.jsonl", *(training_row(row) for row in parsed[:3] if row))
-    write(tmp_path / "val.jsonl", *(training_row(row) for row in parsed[3:] if row))
+    nulls = dict.fromkeys(["slices", "unseen", "origin"])  # as a table has them
+    write(tmp_path / "train.jsonl", *(training_row(row) | nulls for row in parsed[:3] if row))
+    write(tmp_path / "val.jsonl", *(training_row(row) | nulls for row in parsed[3:] if row))
     split, split_faults = read_rows([tmp_path / "train.jsonl", tmp_path / "val.jsonl"], Counter())
     assert faults == split_faults == []
     for a, b in zip(rows, split, strict=True):

@@ -127,9 +127,8 @@ def _read_split_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None,
     extraction = _read_answer(value)
     audited = {f"completion: {fault}" for fault in extraction.faults()} if extraction else set()
     faults = [fault for fault in row_faults(value) if fault not in audited]
-    faults += [f"slices: a list is expected, found {value['slices']!r}"] * (
-        not isinstance(value.get("slices", []), list)
-    )
+    slices = value.get("slices") or []
+    faults += [] if isinstance(slices, list) else [f"slices: a list is expected, found {slices!r}"]
     if faults:
         return None, faults
     return AuditRow(
@@ -140,7 +139,7 @@ def _read_split_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None,
         completion=value["completion"][0]["content"],
         extraction=extraction if value["task"] == Task.EXTRACT else None,
         families=_ids(value.get("family")),
-        slices=tuple(map(str, value.get("slices", []))),
+        slices=tuple(map(str, slices)),
         unseen=str(value.get("unseen") or ""),
     ), []
 
