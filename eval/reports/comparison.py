@@ -70,11 +70,6 @@ class Comparison:
         return value | {"differences": len(self.differences)}
 
 
-def compare_answers(reference: Answers, model: Answers, *, n_resamples: int = N_RESAMPLES) -> Comparison:
-    """One comparison; Holm runs over its own tests. Raises ObserverError when the rows are not the same."""
-    return compare_many(reference, [model], n_resamples=n_resamples)[0]
-
-
 def compare_many(reference: Answers, others: Sequence[Answers], *, n_resamples: int = N_RESAMPLES) -> list[Comparison]:
     """Every other model against the reference, corrected together.
 

@@ -10,7 +10,7 @@ import pytest
 
 from eval.answers.answering import Answers
 from eval.answers.origin import Machine, ModelInfo
-from eval.reports.comparison import check_rows, compare_answers, compare_many
+from eval.reports.comparison import Comparison, check_rows, compare_many
 from eval.reports.comparison_report import Origin, to_markdown, verdict_table
 from eval.reports.row_differences import row_differences, worst
 from observer.errors import ObserverError
@@ -66,12 +66,16 @@ def answers(
     )
 
 
+def compared(reference: Answers, model: Answers) -> Comparison:
+    return compare_many(reference, [model], n_resamples=N_RESAMPLES)[0]
+
+
 def test_a_model_that_turns_nine_right_labels_wrong_is_worse_by_mcnemar() -> None:
     """Nine rows where only the reference is right: p = 2 * (1/2)^9 = 0.0039, four tests' Holm at most 0.0156."""
     gold = [Label.STORE] * 9 + [Label.DISCARD] * 11
     reference = answers("a", [(label, label) for label in gold])
     model = answers("b", [(label, Label.DISCARD) for label in gold])
-    comparison = compare_answers(reference, model, n_resamples=N_RESAMPLES)
+    comparison = compared(reference, model)
     accuracy_test, macro_f1_test = comparison.tests
     assert accuracy_test.method == "mcnemar_exact"
     assert accuracy_test.p_value == pytest.approx(2 / 2**9)
@@ -89,8 +93,8 @@ def test_the_better_model_is_called_better_and_the_same_rows_the_other_way_worse
     gold = [Label.STORE, Label.IMPORTANT, Label.DISCARD] * 10
     right = answers("right", [(label, label) for label in gold])
     wrong = answers("wrong", [(label, Label.STORE) for label in gold])
-    forward = compare_answers(wrong, right, n_resamples=N_RESAMPLES)
-    backward = compare_answers(right, wrong, n_resamples=N_RESAMPLES)
+    forward = compared(wrong, right)
+    backward = compared(right, wrong)
     assert {test.verdict for test in forward.tests} == {"better"}
     assert {test.verdict for test in backward.tests} == {"worse"}
     for there, back in zip(forward.tests, backward.tests, strict=True):
@@ -101,9 +105,7 @@ def test_the_better_model_is_called_better_and_the_same_rows_the_other_way_worse
 def test_equal_answers_differ_by_nothing_with_p_of_one() -> None:
     labels = [(Label.STORE, Label.DISCARD), (Label.DISCARD, Label.DISCARD)] * 5
     extractions = [(LIVES_IN, LIVED_IN), (LIVES_IN, LIVES_IN)] * 5
-    comparison = compare_answers(
-        answers("a", labels, extractions), answers("copy", labels, extractions), n_resamples=N_RESAMPLES
-    )
+    comparison = compared(answers("a", labels, extractions), answers("copy", labels, extractions))
     assert [test.measure for test in comparison.tests] == ["accuracy", "macro_f1", "entity_f1", "triple_f1_temporal"]
     for test in comparison.tests:
         assert (test.difference, test.p_value, test.corrected_p) == (0, 1, 1)
@@ -118,7 +120,7 @@ def test_rows_of_one_family_count_as_one_observation() -> None:
     verdicts = []
     for families in (None, ["one"] * 11 + ["other"]):
         reference, model = (answers(name, labels[n], families=families) for n, name in enumerate("ab"))
-        verdicts.append(compare_answers(reference, model, n_resamples=N_RESAMPLES).tests[1].verdict)
+        verdicts.append(compared(reference, model).tests[1].verdict)
     assert verdicts == ["worse", "no evidence"]
 
 
@@ -126,7 +128,7 @@ def test_holm_runs_over_all_comparisons_made_together() -> None:
     gold = [Label.STORE] * 7 + [Label.DISCARD] * 13
     reference = answers("a", [(label, label) for label in gold])
     model = answers("b", [(label, Label.DISCARD) for label in gold])
-    alone = compare_answers(reference, model, n_resamples=N_RESAMPLES).tests[0]
+    alone = compared(reference, model).tests[0]
     among_many = compare_many(reference, [model] * 10, n_resamples=N_RESAMPLES)[0].tests[0]
     assert alone.p_value == among_many.p_value == pytest.approx(2 / 2**7)  # 0.0156
     assert alone.verdict == "worse"
@@ -139,11 +141,11 @@ def test_answers_to_other_rows_are_refused_in_one_line() -> None:
     with pytest.raises(
         ObserverError, match=r"b: answers 3 rows of val; 3 of them are among the 4 rows of val"
     ) as error:
-        compare_answers(answers("a", labels), answers("b", labels[:3]))
+        compared(answers("a", labels), answers("b", labels[:3]))
     assert "\n" not in str(error.value)
     other_gold = answers("b", [(Label.DISCARD, Label.STORE)] * 4)
     with pytest.raises(ObserverError, match="0 of them"):
-        compare_answers(answers("a", labels), other_gold)
+        compared(answers("a", labels), other_gold)
     check_rows(other_gold, other_gold.grade_rows, "val")
 
 
@@ -183,7 +185,7 @@ def test_the_report_shows_verdicts_and_both_answers_beside_gold_and_survives_hos
     reference, model = answers("a", [(Label.STORE, Label.STORE)]), answers("b", [(Label.STORE, Label.DISCARD)])
     for part in (reference, model):
         part.grade_rows[0]["prompt"][-1]["content"] = "USER: ```\n# not a heading"
-    comparison = compare_answers(reference, model, n_resamples=N_RESAMPLES)
+    comparison = compared(reference, model)
     environment = {"packages": {"llama-cpp-python": "1"}, "git_commit": "c"}
     origin = Origin(
         "python eval/compare.py a b", "today", environment, {"a": "a.answers.jsonl", "b": "b.answers.jsonl"}
