@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from observer.schema import EntityType, Label, Predicate, Temporal, Turn
+from observer.schema import EntityType, Label, Predicate, Relationship, Temporal, Turn, canonical_triple
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Asked = Literal["grade", "extract", "observe"]
@@ -118,6 +118,11 @@ class ObservedRelationship(_Frozen):
     invalid_at: datetime | None = None
     stated_by: Literal["user", "assistant", "both"] | None = None
     confidence: Probability | None = None
+
+
+def relation_key(relation: Relationship | ObservedRelationship) -> tuple[str, ...]:
+    """Relationships with the same key say the same; `when` is left out."""
+    return *canonical_triple(relation.subject, relation.predicate, relation.object), str(relation.temporal)
 
 
 class Redaction(_Frozen):

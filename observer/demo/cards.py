@@ -13,8 +13,8 @@ from observer.demo.graph import Graph, lay_out
 from observer.demo.highlight import Piece, pieces_of, visible
 from observer.demo.remembering import Memory
 from observer.memory.facts import Fact
-from observer.observation import Exchange, Observation, ObservedEntity, ObservedRelationship
-from observer.schema import Label, canonical_triple
+from observer.observation import Exchange, Observation, ObservedEntity, ObservedRelationship, relation_key
+from observer.schema import Label
 from observer.turns.grounding import messages_of
 
 if TYPE_CHECKING:
@@ -85,15 +85,11 @@ def visible_lines(text: str) -> list[str]:
 def agreement(one: Observation, other: Observation) -> str:
     """How far two answers to one exchange are the same, in words. Names count in any case."""
     grades = [observation.grade.label if observation.grade else None for observation in (one, other)]
-    first, second = ({_key(line) for line in observation.relationships} for observation in (one, other))
+    first, second = ({relation_key(line) for line in observation.relationships} for observation in (one, other))
     words = ["same grade" if grades[0] == grades[1] else "different grades"]
     if first or second:
         words.append(f"{len(first & second)} of {len(first | second)} relationships in both")
     return ", ".join(words)
-
-
-def _key(line: ObservedRelationship) -> tuple[str, ...]:
-    return (*canonical_triple(line.subject, str(line.predicate), line.object), str(line.temporal))
 
 
 def _card(card: Card, number: int) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from observer.labeling.outputs import TaskResult
-from observer.labeling.votes import relation_key
+from observer.observation import relation_key
 from observer.prompts import Task
 from observer.schema import Extraction, Label, describe_fault
 from observer.turns.inputs import Item

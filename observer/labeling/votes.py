@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from observer.labeling.prompts import GradingAnswer
-from observer.schema import Entity, Extraction, Label, Relationship, canonical_triple
+from observer.observation import relation_key
+from observer.schema import Entity, Extraction, Label, Relationship
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,6 @@ def agree_on_extraction(votes: Sequence[Extraction], asked: int) -> Consensus:
         return Consensus(_with_entities([firsts[key] for key in kept], votes, asked), round(share, 4))
     empty = sum(not vote.relationships for vote in votes)
     return Consensus(Extraction() if 2 * empty >= asked else None, round(empty / asked, 4))
-
-
-def relation_key(relation: Relationship) -> tuple[str, ...]:
-    """Relationships with the same key say the same; `when` is left out."""
-    return *canonical_triple(relation.subject, relation.predicate, relation.object), str(relation.temporal)
 
 
 def _with_entities(kept: list[Relationship], votes: Sequence[Extraction], asked: int) -> Extraction:

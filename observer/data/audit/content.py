@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from observer.data.audit.findings import Finding
 from observer.data.audit.leakage import same
 from observer.data.audit.rows import AuditRow
+from observer.observation import relation_key
 from observer.prompts import clean
-from observer.schema import ATTRIBUTE_KEYS, MAX_NAME_WORDS, USER, Extraction, canonical_triple
+from observer.schema import ATTRIBUTE_KEYS, MAX_NAME_WORDS, USER, Extraction
 
 Extractions = list[tuple[AuditRow, Extraction]]
 
@@ -83,5 +84,4 @@ def _gold(row: AuditRow) -> object:
     """The label, or the set of facts with their state; the order of facts does not matter."""
     if row.extraction is None:
         return row.completion
-    relations = row.extraction.relationships
-    return frozenset((*canonical_triple(r.subject, r.predicate, r.object), r.temporal) for r in relations)
+    return frozenset(map(relation_key, row.extraction.relationships))
