@@ -162,17 +162,18 @@ class _Comparison:
 
     def _add_in_place_of_rivals(self, fact: Fact) -> None:
         """End what cannot hold beside it. Where some of that was said later, it is this fact that is over."""
-        rivals = [
-            (old, reason)
-            for facts in list(self._facts.values())
+        others = [
+            old
+            for facts in self._facts.values()
             for old in facts.values()
             if old.is_current and old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
-            if (reason := why_not_both(fact, old))
         ]
-        later = [(old, reason) for old, reason in rivals if old.last_seen > self._seen_at]
-        for old, reason in rivals:
-            if old.last_seen <= self._seen_at:
+        for old in others:
+            if old.last_seen <= self._seen_at and (reason := why_not_both(fact, old)):
                 self._end(old, reason, fact.valid_at)
+        later = [
+            (old, reason) for old in others if old.last_seen > self._seen_at and (reason := why_not_both(old, fact))
+        ]
         if later:
             old, reason = min(later, key=lambda pair: pair[0].last_seen)
             fact = _ended(fact, old.last_seen, reason, fact.invalid_at or old.valid_at)

@@ -58,5 +58,7 @@ def why_not_both(new: Fact, old: Fact) -> Reason | None:
 
 
 def related_predicates(predicate: str) -> frozenset[str]:
-    """The predicate itself and those that a fact of it may end."""
-    return frozenset({predicate}) | OPPOSITES.get(predicate, frozenset()) | EARLIER_STAGES.get(predicate, frozenset())
+    """The predicate itself, those that a fact of it may end, and those that may end one of it."""
+    later_stages = {stage for stage, earlier in EARLIER_STAGES.items() if predicate in earlier}
+    related = {predicate, *OPPOSITES.get(predicate, ()), *EARLIER_STAGES.get(predicate, ()), *later_stages}
+    return frozenset(related)

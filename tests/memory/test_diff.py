@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from observer.memory.diff import apply_operations, diff
 from observer.memory.facts import Fact, Operation, OperationKind, Reason
-from observer.memory.rules import ONE_AT_A_TIME
+from observer.memory.rules import ONE_AT_A_TIME, related_predicates, why_not_both
 from observer.observation import Observation, ObservedEntity, ObservedRelationship
 from observer.schema import SYMMETRIC_PREDICATES, EntityType, Predicate, Temporal
 
@@ -235,6 +235,21 @@ def test_an_older_conversation_read_later_ends_nothing_and_lands_in_the_past() -
     assert summary(again) == {"ADD WORKS_AT Bosch new"}
 
 
+IN_ANY_ORDER = {"stages": (["DATING Ana", "ENGAGED_TO Ana", "MARRIED_TO Ana"], 2)}
+
+
+@pytest.mark.parametrize(("triples", "n_said"), IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
+def test_what_holds_now_is_the_same_in_whatever_order_it_was_read(triples: list[str], n_said: int) -> None:
+    told = [f"User {triple} {state}" for triple in triples for state in ("ongoing", "completed")]
+    for statements in product(told, repeat=n_said):
+        observations = [said(statement, day=day) for day, statement in enumerate(statements)]
+        outcomes = [
+            {(fact.key, fact.temporal) for fact in remember(*order)[0] if fact.is_current}
+            for order in permutations(observations)
+        ]
+        assert outcomes == outcomes[:1] * len(outcomes), statements
+
+
 def test_a_name_that_stands_nowhere_in_the_text_is_not_remembered() -> None:
     known, operations = remember(said("User LIVES_IN Atlantis ongoing", ungrounded=["Atlantis"]))
     assert known == []
@@ -375,3 +390,10 @@ def test_every_symmetric_predicate_that_is_one_at_a_time_is_so_for_both() -> Non
     for predicate in SYMMETRIC_PREDICATES & ONE_AT_A_TIME.keys():
         _, operations = remember(said(f"Ana {predicate} Ben ongoing"), said(f"Cleo {predicate} Ben ongoing", day=1))
         assert [operation.kind for operation in operations] == [OperationKind.INVALIDATE, OperationKind.ADD]
+
+
+def test_what_ends_another_is_related_to_it_both_ways() -> None:
+    facts = [remember(said(f"User {predicate} Ana ongoing"))[0][0] for predicate in Predicate]
+    for pair in permutations(facts, 2):
+        names = {fact.predicate for fact in pair}
+        assert not why_not_both(*pair) or all(names <= related_predicates(name) for name in names)
