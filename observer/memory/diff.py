@@ -161,7 +161,7 @@ class _Comparison:
         self._add_in_place_of_rivals(fact)
 
     def _add_in_place_of_rivals(self, fact: Fact) -> None:
-        """End what cannot hold beside it. Where some of that was said later, it is this fact that is over."""
+        """End what cannot hold beside it. Where some of that, or that it is over, was said later, this fact is over."""
         others = [
             old
             for facts in self._facts.values()
@@ -171,12 +171,14 @@ class _Comparison:
         for old in others:
             if old.last_seen <= self._seen_at and (reason := why_not_both(fact, old)):
                 self._end(old, reason, fact.valid_at)
-        later = [
-            (old, reason) for old in others if old.last_seen > self._seen_at and (reason := why_not_both(old, fact))
-        ]
+        told = Reason.STATED if fact.temporal is Temporal.ONGOING else Reason.CAME_TRUE
+        was_over = [old for old in self._of(fact.key) if old.ended_at and old.ended_at <= self._seen_at]
+        ends = [(old.last_seen, told, None) for old in was_over]  # where its end was told once more
+        ends += [(old.last_seen, reason, old.valid_at) for old in others if (reason := why_not_both(old, fact))]
+        later = [end for end in ends if end[0] > self._seen_at]
         if later:
-            old, reason = min(later, key=lambda pair: pair[0].last_seen)
-            fact = _ended(fact, old.last_seen, reason, fact.invalid_at or old.valid_at)
+            ended_at, reason, invalid_at = min(later, key=lambda end: end[0])
+            fact = _ended(fact, ended_at, reason, fact.invalid_at or invalid_at)
         self._add(fact)
 
     def _add(self, fact: Fact) -> None:

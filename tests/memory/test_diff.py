@@ -235,7 +235,10 @@ def test_an_older_conversation_read_later_ends_nothing_and_lands_in_the_past() -
     assert summary(again) == {"ADD WORKS_AT Bosch new"}
 
 
-IN_ANY_ORDER = {"stages": (["DATING Ana", "ENGAGED_TO Ana", "MARRIED_TO Ana"], 2)}
+IN_ANY_ORDER = {
+    "stages": (["DATING Ana", "ENGAGED_TO Ana", "MARRIED_TO Ana"], 2),
+    "a job": (["WORKS_AT Bosch"], 3),
+}
 
 
 @pytest.mark.parametrize(("triples", "n_said"), IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
@@ -248,6 +251,20 @@ def test_what_holds_now_is_the_same_in_whatever_order_it_was_read(triples: list[
             for order in permutations(observations)
         ]
         assert outcomes == outcomes[:1] * len(outcomes), statements
+
+
+def test_a_plan_that_is_read_after_its_end_was_told_again_is_over() -> None:
+    over = [said("User VISITS Kyoto completed", day=day) for day in (1, 3)]
+    known, _ = remember(*over, said("User VISITS Kyoto future", day=2))
+    assert [(fact.state, fact.ended_at) for fact in known if fact.temporal is Temporal.FUTURE] == [
+        ("came_true", DAY + timedelta(days=3))
+    ]
+
+
+def test_a_plan_that_gave_way_to_another_was_not_told_to_be_over() -> None:
+    plans = [said("User LIVES_IN Rome future"), said("User LIVES_IN Oslo future", day=5)]
+    known, _ = remember(*plans, said("User LIVES_IN Rome ongoing", day=2))
+    assert {fact.object for fact in known if fact.is_current} == {"Rome", "Oslo"}
 
 
 def test_a_name_that_stands_nowhere_in_the_text_is_not_remembered() -> None:
