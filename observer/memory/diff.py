@@ -15,6 +15,7 @@ from observer.observation import Observation
 from observer.schema import Temporal, canonical_triple
 from observer.turns.pronouns import is_nobodys_name
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
 
 
@@ -142,9 +143,12 @@ class _Comparison:
 
     def _ongoing(self, fact: Fact) -> None:
         current = self._current(fact.key, Temporal.ONGOING)
-        later_ended = [old for old in self._past(fact.key) if old.ended_at and old.ended_at > self._seen_at]
-        if current or later_ended:
-            return self._see_again(current or min(later_ended, key=_end_of), fact)
+        until = current.first_seen if current else _NEVER  # what ended before that, it was then
+        later_ended = [old for old in self._past(fact.key) if old.ended_at and self._seen_at < old.ended_at < until]
+        if known := min(later_ended, key=_end_of, default=current):
+            if known.temporal is Temporal.COMPLETED:  # told only as over so far: here it held
+                known = known.model_copy(update={"temporal": fact.temporal, "first_seen": fact.first_seen})
+            return self._see_again(known, fact)
         plan = self._current(fact.key, Temporal.FUTURE)
         if plan and plan.last_seen <= self._seen_at:
             self._end(plan, Reason.CAME_TRUE, None)
@@ -228,7 +232,11 @@ def _with_more(old: Fact, fact: Fact) -> Fact:
     more = {name: getattr(fact, name) for name in names + times if getattr(old, name) is None}
     if not _is_in_order(old.valid_at or more.get("valid_at"), old.invalid_at or more.get("invalid_at")):
         more = {name: value for name, value in more.items() if name not in times}
-    seen = {"first_seen": min(old.first_seen, fact.first_seen), "last_seen": max(old.last_seen, fact.last_seen)}
+    seen = {"last_seen": max(old.last_seen, fact.last_seen)}
+    if old.temporal is fact.temporal:  # a plan, or an end, told earlier is no earlier beginning
+        seen["first_seen"] = min(old.first_seen, fact.first_seen)
+        if old.temporal is Temporal.COMPLETED and old.ended_at:
+            seen["ended_at"] = min(old.ended_at, fact.last_seen)
     return old.model_copy(update=more | seen)
 
 

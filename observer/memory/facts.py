@@ -57,8 +57,9 @@ class Fact(_Frozen):
     """One triple, in canonical direction, with names as they were first written.
 
     `valid_at` and `invalid_at` are when it began and ceased to hold, None where no conversation told. `ended_at` is
-    the time of the conversation that ended it, at the latest: None says that it is current. `first_seen` and
-    `last_seen` are times of conversations too. All times have a zone. `temporal` is as it was stated first.
+    the time of the conversation that ended it, at the latest: None says that it is current. `first_seen`, when it was
+    first stated as `temporal` has it, and `last_seen` are times of conversations too. All times have a zone. `temporal`
+    is as the first of the conversations stated it, in whatever order they were read.
     """
 
     id: str

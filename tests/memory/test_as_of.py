@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 
 from observer.cli import main
 from observer.errors import ObserverError
-from observer.memory.as_of import as_of
+from observer.memory.as_of import as_of, holds_before
 from observer.memory.facts import Fact
 from observer.memory.store import Store
 from observer.observation import Observation
-from tests.memory.test_diff import DAY, OBSERVATIONS, said
+from tests.memory.test_diff import DAY, IN_ANY_ORDER, OBSERVATIONS, remember, said
 
 
 def told(facts: list[Fact]) -> set[str]:
@@ -101,6 +102,19 @@ def test_a_date_that_was_filled_in_later_was_not_known_then(path: Path) -> None:
         held = as_of(store, day(3))
         assert [fact.valid_at for fact in held.known_then] == [None]
         assert [str(fact.valid_at)[:4] for fact in held.known_now] == ["2025"]
+
+
+@pytest.mark.parametrize("triples", [IN_ANY_ORDER["a job"][0]], ids=["a job"])
+def test_what_held_is_the_same_read_from_the_newest_to_the_oldest(triples: list[str]) -> None:
+    """Not in every order: an end that is read between two statements of what goes on ends nothing."""
+    for statements in product([f"User {t} {state}" for t in triples for state in ("ongoing", "completed")], repeat=3):
+        observations = [said(statement, day=number) for number, statement in enumerate(statements)]
+        in_order, newest_first = remember(*observations)[0], remember(*observations[::-1])[0]
+        for number in range(3):
+            moment = DAY + timedelta(days=number, hours=1)
+            assert {fact.key for fact in in_order if holds_before(fact, moment)} == {
+                fact.key for fact in newest_first if holds_before(fact, moment)
+            }, (statements, number)
 
 
 @settings(max_examples=60, deadline=None)
