@@ -15,7 +15,6 @@ from observer.observation import Observation
 from observer.schema import Temporal, canonical_triple
 from observer.turns.pronouns import is_nobodys_name
 
-_NEVER = datetime.max.replace(tzinfo=UTC)
 _ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
 
 
@@ -142,11 +141,13 @@ class _Comparison:
         return fact.temporal is Temporal.FUTURE and fact.valid_at is not None and fact.valid_at > self._seen_at
 
     def _ongoing(self, fact: Fact) -> None:
-        current = self._current(fact.key, Temporal.ONGOING)
-        until = current.first_seen if current else _NEVER  # what ended before that, it was then
-        later_ended = [old for old in self._past(fact.key) if old.ended_at and self._seen_at < old.ended_at < until]
-        if known := min(later_ended, key=_end_of, default=current):
+        held = [old for old in self._of(fact.key) if old.temporal is not Temporal.FUTURE]
+        not_over = [old for old in held if old.ended_at is None or old.ended_at > self._seen_at]
+        known = min(not_over, key=_told_at, default=None)
+        over_at = self._over_since(fact).ended_at
+        if known and (over_at is None or _told_at(known) <= over_at):
             if known.temporal is Temporal.COMPLETED:  # told only as over so far: here it held
+                self._end_rivals(fact)
                 known = known.model_copy(update={"temporal": fact.temporal, "first_seen": fact.first_seen})
             return self._see_again(known, fact)
         plan = self._current(fact.key, Temporal.FUTURE)
@@ -165,25 +166,35 @@ class _Comparison:
         self._add_in_place_of_rivals(fact)
 
     def _add_in_place_of_rivals(self, fact: Fact) -> None:
-        """End what cannot hold beside it. Where some of that, or that it is over, was said later, this fact is over."""
-        others = [
-            old
-            for facts in self._facts.values()
-            for old in facts.values()
-            if old.is_current and old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
-        ]
-        for old in others:
-            if old.last_seen <= self._seen_at and (reason := why_not_both(fact, old)):
+        self._end_rivals(fact)
+        self._add(self._over_since(fact))
+
+    def _end_rivals(self, fact: Fact) -> None:
+        """End what cannot hold beside it any more."""
+        for old in self._others(fact):
+            if old.is_current and old.last_seen <= self._seen_at and (reason := why_not_both(fact, old)):
                 self._end(old, reason, fact.valid_at)
+
+    def _over_since(self, fact: Fact) -> Fact:
+        """The fact, as over where that was said later, or what cannot hold beside it: by the first that was."""
         told = Reason.STATED if fact.temporal is Temporal.ONGOING else Reason.CAME_TRUE
         was_over = [old for old in self._of(fact.key) if old.ended_at and old.ended_at <= self._seen_at]
-        ends = [(old.last_seen, told, None) for old in was_over]  # where its end was told once more
-        ends += [(old.last_seen, reason, old.valid_at) for old in others if (reason := why_not_both(old, fact))]
+        ends: list[tuple[datetime, Reason, datetime | None]] = []
+        ends += [(old.last_seen, told, None) for old in was_over]  # where its end was told once more
+        for old in self._others(fact):
+            is_new = old.first_seen > self._seen_at
+            if (is_new or old.is_current) and (reason := why_not_both(old, fact)):
+                ends.append((old.first_seen if is_new else old.last_seen, reason, old.valid_at))
         later = [end for end in ends if end[0] > self._seen_at]
-        if later:
-            ended_at, reason, invalid_at = min(later, key=lambda end: end[0])
-            fact = _ended(fact, ended_at, reason, fact.invalid_at or invalid_at)
-        self._add(fact)
+        if not later:
+            return fact
+        ended_at, reason, invalid_at = min(later, key=lambda end: end[0])
+        return _ended(fact, ended_at, reason, fact.invalid_at or invalid_at)
+
+    def _others(self, fact: Fact) -> list[Fact]:
+        """Those of the same state that this observation does not state itself."""
+        known = [old for facts in self._facts.values() for old in facts.values() if old.temporal is fact.temporal]
+        return [old for old in known if (old.key, old.temporal) not in self._stated]
 
     def _add(self, fact: Fact) -> None:
         fact = fact.model_copy(update={"id": fact_id(fact.key, len(self._of(fact.key)))})
@@ -265,6 +276,11 @@ def _closest(past: list[Fact], fact: Fact, seen_at: datetime) -> Fact:
         return ended_at == seen_at, ended_at < seen_at, n_same_times, end
 
     return max(past, key=closeness)
+
+
+def _told_at(fact: Fact) -> datetime:
+    """When it was first told to hold, or only that it is over."""
+    return fact.ended_at if fact.ended_at and fact.temporal is Temporal.COMPLETED else fact.first_seen
 
 
 def _end_of(fact: Fact) -> tuple[datetime, str]:

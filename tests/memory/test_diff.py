@@ -238,13 +238,15 @@ def test_an_older_conversation_read_later_ends_nothing_and_lands_in_the_past() -
 IN_ANY_ORDER = {
     "stages": (["DATING Ana", "ENGAGED_TO Ana", "MARRIED_TO Ana"], 2),
     "a job": (["WORKS_AT Bosch"], 3),
+    "homes": (["LIVES_IN Rome", "LIVES_IN Oslo"], 3),
+    "tastes": (["LIKES opera", "DISLIKES opera"], 3),
 }
 
 
 @pytest.mark.parametrize(("triples", "n_said"), IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
 def test_what_holds_now_is_the_same_in_whatever_order_it_was_read(triples: list[str], n_said: int) -> None:
-    told = [f"User {triple} {state}" for triple in triples for state in ("ongoing", "completed")]
-    for statements in product(told, repeat=n_said):
+    stated = [f"User {triple} {state}" for triple in triples for state in ("ongoing", "completed")]
+    for statements in product(stated, repeat=n_said):
         observations = [said(statement, day=day) for day, statement in enumerate(statements)]
         outcomes = [
             {(fact.key, fact.temporal) for fact in remember(*order)[0] if fact.is_current}
