@@ -92,7 +92,6 @@ def _exchange(item: Item, said_at: datetime) -> Exchange:
     n_characters += sum(len(turn.content) for turn in exchange.context)
     if n_characters > MAX_EXCHANGE_CHARACTERS:
         raise ObserverError(f"{n_characters:,} characters; this page takes {MAX_EXCHANGE_CHARACTERS:,}, shorten it")
-    at = exchange.at or said_at
-    return exchange.model_copy(
-        update={"at": at, "id": f"demo@{hashlib.sha256(item.exchange.encode()).hexdigest()[:16]}"}
-    )
+    given = item.exchange + (exchange.at.isoformat() if exchange.at else "")
+    id = f"demo@{hashlib.sha256(given.encode()).hexdigest()[:16]}"
+    return exchange.model_copy(update={"at": exchange.at or said_at, "id": id})

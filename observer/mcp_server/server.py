@@ -25,6 +25,7 @@ from observer.memory.facts import Fact, Operation
 from observer.memory.store import Store
 from observer.observation import Exchange, GradeResult
 from observer.schema import Turn
+from observer.turns.before_model import prepare
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,11 +85,9 @@ def build_server(observer: Observer, store: Store) -> MCPServer[Any]:
         id: Annotated[str | None, Field(description="Of the exchange: one that came before counts once")] = None,
     ) -> Observed:
         """Grade an exchange for long-term memory (DISCARD, STORE, IMPORTANT) and remember what it states."""
-        at = at or datetime.now().astimezone()
-        turns = list(context)
-        seen = observer.observe(
-            Exchange(user_message=user_message, assistant_message=assistant_message, context=turns, at=at)
-        )
+        told = Exchange(user_message=user_message, assistant_message=assistant_message, context=list(context), at=at)
+        seen = observer.observe(told.model_copy(update={"at": at or datetime.now().astimezone()}))
+        seen = seen.model_copy(update={"text_hash": prepare(told).text_hash})  # the same, whenever `now` is
         operations = store.apply(seen, id or f"mcp-{uuid.uuid4()}")
         changes = [Change(text=operation.fact.as_text(), operation=operation) for operation in operations]
         return Observed(grade=seen.grade, changes=changes, n_redacted=len(seen.redactions), fault=seen.fault)

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -332,6 +332,21 @@ def test_the_memory_grows_tells_what_changed_and_counts_each_exchange_once(store
     assert list(again.facts) == list(moved.facts) and not again.changes
     text = _Seen(render_memory(again, "here")).text
     assert text.index("Now") < text.index("Rome") < text.index("Over") < text.index("Oslo")
+
+
+def test_an_exchange_that_is_observed_again_later_changes_nothing(store: Store | None) -> None:
+    """Unless it says when it was said: in Oslo, in Rome, and in Oslo again."""
+    homes = [("I live in Oslo", "Oslo"), ("I live in Rome", "Rome"), ("I live in Oslo", "Oslo")]
+    rows = [json.dumps({"user_message": text, "at": f"203{n}-01-01"}) for n, (text, _) in enumerate(homes)]
+    for texts, home in ([text for text, _ in homes], "Rome"), (rows, "Oslo"):
+        memory = Memory()
+        for number, text in enumerate(texts):
+            (read,) = read_conversation(text, NOW + timedelta(minutes=number))
+            seen = said(f"User LIVES_IN {homes[number][1]} ongoing")
+            ready = prepare(read.exchange)
+            update = {"at": ready.exchange.at, "id": ready.exchange.id, "text_hash": ready.text_hash}
+            memory = take_in(memory, seen.model_copy(update=update), store)
+        assert [fact.object for fact in memory.facts if fact.is_current] == [home]
 
 
 def test_a_conversation_is_shown_exchange_by_exchange(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,9 @@ def test_an_assistant_observes_recalls_and_forgets(tmp_path: Path, model: Observ
         assert [c["operation"]["kind"] for c in moved["changes"]] == ["INVALIDATE", "ADD"]
         again = await ask(client, "observe", user_message="I live in Lisbon", at=MARCH, id="a move")
         assert again["changes"] == []
+        for changes in (1, 0):  # without a time it was said now, twice
+            told_now = await ask(client, "observe", user_message="I live in Lisbon", id="now")
+            assert len(told_now["changes"]) == changes
 
         assert told(await ask(client, "recall")) == {("User lives in Lisbon", None)}
         assert told(await ask(client, "recall", about="porto")) == set()
