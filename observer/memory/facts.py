@@ -146,7 +146,8 @@ def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType],
 
 
 def without(observation: Observation, key: Key) -> Observation:
-    """The observation less what it states of one triple, and less the names that stood only there."""
+    """The observation less what it states of one triple, less the names that stood only there, and less what a fault
+    quotes of the answer."""
     left, gone = [], []
     for relationship in observation.relationships:
         triple = canonical_triple(relationship.subject, str(relationship.predicate), relationship.object)
@@ -154,7 +155,8 @@ def without(observation: Observation, key: Key) -> Observation:
     names = {name for relationship in gone for name in (relationship.subject, relationship.object)}
     names -= {name for relationship in left for name in (relationship.subject, relationship.object)}
     entities = [entity for entity in observation.entities if entity.name not in names]
-    return observation.model_copy(update={"relationships": left, "entities": entities})
+    fault = observation.fault and observation.fault.partition(": ")[0]
+    return observation.model_copy(update={"relationships": left, "entities": entities, "fault": fault})
 
 
 def fact_id(key: Key, number: int) -> str:

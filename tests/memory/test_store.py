@@ -22,6 +22,7 @@ from observer.memory.facts import Fact, OperationKind
 from observer.memory.store import SCHEMA_VERSION, Store
 from observer.observation import Observation
 from observer.paths import PROJECT_ROOT
+from observer.turns.after_model import read_extraction
 from tests.memory.test_diff import DAY, OBSERVATIONS, said
 
 JOB = said("User WORKS_AT Siemens ongoing", "User LIVES_IN Porto ongoing")
@@ -222,6 +223,8 @@ def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
         store.apply(JOB, "1")
         store.apply(CHANGE, "2")
         store.apply(said("User WORKS_AT Siemens ongoing", "Ana WORKS_AT Bosch ongoing", day=50), "3")
+        _, fault = read_extraction('{"entities":[{"name":"Siemens","type":')  # nothing of it is whole
+        store.apply(said(day=51).model_copy(update={"fault": fault}), "4")
         before = {fact.id: fact for fact in store.known(is_current=False) if fact.object != "Siemens"}
         jobs = store.known("siemens", is_current=False)
         assert len(jobs) == 2
