@@ -12,12 +12,14 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from observer.errors import ObserverError
 from observer.memory.diff import apply_operations, diff, names_and_predicates
-from observer.memory.facts import Fact, Reason
-from observer.memory.rules import TIMELESS
+from observer.memory.facts import Fact, Reason, fact_of
+from observer.memory.rules import TIMELESS, why_not_both
 from observer.memory.store import Store
 from observer.observation import Observation
 from observer.schema import Temporal
 
+Said = tuple[str, Observation, datetime]
+"""A source, what was applied of it, and when it was said."""
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -40,10 +42,16 @@ def as_of(store: Store, day: date, about: str | None = None) -> AsOf:
     except OverflowError:
         raise ObserverError(f"{day}: the last day of the calendar; name an earlier one") from None
     forgotten = {e.source: e.operation.fact for e in store.history() if e.operation.reason is Reason.FORGOTTEN}
-    told = _replayed(store.observations(before=end), forgotten)
+    observations, known = store.observations(before=end), store.known(about, is_current=False)
+    told = _replayed(observations, forgotten)
     if about is not None:
         told = [fact for fact in told if about.casefold() in (fact.key[0], fact.key[2])]
-    known = store.known(about, is_current=False)
+    gave_way = {
+        (fact.key, fact.temporal): fact.ended_at
+        for fact in known
+        if fact.ended_by in (Reason.SUPERSEDED, Reason.CONTRADICTED) and fact.ended_at and fact.ended_at < end
+    }
+    told = [fact for fact in told if not _lacks_its_end(fact, gave_way.get((fact.key, fact.temporal)), observations)]
     return AsOf(*([fact for fact in facts if holds_before(fact, end)] for facts in (told, known)))
 
 
@@ -67,7 +75,16 @@ def _held(fact: Fact) -> tuple[datetime, datetime]:
     return begin, fact.invalid_at or fact.ended_at or _LAST
 
 
-def _replayed(observations: Iterable[tuple[str, Observation, datetime]], forgotten: Mapping[str, Fact]) -> list[Fact]:
+def _lacks_its_end(fact: Fact, gave_way_at: datetime | None, observations: Iterable[Said]) -> bool:
+    """Whether it is taken for current because what it gave way to has been deleted from the observations."""
+    if not gave_way_at or not fact.is_current or gave_way_at < fact.last_seen:
+        return False
+    said_then = [o.relationships for _, o, seen_at in observations if seen_at == gave_way_at]
+    stated = [fact_of(one, {}, gave_way_at) for relationships in said_then for one in relationships]
+    return not any(why_not_both(other, fact) for other in stated)
+
+
+def _replayed(observations: Iterable[Said], forgotten: Mapping[str, Fact]) -> list[Fact]:
     """What is known after these, in the order in which they were said. `forgotten` is what a source asked to forget."""
     facts: dict[tuple[str, str], dict[str, Fact]] = defaultdict(dict)
 

@@ -146,6 +146,16 @@ def test_what_was_forgotten_was_known_before(path: Path) -> None:
     assert told(now.known_then) == told(now.known_now) == {"LIKES jazz ongoing"}
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)], ids=str)
+def test_what_is_deleted_brings_nothing_back(path: Path, order: tuple[int, ...]) -> None:
+    homes = [said(f"User LIVES_IN {home} ongoing", day=number) for number, home in enumerate(["Oslo", "Rome", "Porto"])]
+    with filled(path, [homes[number] for number in order]) as store:
+        (rome,) = store.known("Rome", is_current=False)
+        store.forget(rome.id, delete=True)
+        held = [told(as_of(store, day(number)).known_then) for number in range(3)]
+    assert held == [{"LIVES_IN Oslo ongoing"}, set(), {"LIVES_IN Porto ongoing"}]
+
+
 def test_the_command_tells_the_two_apart(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     observations = [
         said("User LIVES_IN Porto ongoing", "Ana LIKES tea ongoing"),
