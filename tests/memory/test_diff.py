@@ -378,7 +378,8 @@ def test_nothing_is_deleted_taken_back_or_begun_anew(observations: list[Observat
             assert now.key == fact.key and (now.temporal is fact.temporal or is_held)
             assert fact.ended_at is None or (now.ended_at and now.ended_at <= fact.ended_at)
             assert fact.ended_by in (None, now.ended_by)
-            assert fact.valid_at in (None, now.valid_at) and fact.when in (None, now.when)
+            assert fact.valid_at in (None, now.valid_at) or fact.temporal is Temporal.FUTURE  # which may be put off
+            assert fact.when in (None, now.when)
             assert is_held or now.first_seen <= fact.first_seen
             assert fact.last_seen <= now.last_seen
 
