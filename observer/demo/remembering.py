@@ -36,9 +36,7 @@ def take_in(memory: Memory, observation: Observation, store: Store | None) -> Me
     """The memory afterwards. An exchange that it knows already changes nothing: each counts once."""
     source, now = observation.id or "", datetime.now(UTC)
     if store:
-        observation = observation.model_copy(
-            update={"text_hash": None}
-        )  # the id has all of it, and no time but a given one
+        observation = observation.model_copy(update={"text_hash": None})  # the id tells texts and given times apart
         operations = store.apply(observation, source, observation.at or now)
         return _after(memory, store.known(is_current=False), operations, source)
     if source in memory.sources:
