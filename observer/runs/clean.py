@@ -150,8 +150,8 @@ def _intermediates(run: Run) -> list[Path]:
     folder = run.paths.gguf("").parent
     extra = [path for path in sorted(folder.glob("*.gguf")) if path not in kept]
     extra += sorted(folder.glob("*.gguf.unverified"))
-    extra += [path for place in (run.paths.root, folder) for path in sorted(place.glob("*imatrix*.gguf"))]
-    return list(dict.fromkeys([*extra, *_leavings(run)]))
+    extra += sorted(run.paths.root.glob("*imatrix*.gguf"))
+    return [*extra, *_leavings(run)]
 
 
 def _leavings(run: Run) -> dict[Path, int]:

@@ -76,6 +76,14 @@ def test_all_choices_together_leave_what_must_stay(paths: RunPaths) -> None:
     assert clean(paths, "--merged", "--yes") == 0, "nothing left is no fault"
 
 
+def test_no_name_of_a_run_makes_its_shipped_files_intermediates(paths: RunPaths) -> None:
+    named = RunPaths(paths.root, "imatrix-256")
+    named.gguf("q8_0").write_bytes(b"x")
+    paths.config.write_text(paths.config.read_text().replace("name: run", f"name: {named.name}"))
+    assert clean(paths, "--intermediates", "--yes") == 0
+    assert named.gguf("q8_0").exists() and not paths.gguf("q8_0").exists()
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 1), ("n", 1)])
 def test_it_asks_with_the_bytes_before(paths: RunPaths, answer: str, code: int, monkeypatch, capsys) -> None:
     asked: list[str] = []
