@@ -13,6 +13,7 @@ Run the same command again and it skips what is done, and goes on where it was s
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,8 +194,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.vocab and not args.dry_run:
         parser.error("--vocab is for --dry-run; a real run counts with the base's own tokenizer")
-    if args.run_name:
-        args.overrides.append(f"run.name={args.run_name}")
+    if args.run_name is not None:
+        args.overrides.append(f"run.name={json.dumps(args.run_name)}")  # a name is text to YAML, also `2026-11-29`
     return args
 
 

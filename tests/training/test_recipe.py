@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from observer.config import load_config
 from observer.console.run import run_cli
 from tests.support.tiny_runs import write_tiny_run
-from train_sft import main
+from train_sft import main, parse_arguments
 
 Captured = pytest.CaptureFixture[str]
 STAGES = ("train", "merge", "gguf f16", "gguf q8_0", "modelfiles", "evaluate", "model card")
@@ -77,6 +78,7 @@ def test_a_deleted_artefact_is_made_again_without_training_again(finished_run: P
         (["--set", "training.optim=adam"], "training.optim: unknown optimizer 'adam'", "adamw_torch"),
         (["--set", "training.optim=adamw_8bit"], "training.optim: adamw_8bit needs CUDA", "adamw_torch"),
         (["--set", "lora.target_modules=[q_proj, query]"], "lora.target_modules: the model has no query", "q_proj"),
+        (["--run-name", ""], "run.name: string should match pattern", "A-Za-z0-9"),
         (["--resume"], "checkpoints: no checkpoint to resume from", "without --resume"),
     ],
 )  # fmt: skip
@@ -123,3 +125,10 @@ def test_wrong_usage_exits_2() -> None:
     with pytest.raises(SystemExit) as left:
         main(["--config", "configs/nano.yaml", "--vocab", "x.gguf"])
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["2026-11-29", "3", "1.5", "on", "null"])
+def test_a_run_name_is_text_whatever_yaml_would_make_of_it(tmp_path: Path, name: str) -> None:
+    path = write_tiny_run(tmp_path, tmp_path)
+    args = parse_arguments(["--config", str(path), "--run-name", name])
+    assert load_config(path, args.overrides).run.name == name
