@@ -38,7 +38,7 @@ class RunConfig(_Section):
     )
     output_dir: Path = Field(default=Path("outputs"), description="Where runs are kept; git-ignored.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`cuda` refuses to start without a GPU.")
-    seed: int = Field(default=42, description="The one seed: data order, LoRA initialisation, dropout.")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="The one seed: data order, LoRA initialisation, dropout.")
 
 
 class ModelConfig(_Section):

@@ -62,6 +62,8 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
             "lora:\n  target_modules:\n    - q_proj\n    - 7\n",
             ":2: lora.target_modules.1: input should be a valid string",
         ),
+        ("run:\n  seed: -1\n", ":2: run.seed: input should be greater than or equal to 0"),
+        ("run:\n  seed: 4294967296\n", ":2: run.seed: input should be less than 4294967296"),
         ("model: fast\n", ":1: model: keys and their values are expected, found 'fast'"),
         ("- a\n", ":1: sections such as `model:` are expected, found a list"),
         ("just words\n", ":1: sections such as `model:` are expected, found a str"),
