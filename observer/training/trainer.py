@@ -208,7 +208,7 @@ def training_arguments(config: Config, runtime: Runtime) -> SFTConfig:
     return SFTConfig(
         output_dir=str(config.paths.checkpoints),
         num_train_epochs=t.num_train_epochs,
-        max_steps=t.max_steps,
+        max_steps=t.max_steps or -1,  # of 0 they make one step
         per_device_train_batch_size=t.batch_size,
         per_device_eval_batch_size=t.per_device_eval_batch_size,
         gradient_accumulation_steps=t.gradient_accumulation_steps,

@@ -151,6 +151,13 @@ def test_what_is_compiled_stays_compiled_in_our_cache_unless_the_user_has_a_plac
     assert tmp_path in cache_folder().parents and os.environ["TRITON_CACHE_DIR"] == "elsewhere"
 
 
+def test_max_steps_of_0_leave_the_epochs(tmp_path: Path) -> None:
+    from observer.training.trainer import training_arguments
+
+    config = tiny_config(tmp_path, tmp_path, "training.max_steps=0")
+    assert count_steps(config, 24) == 12 and training_arguments(config, ON_CPU).max_steps == -1
+
+
 def test_a_reporter_of_another_name_is_refused_with_those_we_know(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(ObserverError, match="tensorboard"):
         tiny_config(tmp_path, tiny_model, "training.report_to=[mlflow]")
