@@ -40,8 +40,9 @@ def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
     backend that is not installed.
     """
     launch = find_launch()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     if not launch.is_shared:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU: SFTTrainer refuses DataParallel
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]  # one GPU: SFTTrainer refuses DataParallel
     device, device_reason = _choose_device(config, dry_run)
     backend, backend_reason = _choose_backend(config, device, launch)
     dtype, dtype_reason = _choose_dtype(config, device)
@@ -49,6 +50,8 @@ def choose_runtime(config: Config, *, dry_run: bool = False) -> Runtime:
     if launch.is_shared:
         share = f"1/{launch.n_processes} of the weights (FSDP)" if launch.shards_weights else "the whole model"
         reasons.append(f"processes {launch.n_processes}, each with its own rows and {share}")
+    elif device == "cuda" and "," in visible:
+        reasons.append(f"processes 1, on the first GPU of CUDA_VISIBLE_DEVICES={visible}; torchrun takes them all")
     return Runtime(device, backend, dtype, tuple(reasons), launch)
 
 

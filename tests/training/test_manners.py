@@ -236,6 +236,17 @@ def test_a_launch_of_several_processes_leaves_all_gpus_visible(monkeypatch: pyte
     assert any(reason.startswith("processes 2") for reason in runtime.reasons)
 
 
+def test_one_process_sees_one_gpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(PROJECT_ROOT / "configs" / "nano.yaml", ["run.device=cuda"])
+    for given, seen in ((None, "0"), ("", ""), ("2", "2"), ("2,3", "2")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        reasons = choose_runtime(config, dry_run=True).reasons
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+        assert any("CUDA_VISIBLE_DEVICES=2,3" in reason for reason in reasons) == (given == "2,3")
+
+
 @pytest.mark.parametrize("n_rows", [1, 16, 17, 24, 30])
 @pytest.mark.parametrize(("n_processes", "batch_size"), [(2, 4), (4, 2), (3, 2)])
 def test_each_step_has_the_rows_of_one_process_with_the_whole_batch(
