@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,8 +19,7 @@ from observer.files import read_text
 from observer.paths import TRAIN_JSONL, VAL_JSONL, RunPaths
 from observer.schema import describe_fault
 
-ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SplitKind = Literal["random", "family", "name", "both"]
 Reporter = Literal["tensorboard", "trackio", "wandb"]
 UnknownPredicates = Literal["strict", "quarantine", "related"]
@@ -88,8 +87,8 @@ class LoraConfig(_Section):
     r: int = Field(default=16, gt=0, description="Rank.")
     lora_alpha: int = Field(default=32, gt=0, description="Scale: alpha / r.")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="0 keeps Unsloth's fastest path.")
-    target_modules: tuple[str, ...] = Field(
-        default=ATTENTION_PROJECTIONS + MLP_PROJECTIONS, description="Projections that get an adapter."
+    target_modules: tuple[Projection, ...] = Field(
+        default=get_args(Projection), min_length=1, description="Projections that get an adapter."
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(r) instead.")
 

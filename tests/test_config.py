@@ -60,7 +60,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
         ("training:\n  num_train_epochs: 0\n", ":2: training.num_train_epochs: input should be greater than 0"),
         (
             "lora:\n  target_modules:\n    - q_proj\n    - 7\n",
-            ":2: lora.target_modules.1: input should be a valid string",
+            ":2: lora.target_modules.1: input should be 'q_proj', 'k_proj', 'v_proj', 'o_proj',",
         ),
         ("run:\n  seed: -1\n", ":2: run.seed: input should be greater than or equal to 0"),
         ("run:\n  seed: 4294967296\n", ":2: run.seed: input should be less than 4294967296"),
@@ -119,6 +119,8 @@ def test_all_faults_come_in_one_pass(tmp_path: Path) -> None:
         ("training.rates=1", "unknown key 'training.rates'; allowed: num_train_epochs"),
         ("nothing.rate=1", "unknown key 'nothing'; allowed: run, model"),
         ("training.learning_rate=fast", "training.learning_rate: input should be a valid number"),
+        ("lora.target_modules=[q_proj, lm_head]", "lora.target_modules.1: input should be 'q_proj', 'k_proj'"),
+        ("lora.target_modules=[]", "lora.target_modules: tuple should have at least 1 item"),
     ],
 )
 def test_a_bad_override_is_named(tmp_path: Path, override: str, fault: str) -> None:

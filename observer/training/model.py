@@ -35,12 +35,6 @@ def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> Pef
     """
     import torch
 
-    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    unknown = [module for module in config.lora.target_modules if module not in names]
-    if unknown:
-        raise ObserverError(
-            f"lora.target_modules: the model has no {', '.join(unknown)}; it has e.g. q_proj, down_proj"
-        )
     torch.manual_seed(config.run.seed)
     attach = _attach_with_unsloth if runtime.backend == "unsloth" else _attach_with_peft
     adapted = attach(model, config)

@@ -44,7 +44,7 @@ def count_embedding(shape: ModelShape) -> int:
 def count_trainable(shape: ModelShape, config: Config) -> int:
     """Parameters of the adapter: r * (in + out) for every target of every block."""
     sizes = projections(shape)
-    return shape.block_count * sum(config.lora.r * sum(sizes.get(name, ())) for name in config.lora.target_modules)
+    return shape.block_count * sum(config.lora.r * sum(sizes[name]) for name in config.lora.target_modules)
 
 
 QWEN3_1_7B = replace(QWEN3_0_6B, embedding_length=2_048, feed_forward_length=6_144)
