@@ -67,7 +67,7 @@ def prepare_bench(args: argparse.Namespace) -> tuple[Bench, str]:
     from observer.runs.finished_run import read_run
 
     run = read_run(args.run) if args.run else None
-    split = args.split or (str(run.val) if run else "val")
+    split = args.split or (str(run.split.val) if run else "val")
     rows = take(rows_of_split(split), args.limit)
     for folder in (_reports_folder(args), _work_folder(args)):
         check_writable(folder)

@@ -163,10 +163,9 @@ def lessons_of(model: str, given: Path | None) -> Lessons:
     """The rows that a model was trained on, as far as its run tells; else the shipped ones. `given` is `--train`."""
     if given is not None:
         return read_lessons(given)
-    paths, files = RunPaths(default_reports_folder(model).parent, ""), (TRAIN_JSONL,)
-    if not model.startswith("ollama:"):
-        files = read_run(paths.root).train_files if paths.config.is_file() else files
-        files = (paths.data.train, *files[1:]) if paths.data.train.exists() else files
+    root = default_reports_folder(model).parent
+    is_of_run = not model.startswith("ollama:") and RunPaths(root, "").config.is_file()
+    files = read_run(root).train_files if is_of_run else (TRAIN_JSONL,)
     if missing := [path for path in files if not path.exists()]:
         print(f"{missing[0]}: no such file; grading is reported without baselines", file=sys.stderr)
         return Lessons()

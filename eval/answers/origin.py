@@ -98,7 +98,7 @@ def split_prefix(split: str, reports: Path) -> str:
     from observer.runs.finished_run import read_run
 
     run = RunPaths(reports.parent, "")
-    own = read_run(run.root).val if run.config.is_file() else VAL_JSONL
+    own = read_run(run.root).split.val if run.config.is_file() else VAL_JSONL
     path = VAL_JSONL if split == "val" else Path(split)
     if path.resolve() == own.resolve():
         return ""

@@ -151,8 +151,7 @@ def _training_section(config: Config, paths: RunPaths) -> str:
 
 
 def _data_section(run: Run) -> str:
-    own = run.paths.data
-    files = {"train": own.train if own.train.exists() else run.config.data.train, "validation": run.val}
+    files = {"train": run.split.train, "validation": run.split.val}
     more = [f"- more train rows: `{path}`{_task_counts(read_part(path, 'train'))}" for path in run.config.data.more]
     lines = [f"- {name}: `{path}`{_row_counts(path)}" for name, path in files.items()] + more
     return "\n".join(["## Data", "", *lines])

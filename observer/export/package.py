@@ -184,7 +184,7 @@ def _text_of(reply: dict[str, Any], model: str) -> str:
 
 def check(client: OllamaClient, run: Run, quantization: str, name: str, n_rows: int) -> Checked:
     """Prompts of every model, and answers where this quantization can be run here too (not for an adapter)."""
-    questions = make_questions(name, run.val, n_rows)
+    questions = make_questions(name, run.split.val, n_rows)
     n_prompts = check_prompts(client, questions)
     asked = [question for question in questions if question.model != name]
     if quantization == ADAPTER or not asked:

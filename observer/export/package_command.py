@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         checked = check(client, found, quantization, args.ollama, N_ROWS)
     print(_prompts_line(checked.n_prompts))
-    print(_answers_line(checked, found.val))
+    print(_answers_line(checked, found.split.val))
     for difference in checked.differences:
         told = "not told" if difference.nats is None else f"{difference.nats:.3f}"
         _say(f"{difference.place}; nats between the two tokens: {told}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from observer.config import Config, load_config
+from observer.config import Config, DataConfig, load_config
 from observer.errors import ObserverError
-from observer.paths import RunPaths
+from observer.paths import DataPaths, RunPaths
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,15 @@ class Run:
     paths: RunPaths
 
     @property
-    def train_files(self) -> tuple[Path, ...]:
-        """What it was trained on: the split made of its own raw rows, or the configured one, and `data.more`."""
+    def split(self) -> DataPaths | DataConfig:
+        """Its `train` and `val`: the files made of raw rows of its own, or the configured ones."""
         data = self.config.data
-        return (self.paths.data.train if data.utility or data.extraction else data.train, *data.more)
+        return self.paths.data if data.utility or data.extraction else data
 
     @property
-    def val(self) -> Path:
-        """Its validation rows: those it was split from, else the configured file."""
-        own = self.paths.data.val
-        return own if own.exists() else self.config.data.val
+    def train_files(self) -> tuple[Path, ...]:
+        """What it was trained on: train of its split, and `data.more`."""
+        return (self.split.train, *self.config.data.more)
 
 
 def read_run(root: Path) -> Run:

@@ -103,9 +103,12 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
 def test_the_baselines_learn_from_the_rows_that_the_run_was_trained_on(
     run: RunPaths, split: Path, tmp_path: Path
 ) -> None:
-    own = RunPaths(tmp_path / "own", "tiny")
+    own, raw = RunPaths(tmp_path / "own", "tiny"), {"utility": tmp_path / "raw.jsonl"}
     shutil.copytree(run.root, own.root)
     write_jsonl(own.data.train, rows()[:3])
+    own.config.write_text(Config.model_validate({"data": {"train": split}}).to_yaml())
+    assert evaluate.lessons_of(str(own.root), None).names == (str(split),), "own rows of an earlier run are left there"
+    own.config.write_text(Config.model_validate({"data": raw}).to_yaml())
     for model in (str(own.root), str(own.gguf("f16")), f"hf:{own.merged}"):
         assert evaluate.lessons_of(model, None).names == (str(own.data.train),)
         assert evaluate.lessons_of(model, split).names == (str(split),)
@@ -216,7 +219,7 @@ def test_a_report_is_named_by_what_it_is_about(model: str, split: str, name: str
 def test_the_val_of_a_run_is_that_of_its_own_rows(tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "mine", "mine")
     write_jsonl(paths.data.val, rows())
-    paths.config.write_text(Config().to_yaml())
+    paths.config.write_text(Config.model_validate({"data": {"utility": tmp_path / "raw.jsonl"}}).to_yaml())
     assert split_prefix(str(paths.data.val), paths.reports) == ""
     assert split_prefix("val", paths.reports) == split_prefix("data/val.jsonl", paths.reports) == "data-val-"
 

@@ -116,6 +116,17 @@ def test_files_training_and_data_are_as_they_lie_there(tmp_path: Path) -> None:
     assert "6 rows (3 to grade, 3 to extract from)" in card
 
 
+def test_the_rows_named_are_those_of_the_config_and_not_others_left_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for path in (run.paths.data.train, run.paths.data.val):
+        write_jsonl(path, split_rows(2))
+    card = render_model_card(run)
+    assert f"- train: `{run.config.data.train}`\n- validation: `{run.config.data.val}`" in card
+    own = Run(Config.model_validate({"data": {"utility": "raw.jsonl"}}), run.paths)
+    assert f"`{run.paths.data.train}`, 2 rows" in render_model_card(own)
+    assert f"`{run.paths.data.val}`, 2 rows" in render_model_card(own)
+
+
 @pytest.mark.parametrize("base", ["Qwen/Qwen3-0.6B", "data/nano-base"])
 def test_the_adapter_is_offered_only_over_a_base_of_ollama_s_library(tmp_path: Path, base: str) -> None:
     assert ("Modelfile-adapter" in render_model_card(make_run(tmp_path, base))) == base.startswith("Qwen/")
