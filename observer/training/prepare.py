@@ -14,6 +14,7 @@ from observer.paths import cache_folder
 from observer.training.cuda import GET_COMPILER, compiler_lacks
 from observer.training.device import Runtime
 from observer.training.model import adapter_faults
+from observer.training.multiprocess.processes import least
 from observer.training.multiprocess.sharding import sharding_faults
 from observer.training.planning.batch_size import settle_memory
 from observer.training.planning.memory import free_memory
@@ -103,9 +104,10 @@ def read_and_plan(
 
     The plan of rows of one's own names the files they will be in, after what was read and how it is split.
     """
-    own_data = own_data_of(config)
+    launch, own_data = runtime.launch, own_data_of(config)
     splits = load_splits(config, encode, check_lengths=encode is not encode_by_length, own_data=own_data)
-    config, lines = settle_memory(config, runtime, splits, shape, free_memory(runtime.device))
+    free_bytes = least(launch, free_memory(runtime.device, launch.n_on_machine), runtime.device)
+    config, lines = settle_memory(config, runtime, splits, shape, free_bytes)
     runtime = replace(runtime, reasons=(*runtime.reasons, *lines))
     files = config.paths.data
     shown = config.with_split_files(files.train, files.val) if own_data else config

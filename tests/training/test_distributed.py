@@ -4,6 +4,7 @@ alone leaves files."""
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,8 +24,9 @@ from observer.errors import ObserverError
 from observer.files import write_json
 from observer.paths import PROJECT_ROOT, RunPaths
 from observer.training.device import Runtime, choose_runtime
-from observer.training.multiprocess.processes import Launch
+from observer.training.multiprocess.processes import Launch, least
 from observer.training.planning.cost import estimate_memory
+from observer.training.planning.memory import free_memory
 from observer.training.prepare import check_settings
 from observer.training.progress import read_metrics
 from observer.training.rows import TokenRow
@@ -176,6 +178,23 @@ def test_the_first_process_alone_prints_the_plan_of_a_dry_run(
         monkeypatch.setenv(name, value)
     assert train_sft.main(["--config", str(write_tiny_run(tmp_path, tiny_model)), "--dry-run"]) == 0
     assert bool(capsys.readouterr().out) == (rank == "0")
+
+
+def free_and_agreed(launch: Launch, folder: Path) -> tuple[int | None, int | None]:
+    """What this process has of the memory, and what it settles on when it has joined the others."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=launch.rank, world_size=2)
+    free = free_memory("cpu", launch.n_on_machine)
+    return free, least(launch, free, "cpu")
+
+
+def test_processes_settle_on_the_memory_of_the_one_that_has_least(tmp_path: Path) -> None:
+    """Of two machines, where the second has four more processes at work in the same memory."""
+    launches = [Launch(0, 2), Launch(1, 2, n_on_machine=5)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        (first, agreed), (second, agreed_too) = pool.starmap(free_and_agreed, [(one, tmp_path) for one in launches])
+    assert first and second and second < first / 3
+    assert agreed == agreed_too == second
+    assert least(launches[0], first, "cpu") == first, "a dry run joins nobody"
 
 
 def test_a_part_of_the_weights_takes_less_memory_than_the_whole() -> None:

@@ -222,8 +222,8 @@ def test_another_base_is_planned_once_it_is_here() -> None:
 
 def test_the_launch_is_read_from_what_torchrun_sets() -> None:
     assert find_launch({}) == Launch(0, 1, 0) and find_launch({}).is_first
-    second = find_launch({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
-    assert second == Launch(5, 8, 1) and second.is_shared and not second.is_first
+    second = find_launch({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    assert second == Launch(5, 8, 1, n_on_machine=4) and second.is_shared and not second.is_first
 
 
 def test_a_launch_of_several_processes_leaves_all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ class Launch:
     n_processes: int = 1
     local_rank: int = 0
     shards_weights: bool = False
+    n_on_machine: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -39,7 +40,7 @@ def find_launch(environment: Mapping[str, str] | None = None) -> Launch:
         int(found.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
     )
     shards_weights = n_processes > 1 and found.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    return Launch(rank, n_processes, local_rank, shards_weights)
+    return Launch(rank, n_processes, local_rank, shards_weights, int(found.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def join_processes(launch: Launch, device: str) -> None:
@@ -86,6 +87,17 @@ def add_up(launch: Launch, values: Sequence[float], device: Any) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(sums)
     return sums.tolist()
+
+
+def least(launch: Launch, value: int | None, device: Any) -> int | None:
+    """The least of what the processes give, in every process; before they have joined, what this one gives."""
+    import torch
+
+    if value is None or not launch.is_shared or not torch.distributed.is_initialized():
+        return value
+    found = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
+    return int(found)
 
 
 class SharedOrder(Sampler[int]):

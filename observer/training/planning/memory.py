@@ -24,15 +24,18 @@ _CGROUP = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 
 
-def free_memory(device: Device) -> int | None:
-    """Bytes that a run may still take on its device; None where they cannot be known."""
+def free_memory(device: Device, n_processes: int = 1) -> int | None:
+    """Bytes that a run may still take on its device; None where they cannot be known.
+
+    `n_processes` of it are on this machine, and share its memory where they train on the CPU.
+    """
     if device == "cuda":
         import torch
 
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     import psutil
 
-    return min([psutil.virtual_memory().available, *_left_to_container()])
+    return min([psutil.virtual_memory().available, *_left_to_container()]) // n_processes
 
 
 def memory_in_use(device: Device) -> int:
