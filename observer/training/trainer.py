@@ -95,6 +95,12 @@ class CompletionTrainer(SFTTrainer):
         control.should_log |= control.should_evaluate or control.should_save or control.should_training_stop
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Not a step where a checkpoint was the last one: transformers looks for the end only after a step."""
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:

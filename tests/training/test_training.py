@@ -273,6 +273,13 @@ def test_resume_without_a_checkpoint_is_refused(tmp_path: Path, tiny_model: Path
         find_checkpoint(tiny_config(tmp_path, tiny_model).paths, "inputs", resume=True)
 
 
+def test_from_the_checkpoint_of_the_last_step_none_is_trained(tmp_path: Path, tiny_model: Path) -> None:
+    """It is not the last of its epoch."""
+    config = tiny_config(tmp_path, tiny_model, "training.max_steps=4")
+    records = trained(config)
+    assert trained(config, resume=True) == records and records[-1]["step"] == 4
+
+
 def test_a_checkpoint_cut_while_it_was_written_is_passed_over(tmp_path: Path) -> None:
     names = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
     for step, state in ((4, '{"global_step": 4}'), (8, '{"global_st'), (12, None)):
