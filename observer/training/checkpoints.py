@@ -126,6 +126,23 @@ class StopCallback(TrainerCallback):
             raise Stopped(number)
 
 
+class PatienceCallback(TrainerCallback):
+    """Ends a training after so many evaluations in turn without a lower loss, those before a checkpoint among them.
+
+    transformers' own counts anew from a checkpoint, and fails at one of a training begun without it.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        losses = [record["eval_loss"] for record in state.log_history if "eval_loss" in record]
+        if losses and len(losses) > losses.index(min(losses)) + self.patience:
+            control.should_training_stop = True
+
+    on_train_begin = on_evaluate
+
+
 class RotationCallback(TrainerCallback):
     """Removes all checkpoints but the last ones and the best, by their steps.
 

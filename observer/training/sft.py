@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from observer.config import Config
@@ -22,6 +22,7 @@ from observer.files import atomic_path, disk_errors_explained
 from observer.paths import RunPaths
 from observer.training.batching.loss import layout_line
 from observer.training.checkpoints import (
+    PatienceCallback,
     RotationCallback,
     StopCallback,
     checkpoint_step,
@@ -116,7 +117,7 @@ def watched(
     callbacks: list[TrainerCallback] = [stop, RotationCallback(config.training.save_total_limit)]
     patience = config.training.early_stopping_patience
     if patience is not None:
-        callbacks.append(EarlyStoppingCallback(patience))
+        callbacks.append(PatienceCallback(patience))
     progress = None
     if runtime.launch.is_first:
         progress = ProgressCallback(

@@ -119,6 +119,20 @@ def test_a_training_that_does_not_improve_stops_early_and_says_so(
     assert all(torch.equal(saved[name], last[name]) for name in last)
 
 
+def test_early_stopping_counts_the_evaluations_before_a_resume(
+    tmp_path: Path, diverged: tuple[Config, list[dict[str, Any]]]
+) -> None:
+    """Begun without it, cut between two evaluations that are no lower than one before, and resumed with it."""
+    base, records = Path(diverged[0].model.base), diverged[1]
+    (*steps, _), (*losses, _) = zip(*eval_losses(records).items(), strict=True)
+    cut = next(n for n in range(1, len(steps) - 1) if min(losses[:n]) <= min(losses[n : n + 2]))
+    trained(contrary_config(tmp_path, base, f"training.max_steps={steps[cut]}"))
+    config = contrary_config(tmp_path, base, "training.early_stopping_patience=2")
+    expected = [record for record in records if record["step"] <= steps[cut + 1]]
+    assert trained(config, resume=True) == expected
+    assert trained(config, resume=True) == expected, "and from its last checkpoint no step is made"
+
+
 def test_reporters_that_are_not_installed_are_named_together_with_all_else(tmp_path: Path, tiny_model: Path) -> None:
     missing = [name for name in ("tensorboard", "trackio", "wandb") if find_spec(name) is None]
     if not missing:
