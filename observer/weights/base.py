@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from observer.config import Config
 from observer.errors import ObserverError
-from observer.files import parse_json
 from observer.prompts import IM_END, IM_START
-from observer.weights.architectures import ARCHITECTURES
+from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.dequantize import dequantized_base
 from observer.weights.gguf_places import find_gguf, names_gguf
-from observer.weights.tokenizer import prepare_tokenizer, read_tokenizer
+from observer.weights.tokenizer import pre_tokenizer_of, prepare_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NEEDED_FILES = ("*.safetensors", "*.json", "merges.txt")
-LOADABLE = tuple(entry.class_name for entry in ARCHITECTURES.values())
 
 
 def base_folder(config: Config, *, download: bool = True) -> Path:
@@ -83,24 +81,18 @@ def check_base(folder: Path) -> None:
             f"model.base: {folder}: has no {', '.join(missing)}; "
             "a Hugging Face folder with safetensors weights is needed"
         )
-    try:
-        architectures = parse_json((folder / "config.json").read_bytes()).get("architectures") or []
-        architectures = [str(name) for name in architectures]
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ObserverError(f"model.base: {folder / 'config.json'}: not a model's config; fetch it again") from error
-    if not set(architectures) & set(LOADABLE):
-        raise ObserverError(
-            f"model.base: {folder}: is {', '.join(architectures) or 'of unknown architecture'}; "
-            f"our export knows {', '.join(LOADABLE)}"
-        )
+    list_tensors(folder, read_shape(folder))  # what merge and export will ask of it
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The base's tokenizer with our chat template. Raises ObserverError without ChatML tokens."""
+    """The base's tokenizer with our chat template. Raises ObserverError without ChatML tokens, or for a kind of
+    tokenizer that our export does not know."""
     tokenizer = read_tokenizer(folder)
     missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
     if missing:
         raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a ChatML base")
+    saved_as = cast(Any, tokenizer).backend_tokenizer.to_str()  # with a merged model
+    pre_tokenizer_of(folder, json.loads(saved_as))
     return prepare_tokenizer(tokenizer)
 
 

@@ -45,6 +45,8 @@ _CONFIG_KEYS = {
 """Fields of ModelShape -> keys of config.json."""
 
 _FRACTIONS = frozenset({"rope_theta", "rms_norm_eps"})
+_AS_LLAMA_CPP = {"hidden_act": "silu", "use_sliding_window": False, "layer_types": "full_attention"}
+"""What llama.cpp computes whatever config.json says."""
 MAX_BLOCKS = 1_000
 """No model has a tenth of it; a config with more asks for memory, not for a model."""
 
@@ -148,6 +150,8 @@ def read_shape(folder: Path) -> ModelShape:
     architecture = architecture_of(config.get("model_type"), path)
     if "quantization_config" in config:
         raise ObserverError(f"{path}: quantized weights; merge into the base in 16 or 32 bits")
+    raise_all([f"{path}: {key!r} is {str(config[key])[:60]}; llama.cpp computes with {known!r} alone, so take another "
+               "model" for key, known in _AS_LLAMA_CPP.items() if _has_other(config.get(key), known)])  # fmt: skip
     rope = _rope_parameters(path, config)
     config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
     _add_defaults(path, config, architecture)
@@ -241,6 +245,11 @@ def _check_fetched(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise ObserverError(f"{path}: a Git LFS pointer, not the file; fetch it with `git lfs pull`")
+
+
+def _has_other(found: Any, known: Any) -> bool:
+    """Whether a value, or one of a list's, is neither `known` nor missing."""
+    return any(value not in (None, known) for value in (found if isinstance(found, list) else [found]))
 
 
 def _rope_parameters(path: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -54,17 +54,17 @@ PRE_TOKENIZERS = {
 """By llama.cpp's name, the value of tokenizer.ggml.pre."""
 
 
-def pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str | None:
-    """Which of PRE_TOKENIZERS a tokenizer.json has; None for another, or another model than BPE."""
+def pre_tokenizer_of(place: Path, tokenizer: Mapping[str, Any]) -> str:
+    """Which of PRE_TOKENIZERS a tokenizer.json has. Raises ObserverError, naming `place`, for another, or no BPE."""
     model = tokenizer.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE":
-        return None
-    found = _digest(tokenizer.get("pre_tokenizer")), bool(model.get("ignore_merges"))
-    for name, known in PRE_TOKENIZERS.items():
-        steps = [json.loads(step.__getstate__()) for step in known.steps()]
-        if found == (_digest({"type": "Sequence", "pretokenizers": steps}), known.ignores_merges):
-            return name
-    return None
+    if isinstance(model, dict) and model.get("type") == "BPE":
+        found = _digest(tokenizer.get("pre_tokenizer")), bool(model.get("ignore_merges"))
+        for name, known in PRE_TOKENIZERS.items():
+            steps = [json.loads(step.__getstate__()) for step in known.steps()]
+            if found == (_digest({"type": "Sequence", "pretokenizers": steps}), known.ignores_merges):
+                return name
+    kinds = ", ".join(PRE_TOKENIZERS)
+    raise ObserverError(f"{place}: its tokenizer is no byte-level BPE of the kinds {kinds}; take another base")
 
 
 def byte_level_bpe(kind: PreTokenizer, **model: Any) -> Tokenizer:

@@ -210,7 +210,7 @@ FAULTS: list[tuple[Spoil, str]] = [
     (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
     (
         edit_json("tokenizer.json", pre_tokenizer={"type": "Whitespace"}),
-        "not a byte-level BPE of the kinds qwen2, smollm, llama-bpe",
+        "no byte-level BPE of the kinds qwen2, smollm, llama-bpe",
     ),
     (edit_json("tokenizer.json", added_tokens=[]), "a control token of the prompt"),
 ]

@@ -77,7 +77,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "a tokenizer.json that was not fetched": (holding("tokenizer.json", POINTER), r"tokenizer\.json: .*git lfs pull"),
     "a cut tokenizer.json": (lambda folder: cut(folder / "tokenizer.json"), r"tokenizer\.json:\d+: not JSON"),
     "an empty tokenizer.json": (holding("tokenizer.json", ""), r"tokenizer\.json:1: not JSON"),
-    "a tokenizer.json of nothing": (holding("tokenizer.json", "{}"), "not a byte-level BPE|cannot read it"),
+    "a tokenizer.json of nothing": (holding("tokenizer.json", "{}"), "no byte-level BPE|cannot read it"),
     "a cut tokenizer_config.json": (holding("tokenizer_config.json", '{"eos'), r"tokenizer_config\.json:1: not JSON"),
     "an empty folder": (emptied, r"has neither config\.json nor adapter_config\.json"),
     "a config without weights": (without(WEIGHTS), r"model\.safetensors: no such file"),
@@ -92,7 +92,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "an empty config": (holding("config.json", "{}"), r"config\.json: model_type is 'None'"),
     "a cut config": (holding("config.json", "{\n"), r"config\.json:\d+: not JSON"),
     "a config of other layers": (edit_json("config.json", num_hidden_layers=3), r"layers\.2\..* is missing"),
-    "a config that transformers cannot read": (edit_json("config.json", layer_types=["none"]), "cannot read it"),
+    "a config that transformers cannot read": (edit_json("config.json", layer_types=[None]), "cannot read it"),
 }  # fmt: skip
 
 

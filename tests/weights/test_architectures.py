@@ -167,6 +167,17 @@ def test_llama_3_s_end_of_a_text_is_its_padding(make: Make, tmp_path: Path) -> N
     assert load_tokenizer(tmp_path).pad_token == "<|end_of_text|>"
 
 
+def test_weights_and_tokenizers_that_no_gguf_holds_are_refused_with_the_base(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ObserverError, match=r"self_attn.q_proj.bias has no GGUF name"):
+        check_base(make_tiny_model(tmp_path / "biases", model_type="llama", pre="smollm", attention_bias=True))
+    tokenizer = json.loads((make("llama") / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["pretokenizers"].pop(0)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(ObserverError, match="no byte-level BPE of the kinds qwen2, smollm, llama-bpe"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
@@ -175,6 +186,9 @@ def test_llama_3_s_end_of_a_text_is_its_padding(make: Make, tmp_path: Path) -> N
         ("llama", {"rope_parameters": SCALED_ROPE | {"factor": -1}}, "rope_parameters: 'factor' is -1"),
         ("llama", {"rope_parameters": SCALED_ROPE | {"low_freq_factor": 4.0}}, "they must differ"),
         ("llama", {"head_dim": 63}, "'head_dim' is 63; an even number"),
+        ("qwen2", {"use_sliding_window": True}, "'use_sliding_window' is True; llama.cpp computes with False alone"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "'layer_types' is .* with 'full_att"),
+        ("llama", {"hidden_act": "gelu"}, "'hidden_act' is gelu; llama.cpp computes with 'silu' alone"),
         ("llama", {"model_type": "gpt2"}, "model_type is 'gpt2'; take a model of type qwen3, qwen2, llama"),
     ],
 )

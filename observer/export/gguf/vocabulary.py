@@ -14,12 +14,7 @@ import gguf
 from observer.errors import ObserverError, raise_all
 from observer.prompts import CHAT_TEMPLATE, IM_END, IM_START
 from observer.weights.checkpoint import read_json_object
-from observer.weights.tokenizer import (
-    PRE_TOKENIZERS,
-    check_tokenizer,
-    pre_tokenizer_name,
-    tokenizer_json,
-)
+from observer.weights.tokenizer import check_tokenizer, pre_tokenizer_of, tokenizer_json
 
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>")
 
@@ -33,7 +28,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> No
     path = tokenizer_json(folder)
     check_tokenizer(folder)
     tokenizer = read_json_object(path)
-    kind = _kind_of(path, tokenizer)
+    kind = pre_tokenizer_of(path, tokenizer)
     with _faults_explained(path):
         tokens, types = _tokens(path, tokenizer, vocab_size)
     control = {token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL}
@@ -59,13 +54,6 @@ def _faults_explained(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ObserverError(f"{path}: not a tokenizer ({type(error).__name__}: {error}); fetch it again") from error
-
-
-def _kind_of(path: Path, tokenizer: dict[str, Any]) -> str:
-    kind = pre_tokenizer_name(tokenizer)
-    if kind is None:
-        raise ObserverError(f"{path}: not a byte-level BPE of the kinds {', '.join(PRE_TOKENIZERS)}; take another base")
-    return kind
 
 
 def _tokens(path: Path, tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
