@@ -53,7 +53,8 @@ class ModelConfig(_Section):
         default=None, description="LoRA folder to train further, such as models/smollm2-observer; empty: a new one."
     )
     backend: Literal["auto", "unsloth", "transformers"] = Field(
-        default="auto", description="auto: unsloth on CUDA where it is installed, plain transformers elsewhere."
+        default="auto",
+        description="auto: unsloth on CUDA where it is installed, plain transformers elsewhere and for float32.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Weights' precision; auto: bfloat16 where the device computes in it, else float32."

@@ -103,7 +103,11 @@ def _choose_backend(config: Config, device: Device, launch: Launch) -> tuple[Bac
     installed = importlib.util.find_spec("unsloth") is not None
     if wanted == "transformers":
         return "transformers", "backend transformers: model.backend says so"
+    autocasts = device == "cuda" and config.model.dtype == "float32" and _has_bfloat16()
     if wanted == "unsloth":
+        if autocasts:
+            raise ObserverError("model.dtype: float32, but on a GPU unsloth computes in bfloat16 all the same; "
+                                "set model.backend=transformers, or another dtype")  # fmt: skip
         if not installed:
             raise ObserverError("model.backend: unsloth is not installed; install it, or take transformers")
         if device == "cuda" and (lacks := compiler_lacks()):
@@ -114,6 +118,8 @@ def _choose_backend(config: Config, device: Device, launch: Launch) -> tuple[Bac
         return "transformers", "backend transformers: plain TRL and PEFT on CPU"
     if launch.is_shared:
         return "transformers", "backend transformers: unsloth is taken for one process only"
+    if autocasts:
+        return "transformers", "backend transformers: unsloth would compute float32 in bfloat16"
     if installed and (lacks := compiler_lacks()):
         return "transformers", f"backend transformers: unsloth's kernels want {' and '.join(lacks)} ({GET_COMPILER})"
     if installed:

@@ -300,6 +300,17 @@ def test_a_cpu_trains_in_bfloat16_by_itself_only_where_it_computes_in_it(
     assert runtime.reasons[2].endswith(reason[is_fast])
 
 
+def test_float32_on_a_gpu_is_not_left_to_unsloth_which_computes_in_bfloat16() -> None:
+    def chosen(backend: str) -> Runtime:
+        model = {"dtype": "float32", "backend": backend}
+        return choose_runtime(Config.model_validate({"run": {"device": "cuda"}, "model": model}), dry_run=True)
+
+    runtime = chosen("auto")
+    assert runtime.backend == "transformers" and "in bfloat16" in runtime.reasons[1]
+    with pytest.raises(ObserverError, match=r"^model.dtype: float32, .*model.backend=transformers"):
+        chosen("unsloth")
+
+
 def test_tokens_a_second_are_those_of_the_work_done_not_of_the_work_given_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
