@@ -13,7 +13,7 @@ from observer.paths import PROJECT_ROOT
 from observer.training.device import Runtime
 from observer.training.multiprocess.processes import Launch
 from observer.training.planning.batch_size import settle_memory
-from observer.training.planning.cost import estimate_memory
+from observer.training.planning.cost import estimate_memory, training_work
 from observer.training.planning.memory import USABLE
 from observer.training.planning.plan import rows_per_step
 from observer.training.rows import Splits, TokenRow
@@ -45,7 +45,7 @@ def need(config: Config, batch_size: int, *, recompute: bool = False) -> float:
     """Free bytes in which such a batch just fits."""
     training = {"per_device_train_batch_size": batch_size, "gradient_checkpointing": recompute}
     settled_config = config.model_copy(update={"training": config.training.model_copy(update=training)})
-    return estimate_memory(settled_config, ON_CUDA, ROWS, QWEN3_0_6B) / USABLE + 1
+    return estimate_memory(settled_config, ON_CUDA, training_work(settled_config, ROWS), QWEN3_0_6B) / USABLE + 1
 
 
 @pytest.mark.parametrize("free_bytes", [80e9, None], ids=["enough", "unknown"])

@@ -25,7 +25,7 @@ from observer.files import write_json
 from observer.paths import PROJECT_ROOT, RunPaths
 from observer.training.device import Runtime, choose_runtime
 from observer.training.multiprocess.processes import Launch, least
-from observer.training.planning.cost import estimate_memory
+from observer.training.planning.cost import estimate_memory, training_work
 from observer.training.planning.memory import free_memory
 from observer.training.prepare import check_settings
 from observer.training.progress import read_metrics
@@ -199,9 +199,9 @@ def test_processes_settle_on_the_memory_of_the_one_that_has_least(tmp_path: Path
 
 def test_a_part_of_the_weights_takes_less_memory_than_the_whole() -> None:
     config = load_config(PROJECT_ROOT / "configs" / "qwen3-0.6b.yaml", ["training.per_device_train_batch_size=8"])
-    rows = [TokenRow([0] * 200, 150, "grade")] * 32
+    work = training_work(config, [TokenRow([0] * 200, 150, "grade")] * 32, n_processes=2)
     whole, part = (
-        estimate_memory(config, Runtime("cuda", "transformers", "bfloat16", (), launch), rows, KNOWN_SHAPES["qwen3-8b"])
+        estimate_memory(config, Runtime("cuda", "transformers", "bfloat16", (), launch), work, KNOWN_SHAPES["qwen3-8b"])
         for launch in (Launch(0, 2, 0), Launch(0, 2, 0, shards_weights=True))
     )
     body_bytes = 2 * (count_parameters(KNOWN_SHAPES["qwen3-8b"]) - count_embedding(KNOWN_SHAPES["qwen3-8b"]))

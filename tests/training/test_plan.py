@@ -160,17 +160,18 @@ def test_memory_grows_with_the_batch_and_shrinks_when_activations_are_computed_a
     rows = rows_like([(n % 2 > 0, 20 + n, 8) for n in range(64)])
     training = {"per_device_train_batch_size": 8, "gradient_checkpointing": False}
     small, large, thrifty = (
-        estimate_memory(Config.model_validate({"training": training | change}), ON_CPU, rows, QWEN3_0_6B)
+        estimate_memory(config, ON_CPU, training_work(config, rows), QWEN3_0_6B)
         for change in ({}, {"per_device_train_batch_size": 32}, {"gradient_checkpointing": True})
+        for config in [Config.model_validate({"training": training | change})]
     )
     assert thrifty < small < large
 
 
 def test_on_cuda_tensors_alone_are_planned_as_the_peak_of_a_run_counts_them_alone(tiny_model: Path) -> None:
-    shape, rows = read_shape(tiny_model), rows_like([(True, 20, 8)])
+    shape, work = read_shape(tiny_model), training_work(Config(), rows_like([(True, 20, 8)]))
     on_cuda = Runtime("cuda", "transformers", "float32", ())
     weights = 4 * count_parameters(shape)
-    assert weights < estimate_memory(Config(), on_cuda, rows, shape) < weights + 32e6
+    assert weights < estimate_memory(Config(), on_cuda, work, shape) < weights + 32e6
 
 
 @pytest.mark.slow

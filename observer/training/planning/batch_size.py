@@ -108,7 +108,7 @@ def weigh(config: Config, runtime: Runtime, splits: Splits, shape: ModelShape) -
     work = training_work(config, splits.train, runtime.launch.n_processes)
     factor = RECOMPUTING if config.training.gradient_checkpointing is True else 1.0
     n_tokens = sum(batch.n_tokens + TOKENS_A_BATCH for batch in work)
-    return Choice(config, estimate_memory(config, runtime, splits.train, shape), factor * n_tokens)
+    return Choice(config, estimate_memory(config, runtime, work, shape), factor * n_tokens)
 
 
 def batch_line(choices: list[Choice], chosen: Choice, free_bytes: int | None, *, is_kept: bool) -> str:

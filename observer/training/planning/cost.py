@@ -49,10 +49,12 @@ def evaluation_work(config: Config, rows: Sequence[TokenRow]) -> list[Work]:
     return _work(ordered, batch_size, config.lora.lora_dropout > 0)
 
 
-def estimate_memory(config: Config, runtime: Runtime, rows: Sequence[TokenRow], shape: ModelShape) -> float:
-    """Peak bytes of training: weights, adapter with Adam, activations and logits of the largest batch, libraries."""
+def estimate_memory(config: Config, runtime: Runtime, work: Sequence[Work], shape: ModelShape) -> float:
+    """Peak bytes of training: weights, adapter with Adam, activations and logits of the largest batch, libraries.
+
+    `work` is the run's `training_work`.
+    """
     width, n_processes = BYTES_PER_PARAMETER[runtime.dtype], runtime.launch.n_processes
-    work = training_work(config, rows, n_processes)
     n_tokens = max((batch.n_tokens for batch in work), default=0) / n_processes
     n_scored = max((batch.n_scored for batch in work), default=0) / n_processes
     if runtime.device == "cuda" and not config.lora.lora_dropout:

@@ -48,8 +48,8 @@ def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: ModelShap
     n_processes = runtime.launch.n_processes
     steps = count_steps(config, len(splits.train), n_processes)
     n_parameters, n_trainable = count_parameters(shape), count_trainable(shape, config)
-    memory_bytes = estimate_memory(config, runtime, splits.train, shape)
     work = training_work(config, splits.train, n_processes)
+    memory_bytes = estimate_memory(config, runtime, work, shape)
     n_tokens = sum(batch.n_tokens for batch in work) // max(1, len(work))
     speed = measure_speed(config, runtime, shape, n_tokens // n_processes)
     seconds = estimate_seconds(config, runtime, splits, shape, steps, speed) if speed else None
