@@ -124,8 +124,9 @@ class Reader:
 
     @contextlib.contextmanager
     def _stream(self, name: str) -> Iterator[BinaryIO]:
-        if name == STDIN:
-            yield sys.stdin.buffer
+        if name == STDIN:  # by a reader of its own: Python aborts at its end if a thread waits in sys.stdin's
+            with open(sys.stdin.fileno(), "rb", closefd=False) as stream:
+                yield stream
             return
         try:
             with open(name, "rb") as stream:

@@ -341,6 +341,24 @@ def test_rows_on_standard_input_are_answered_as_they_come(server: ObservingServe
     run.stdout.close()
 
 
+@pytest.mark.parametrize(("number", "code"), [(None, 1), (signal.SIGTERM, 143)])
+def test_a_run_ends_in_order_while_standard_input_stays_open(
+    server: ObservingServer, number: signal.Signals | None, code: int
+) -> None:
+    server.fails_after = None if number else 0
+    run = observer("grade", "-", stdin=subprocess.PIPE)
+    assert run.stdin is not None and run.stdout is not None and run.stderr is not None
+    run.stdin.write('{"user_message": "thanks"}\n')
+    run.stdin.flush()
+    if number:
+        run.stdout.readline()
+        run.send_signal(number)
+    assert run.wait(timeout=600) == code
+    assert "Fatal" not in run.stderr.read()
+    for stream in (run.stdin, run.stdout, run.stderr):
+        stream.close()
+
+
 def test_a_reader_that_has_enough_ends_the_run_in_silence(server: ObservingServer, tmp_path: Path) -> None:
     chats = write_chats(tmp_path / "chats.jsonl", 200)
     run = observer("grade", str(chats))

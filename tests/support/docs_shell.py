@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 class _Stream(io.TextIOWrapper):
     """Text over bytes in memory that says whether it is a terminal."""
 
-    def __init__(self, data: bytes = b"", *, is_terminal: bool = False) -> None:
-        self.bytes, self._is_terminal = io.BytesIO(data), is_terminal
+    def __init__(self, is_terminal: bool) -> None:
+        self.bytes, self._is_terminal = io.BytesIO(), is_terminal
         super().__init__(self.bytes, encoding="utf-8", write_through=True)
 
     def isatty(self) -> bool:
@@ -129,14 +130,17 @@ class Shell:
 
 @contextlib.contextmanager
 def _streams(stdin: bytes, is_terminal: bool) -> Iterator[Any]:
-    stdout = _Stream(is_terminal=is_terminal)
+    stdout = _Stream(is_terminal)
     before = sys.stdin, sys.stdout
-    sys.stdin, sys.stdout = _Stream(stdin), stdout
-    try:
-        yield stdout
-        stdout.flush()
-    finally:
-        sys.stdin, sys.stdout = before
+    with tempfile.TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
+        sys.stdin, sys.stdout = io.TextIOWrapper(file), stdout
+        try:
+            yield stdout
+            stdout.flush()
+        finally:
+            sys.stdin, sys.stdout = before
 
 
 def _pipelines(line: str) -> list[list[Stage]]:
