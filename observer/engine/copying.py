@@ -8,6 +8,7 @@ stand between their types. The rows of the data keep to this, and a grammar cann
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, Self, get_args
@@ -20,6 +21,8 @@ _FIELDS: dict[bytes, _Field] = {f'"{field}":"'.encode(): field for field in get_
 _PARTS: tuple[_Field, ...] = ("subject", "predicate", "object")
 _RELATIONSHIP = b'"relationships":[{'
 _LONGEST = max(map(len, [*_FIELDS, _RELATIONSHIP]))
+_CHARACTER = re.compile(rb"\\.|[^\x80-\xbf]", re.DOTALL)
+"""In JSON, as the grammar counts them."""
 _TYPES = frozenset(kind.encode() for kind in EntityType)
 
 
@@ -113,7 +116,8 @@ class Copying:
         if self.options:
             return self.value in self.options
         n = len(self.value)
-        return n >= MAX_TEXT_CHARACTERS or any(place + n in self.sources.ends for place in self.places)
+        is_full = len(_CHARACTER.findall(self.value)) >= MAX_TEXT_CHARACTERS
+        return is_full or any(place + n in self.sources.ends for place in self.places)
 
     def _ended(self) -> Copying:
         if self.field == "name":

@@ -138,10 +138,15 @@ def test_gold_answers_are_copies() -> None:
     assert len(rows) == 1600 and len(refused) <= 4
 
 
-def test_text_without_an_end_of_a_word_can_be_copied_to_its_bound() -> None:
-    word = "a" * (MAX_TEXT_CHARACTERS + 9)
-    assert keeps_to(f"{entities('a' * MAX_TEXT_CHARACTERS)}]", render_exchange(word, ""))
-    assert not keeps_to(f"{entities('a' * 9)}]", render_exchange(word, ""))
+@pytest.mark.parametrize("before", ["", '"', "я\t"])
+@pytest.mark.parametrize("letter", ["a", "я"])
+def test_text_without_an_end_of_a_word_can_be_copied_to_its_bound(before: str, letter: str) -> None:
+    exchange = render_exchange(before + letter * (MAX_TEXT_CHARACTERS + 9), "")
+    for n, is_copied in ((MAX_TEXT_CHARACTERS, True), (MAX_TEXT_CHARACTERS - 1, False), (9, False)):
+        assert keeps_to(f"{entities(before + letter * (n - len(before)))}]", exchange) is is_copied
+
+
+def test_blanks_at_the_end_of_what_was_said_are_not_copied() -> None:
     assert not keeps_to('{"entities":[{"name":"Ana ', "USER: Ana \n ") and keeps_to(
         f"{entities('Ana')}]", "USER: Ana \n "
     )
