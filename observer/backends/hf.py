@@ -127,11 +127,9 @@ class HfBackend:
         from transformers import GenerationConfig, LogitsProcessorList
 
         ids, mask = self._padded(prompts)
-        n_new = min(self.max_new_tokens, self.n_ctx - ids.shape[1])
+        rooms = [min(self.max_new_tokens, self.n_ctx - len(prompt)) for prompt in prompts]
         ends = [*self._ends, *filter(None, [self.tokenizer.eos_token_id])]
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=max(n_new, 1), eos_token_id=ends, pad_token_id=self._end
-        )
+        config = GenerationConfig(do_sample=False, max_new_tokens=max(rooms), eos_token_id=ends, pad_token_id=self._end)
         highest: list[torch.Tensor] = []
 
         def note(_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -150,7 +148,7 @@ class HfBackend:
             )
         told = torch.stack(highest, -1).tolist() if highest else [None] * len(prompts)
         rows = output[:, ids.shape[1] :].tolist()
-        return [self._completion(row, ends, scores) for row, scores in zip(rows, told, strict=True)]
+        return [self._completion(row[:room], ends, scores) for row, room, scores in zip(rows, rooms, told, strict=True)]
 
     def _completion(self, row: list[int], ends: list[int], scores: list[float] | None) -> Completion:
         n_tokens = next((n for n, token in enumerate(row) if token in ends), len(row))

@@ -21,7 +21,7 @@ from observer.observation import Grade
 from observer.ollama.chat import TokenChoice
 from observer.ollama.client import NoServer, Patience
 from observer.paths import NANO_BASE, PROJECT_ROOT
-from observer.prompts import Example, Task, render_exchange
+from observer.prompts import Example, Task, render_exchange, render_prompt
 from observer.schema import Label
 from tests.support.ollama_server import Fault, OllamaServer
 
@@ -158,6 +158,13 @@ def test_an_answer_that_never_ends_is_cut_and_told(tmp_path: Path, tiny_gguf: Pa
         for backend in backends:
             with backend:
                 assert [completion.truncated for completion in backend.extract(EXCHANGES[:2])] == [True, True]
+
+
+def test_a_long_row_cuts_no_answer_but_its_own(tiny_model: Path) -> None:
+    with HfBackend(tiny_model, max_new_tokens=9) as backend:
+        backend.n_ctx = len(backend.tokens(render_prompt(Task.EXTRACT, EXCHANGES[0] * 3))) + 2
+        answers = backend.extract([EXCHANGES[0], EXCHANGES[0] * 3], logprobs=True)
+    assert [len(answer.logprobs or ()) for answer in answers] == [answer.n_tokens for answer in answers] == [9, 2]
 
 
 def test_rows_too_long_are_named_by_every_backend(engine: Engine, ollama: OllamaBackend, hf: HfBackend) -> None:
