@@ -186,7 +186,7 @@ class HfBackend:
 def _load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Raises ObserverError for a folder that is none, is incomplete, or has another vocabulary."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # two seconds of loading need none
@@ -201,6 +201,7 @@ def _load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
         )
     if missing := [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]:
         raise ObserverError(f"{folder}: its vocabulary lacks {', '.join(missing)}; a ChatML model is expected")
+    model.generation_config = GenerationConfig()  # not the folder's, whose penalties would apply to greedy answers too
     return model.eval(), tokenizer
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -165,6 +167,14 @@ def test_a_long_row_cuts_no_answer_but_its_own(tiny_model: Path) -> None:
         backend.n_ctx = len(backend.tokens(render_prompt(Task.EXTRACT, EXCHANGES[0] * 3))) + 2
         answers = backend.extract([EXCHANGES[0], EXCHANGES[0] * 3], logprobs=True)
     assert [len(answer.logprobs or ()) for answer in answers] == [answer.n_tokens for answer in answers] == [9, 2]
+
+
+def test_answers_are_greedy_whatever_the_folder_recommends(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    advice = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1}
+    (folder / "generation_config.json").write_text(json.dumps(advice))
+    with HfBackend(tiny_model, max_new_tokens=9) as plain, HfBackend(folder, max_new_tokens=9) as advised:
+        assert advised.extract(EXCHANGES[:2]) == plain.extract(EXCHANGES[:2])
 
 
 def test_rows_too_long_are_named_by_every_backend(engine: Engine, ollama: OllamaBackend, hf: HfBackend) -> None:
