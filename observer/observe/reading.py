@@ -19,7 +19,7 @@ from observer.errors import ObserverError, raise_all
 from observer.files import explain_os_error
 from observer.observation import Exchange
 from observer.schema import describe_fault
-from observer.turns.inputs import STDIN, Item, Reading, iter_inputs
+from observer.turns.inputs import STDIN, Item, Reading, Unreadable, checked, iter_inputs
 
 FILE_SUFFIXES = frozenset(
     {".jsonl", ".json", ".ndjson", ".txt", ".log", ".md", ".csv", ".tsv", ".gz", ".bz2", ".xz", ".zst", ".parquet"}
@@ -102,15 +102,18 @@ class Reader:
         for name in self.inputs:
             if name != STDIN and not os.path.exists(name):
                 text, now = os.fsencode(name).decode("utf-8", "replace"), datetime.now(UTC).isoformat()
-                yield Row("text", Exchange(user_message=text, at=self.at, id=f"text@{now}"))
+                fields = {"user_message": text, "assistant_message": "", "id": f"text@{now}"}
+                yield self._row(checked(Item("text", fields), self.reading))
                 continue
             with self._stream(name) as stream:
                 before = self.n_bytes
                 for item in iter_inputs(stream, name, self.unused_fields, self.reading):
                     self.n_bytes = before + (stream.tell() if stream.seekable() else 0)
-                    yield self._row(item) if isinstance(item, Item) else BadRow(item.place, item.reason)
+                    yield self._row(item)
 
-    def _row(self, item: Item) -> Row | BadRow:
+    def _row(self, item: Item | Unreadable) -> Row | BadRow:
+        if isinstance(item, Unreadable):
+            return BadRow(item.place, item.reason)
         fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
         try:
             exchange = Exchange.model_validate(fields | {"at": item.at, "id": _id_of(item)})

@@ -121,8 +121,7 @@ def iter_inputs(
         place = f"{name}:{block.number}"
         try:
             for item in _items_of(block, place, f"{Path(name).name}:{block.number}", reading, unused_fields):
-                reason = _fault(item, reading)
-                yield Unreadable(item.place, reason, item.fields["user_message"][:500]) if reason else item
+                yield checked(item, reading)
         except Unusable as error:
             yield Unreadable(place, str(error), "\n".join(block.lines)[:500])
 
@@ -241,11 +240,14 @@ def _time_field(row: dict[str, Any], at: Any) -> str:
     return next((key for key in TIME_KEYS if row.get(key) is not None), "") if at is None else ""
 
 
-def _fault(item: Item, reading: Reading) -> str:
-    messages = item.fields["user_message"], item.fields["assistant_message"]
-    if not messages[0].strip():
-        return "empty user turn"
-    n_characters = len(item.exchange if reading.counts_context else render_exchange(*messages))
-    if n_characters > reading.max_characters:
-        return f"{n_characters:,} characters; at most {reading.max_characters:,} are sent (--max-characters)"
-    return ""
+def checked(item: Item, reading: Reading) -> Item | Unreadable:
+    """The item, unless it is empty or too long."""
+    user, assistant = item.fields["user_message"], item.fields["assistant_message"]
+    n_characters = len(item.exchange if reading.counts_context else render_exchange(user, assistant))
+    if not user.strip():
+        reason = "empty user turn"
+    elif n_characters > reading.max_characters:
+        reason = f"{n_characters:,} characters; at most {reading.max_characters:,} are sent (--max-characters)"
+    else:
+        return item
+    return Unreadable(item.place, reason, user[:500])

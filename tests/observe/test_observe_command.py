@@ -110,6 +110,13 @@ def test_context_that_the_model_has_no_room_for_is_counted(nano_gguf: Path, tmp_
     assert "chats.jsonl:3: 27,005 characters; at most 20,000 are sent (--max-characters)" in printed.err
 
 
+def test_text_is_as_long_as_a_row_may_be(server: ObservingServer, capsys: Captured) -> None:
+    assert main(["grade", "I live in Lisbon", "thanks", "--max-characters", "12", *MODEL]) == 1
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "text: 22 characters; at most 12 are sent (--max-characters)" in printed.err
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [(MODEL, "set num_ctx in the model's Modelfile"), (["--ray", "--out", "parts"], "--n-ctx: goes without --ray")],
