@@ -340,6 +340,8 @@ RELATION = {"subject": "User", "predicate": "WORKS_AT", "object": "Acme", "tempo
         ('{"entities":7}', 0, 0, "none of the schema's"),
         ("", 0, 0, "none of the schema's"),
         ("[" * 100_000, 0, 0, "none of the schema's"),
+        ('{"entities":[' * 50_000, 0, 0, "none of the schema's"),
+        (json.dumps({"entities": [ENTITY | {"name": "\ud800"}, ENTITY]}), 1, 0, "none of the schema's"),
     ],
 )
 def test_of_a_broken_answer_the_whole_items_are_kept_and_the_fault_is_told(
@@ -348,6 +350,22 @@ def test_of_a_broken_answer_the_whole_items_are_kept_and_the_fault_is_told(
     found, told = read_extraction(text)
     assert (len(found.entities), len(found.relationships)) == (n_entities, n_relationships)
     assert (told is None) if fault is None else (told is not None and fault in told and len(told) < 200)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_of_an_answer_cut_anywhere_no_item_is_kept_in_part(indent: int | None) -> None:
+    """Such as a relationship without its time, or an entity without what was said of it."""
+    told = ENTITY | {"attributes": {"detail": "a {bank}, of: [{]}"}}
+    whole = Extraction.model_validate({"entities": [told] * 3, "relationships": [RELATION | {"when": "since May"}] * 2})
+    text = json.dumps(whole.model_dump(mode="json"), indent=indent)
+    counts = set[tuple[int, int]]()
+    for length in range(len(text)):
+        found, _ = read_extraction(text[:length], truncated=True)
+        n_entities, n_relationships = len(found.entities), len(found.relationships)
+        assert found.entities == whole.entities[:n_entities]
+        assert found.relationships == whole.relationships[:n_relationships]
+        counts.add((n_entities, n_relationships))
+    assert counts == {(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2)}
 
 
 def test_an_answer_cut_at_its_bound_is_told(nano_gguf: Path) -> None:

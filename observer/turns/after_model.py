@@ -5,12 +5,13 @@ Nothing here asks a model; `client` does.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from observer.observation import (
     Asked,
@@ -66,13 +67,8 @@ def read_extraction(text: str, truncated: bool = False) -> tuple[Extraction, str
         return Extraction.model_validate_json(text), None
     except ValidationError:
         fault = "the answer reached its bound" if truncated else f"{UNREAD}: {text[:60]!r}"
-    try:
-        value = from_json(text, allow_partial=True)
-    except ValueError:
-        value = {}
-    lists: Mapping[str, Any] = value if isinstance(value, dict) else {}
-    entities = _whole(Entity, lists.get("entities"))
-    return Extraction(entities=entities, relationships=_whole(Relationship, lists.get("relationships"))), fault
+    entities, relationships = _whole(Entity, text, "entities"), _whole(Relationship, text, "relationships")
+    return Extraction(entities=entities, relationships=relationships), fault
 
 
 def _without_secrets(fault: str, prepared: Prepared) -> str:
@@ -80,13 +76,18 @@ def _without_secrets(fault: str, prepared: Prepared) -> str:
     return f"{UNREAD}: {MARK}" if prepared.is_secret(fault) else fault
 
 
-def _whole(kind: type[T], items: Any) -> list[T]:
+def _whole(kind: type[T], text: str, name: str) -> list[T]:
+    """The items of the first list of that name, up to where it is cut or no JSON."""
     found: list[T] = []
-    for item in items if isinstance(items, list) else []:
+    place = re.search(rf'"{name}"\s*:\s*\[\s*', text)
+    while place:
         try:
+            item, end = json.JSONDecoder().raw_decode(text, place.end())
+        except (ValueError, RecursionError):
+            break
+        with contextlib.suppress(ValidationError):  # the answer's fault is told; what is whole is kept
             found.append(kind.model_validate(item))
-        except ValidationError:
-            continue  # the answer's fault is told; what is whole is kept
+        place = re.compile(r"\s*,\s*").match(text, end)
     return found
 
 
