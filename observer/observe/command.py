@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from observer.console.arguments import positive
+from observer.console.arguments import positive, seconds
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,7 +64,7 @@ def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
     add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
     add("--n-ctx", type=positive, metavar="N", help="tokens of a prompt and its answer, for a model in this process; "
         "the oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
-    add("--timeout", type=float, metavar="S", help="seconds for one answer of a server (default: 120)")
+    add("--timeout", type=seconds, metavar="S", help="seconds for one answer of a server (default: 120)")
     if task != "extract":
         add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
             "P, 0 to 1: lower keeps more (default: the likeliest label); see evaluations")  # fmt: skip

@@ -128,6 +128,13 @@ def test_an_option_of_a_models_context_says_where_there_is_none(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("timeout", ["0", "-5", "nan", "soon"])
+def test_a_timeout_is_a_number_of_seconds(timeout: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["grade", "thanks", f"--timeout={timeout}", *MODEL])
+    assert end.value.code == 2 and "argument --timeout: " in capsys.readouterr().err
+
+
 def test_each_verb_asks_what_it_says(server: ObservingServer, capsys: Captured) -> None:
     texts = ["I live in Lisbon", "thanks"]
     assert main(["grade", *texts, *MODEL]) == 0
