@@ -5,6 +5,7 @@ Only local safetensors, no code of the folder's. Answers are not kept to the sch
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from observer.errors import ObserverError, RowsError
 from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, grade_of, no_progress
+from observer.paths import RunPaths
 from observer.prompts import END_OF_TEXT, IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
 from observer.weights.checkpoint import faults_of_transformers
@@ -40,7 +42,7 @@ class HfBackend:
     ) -> None:
         import torch
 
-        self.name, self.examples, self.max_new_tokens = folder.name, examples, max_new_tokens
+        self.name, self.examples, self.max_new_tokens = _name_of(folder), examples, max_new_tokens
         self.keep_above = keep_above
         if n_threads:
             torch.set_num_threads(n_threads)
@@ -181,6 +183,12 @@ class HfBackend:
         ids = torch.tensor([[self._end] * (width - len(row)) + row for row in rows], device=self.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return ids, mask
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's own name, with its run's where every run has one of that name."""
+    folder = Path(os.path.abspath(folder))
+    return f"{folder.parent.name}-{folder.name}" if folder == RunPaths(folder.parent, "").merged else folder.name
 
 
 def _load(folder: Path, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

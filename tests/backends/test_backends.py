@@ -340,15 +340,19 @@ def test_a_run_folder_means_its_q8_0_or_else_its_largest_file(tmp_path: Path) ->
     assert best_gguf(tmp_path / "run").name == "x-q8_0.gguf"
 
 
-def test_every_spelling_opens_its_backend(tmp_path: Path, tiny_gguf: Path, tiny_model: Path) -> None:
+def test_every_spelling_opens_its_backend(
+    tmp_path: Path, tiny_gguf: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model)
     run = tmp_path / "run"
     (run / "gguf").mkdir(parents=True)
     (run / "gguf" / "tiny-f16.gguf").symlink_to(tiny_gguf)
+    (run / "merged").symlink_to(tiny_model)
     for spec, kind, name in [
         (tiny_gguf, Engine, tiny_gguf.stem),
         (str(run), Engine, "tiny-f16"),
-        (f"hf:{tiny_model}", HfBackend, tiny_model.name),
-        (tiny_model, HfBackend, tiny_model.name),
+        ("hf:.", HfBackend, tiny_model.name),
+        (run / "merged", HfBackend, "run-merged"),
         ("ollama:qwen3:0.6b", OllamaBackend, "qwen3:0.6b"),
     ]:
         with open_backend(spec, n_threads=1) as backend:
