@@ -33,6 +33,9 @@ def open_backend(
     """
     if keep_above is not None and not 0 <= keep_above < 1:
         raise ObserverError(f"keep above {keep_above}: a probability is expected, at least 0 and below 1")
+    for option, value in (("max_new_tokens", max_new_tokens), ("n_ctx", n_ctx)):
+        if value is not None and value < 1:
+            raise ObserverError(f"{option} {value}: at least 1 is expected")
     kind, _, name = str(spec).partition(":")
     if kind == "ollama" and name:
         from observer.backends.ollama import OllamaBackend

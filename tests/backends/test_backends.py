@@ -374,6 +374,14 @@ def test_a_model_that_is_not_there_is_one_line(spec: str, message: str) -> None:
     assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("number", [0, -1])
+def test_an_answer_has_a_token_at_least(number: int) -> None:
+    with pytest.raises(ObserverError, match=f"max_new_tokens {number}: at least 1 is expected"):
+        open_backend("nowhere.gguf", max_new_tokens=number)
+    with pytest.raises(ObserverError, match=f"n_ctx {number}: at least 1 is expected"):
+        open_backend("nowhere.gguf", n_ctx=number)
+
+
 def test_a_folder_that_transformers_cannot_load_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
