@@ -106,7 +106,8 @@ class Session:
             if self.ledger and row.id in self.ledger.done:
                 self.n_had += 1
                 if fault := self.ledger.done[row.id]:
-                    self._tell(row.place, fault, progress)
+                    advice = f"kept in {self.ledger.path}; delete its line or name another --out to ask again"
+                    self._tell(row.place, f"{fault} ({advice})", progress)
             else:
                 rows.append(row)
         return rows

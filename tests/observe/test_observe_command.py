@@ -201,6 +201,17 @@ def test_the_same_command_again_asks_nothing_and_ends_alike(
     assert "0 observed; 5 were in" in capsys.readouterr().err
 
 
+def test_a_fault_is_kept_until_its_line_is_deleted(server: ObservingServer, tmp_path: Path, capsys: Captured) -> None:
+    chats, out = write_chats(tmp_path / "chats.jsonl", 1), tmp_path / "out.jsonl"
+    command = ["grade", str(chats), "--out", str(out), *MODEL]
+    out.write_text('{"task":"grade","model":"watcher","id":"row-0","fault":"too long; raise num_ctx"}\n')
+    assert main(command) == 1
+    advice = f"(kept in {out}; delete its line or name another --out to ask again)"
+    assert f"{chats}:1: too long; raise num_ctx {advice}" in capsys.readouterr().err
+    out.write_bytes(b"")
+    assert main(command) == 0
+
+
 def test_a_torn_last_line_is_mended(server: ObservingServer, tmp_path: Path) -> None:
     chats, out = write_chats(tmp_path / "chats.jsonl"), tmp_path / "out.jsonl"
     command = ["observe", str(chats), "--out", str(out), *MODEL]
