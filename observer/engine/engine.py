@@ -139,7 +139,8 @@ class Engine:
         """Answer the rows. Long ones go first: the last ones to end are short."""
         n_label_tokens = sum(map(len, self._label_tokens.values()))
         usual = sorted((row.n_own + row.n_expected + n_label_tokens for row in rows), reverse=True)[: self._n_seq]
-        longest = max((row.n_own + max(row.room, n_label_tokens) for row in rows), default=0)
+        prompts = [(row, prompt) for row in rows for prompt in (row.to_grade, row.to_write) if prompt]
+        longest = max((prompt.n_own + max(row.room, n_label_tokens) for row, prompt in prompts), default=0)
         sequences = self._context.sequences
         generation = Generation(
             self.model,

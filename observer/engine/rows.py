@@ -19,6 +19,10 @@ class Prompt:
     instruction: int
     n_shared: int
 
+    @property
+    def n_own(self) -> int:
+        return len(self.tokens) - self.n_shared
+
 
 @dataclass
 class Row:
@@ -64,7 +68,7 @@ class Row:
     @property
     def n_own(self) -> int:
         """Cells that are this row's alone once its text is decoded."""
-        return len(self.prompt.tokens) + len(self.tokens) - self.prompt.n_shared
+        return self.prompt.n_own + len(self.tokens)
 
     @property
     def n_expected(self) -> int:

@@ -205,6 +205,18 @@ def test_rows_that_outgrow_the_cache_wait_and_are_answered_all_the_same(tiny_ggu
     assert n_together > n_alone  # what waited was decoded anew
 
 
+def test_a_row_that_is_graded_and_written_to_its_bound_has_the_cells_of_the_longer_prompt(tiny_gguf: Path) -> None:
+    """The cache is opened in steps, here as large as the shorter one would need to the cell."""
+    exchange = render_exchange("I am " + "very " * 100 + "happy", "")
+    with Engine(tiny_gguf, n_threads=1, keep_above=0.0) as engine:
+        n_graded, n_written = (len(engine.model.tokenize(render_prompt(task, exchange))) for task in Task)
+        n_step = -(-n_graded // 1024) * 1024
+        engine.max_new_tokens = n_step - n_graded
+        (reading,) = engine.observe([exchange])
+    assert n_written > n_graded and reading.completion
+    assert reading.completion.n_tokens == n_step - n_graded
+
+
 def test_log_probabilities_are_those_of_the_model_before_the_grammar(engine: Engine) -> None:
     (plain,) = engine.extract(EXCHANGES[:1])
     (scored,) = engine.extract(EXCHANGES[:1], logprobs=True)
