@@ -185,6 +185,8 @@ def grade_of(probabilities: dict[Label, float], keep_above: float | None = None)
     return Grade(max(kept, key=lambda label: kept[label]), probabilities)
 
 
+MAX_NEW_TOKENS = 512
+"""Tokens that an answer may take unless another bound is given."""
 EXPECTED_ANSWER = 128
 """Tokens that a usual answer takes; few take more."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from observer.errors import ObserverError, RowsError
-from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, grade_of, no_progress
+from observer.observation import EXPECTED_ANSWER, MAX_NEW_TOKENS, Completion, Grade, Progress, grade_of, no_progress
 from observer.paths import RunPaths
 from observer.prompts import END_OF_TEXT, IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_prompt
 from observer.schema import Label
@@ -34,7 +34,7 @@ class HfBackend:
         folder: Path,
         *,
         n_threads: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         n_ctx: int | None = None,
         examples: Examples = NO_EXAMPLES,
         device: Literal["cuda", "cpu"] | None = None,

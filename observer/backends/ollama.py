@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from observer.backends.request_bodies import KEPT_LABEL_TOKENS, LABEL_TOKENS, ollama_chat_body, ollama_grading
 from observer.errors import ObserverError, RowsError
-from observer.observation import Completion, Grade, Progress, grade_of, no_progress
+from observer.observation import MAX_NEW_TOKENS, Completion, Grade, Progress, grade_of, no_progress
 from observer.ollama.chat import Reply, TokenChoice, reply_of
 from observer.ollama.client import OllamaClient, Patience, TooLong
 from observer.prompts import IM_END, NO_EXAMPLES, Examples, Task
@@ -42,7 +42,7 @@ class OllamaBackend:
         host: str | None = None,
         *,
         timeout_s: float = Patience.timeout_s,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         n_parallel: int = 4,
         examples: Examples = NO_EXAMPLES,
         patience: Patience | None = None,

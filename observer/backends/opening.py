@@ -6,11 +6,11 @@ from pathlib import Path
 
 from observer.backends.base import Backend
 from observer.errors import ObserverError
+from observer.observation import MAX_NEW_TOKENS
 from observer.paths import ADAPTER, RunPaths
 from observer.prompts import NO_EXAMPLES, Examples
 
 TIMEOUT_S = 120.0
-MAX_NEW_TOKENS = 512
 PREFERRED_TYPE = "q8_0"
 
 

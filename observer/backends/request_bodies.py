@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from observer.observation import MAX_NEW_TOKENS
 from observer.ollama.chat import TOP_LOGPROBS
 from observer.prompts import Example, Task, prompt_messages, render_prompt
 from observer.schema import Label, extraction_grammar, extraction_json_schema
@@ -17,7 +18,6 @@ LABEL_TOKENS = 12
 """Bounds an answer that should be one word."""
 KEPT_LABEL_TOKENS = 32
 """The same where a schema keeps the model to the labels: it may spell one letter by letter, between quotes."""
-MAX_NEW_TOKENS = 512
 
 
 def ollama_chat_body(

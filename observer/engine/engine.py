@@ -19,7 +19,7 @@ from observer.engine.instructed_context import InstructedContext
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
 from observer.engine.rows import Prompt, Row, completion_of
 from observer.errors import ObserverError, RowsError
-from observer.observation import EXPECTED_ANSWER, Completion, Grade, Progress, Reading, no_progress
+from observer.observation import EXPECTED_ANSWER, MAX_NEW_TOKENS, Completion, Grade, Progress, Reading, no_progress
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
@@ -44,7 +44,7 @@ class Engine:
         n_ctx_per_row: int | None = None,
         n_seq: int = 16,
         n_threads: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         examples: Examples = NO_EXAMPLES,
         drafts: bool = True,
         keep_above: float | None = None,
