@@ -50,7 +50,8 @@ class HfBackend:
         self.model, self.tokenizer = _load(folder, self.device)
         vocabulary = self.tokenizer.get_vocab()
         self._end = vocabulary[IM_END]
-        self._ends = [vocabulary[token] for token in (IM_END, END_OF_TEXT) if token in vocabulary]
+        ends = (IM_END, END_OF_TEXT, self.tokenizer.eos_token)
+        self._ends = [vocabulary[token] for token in ends if token in vocabulary]
         n_own: int = self.model.config.max_position_embeddings
         self.n_ctx = min(n_ctx or n_own, n_own)
 
@@ -95,13 +96,7 @@ class HfBackend:
         logprobs: bool = False,
     ) -> list[Completion]:
         """Greedy answers as the model gives them: `constrained` is not available and changes nothing."""
-        return self.generate(Task.EXTRACT, exchanges, progress, logprobs=logprobs)
-
-    def generate(
-        self, task: Task, exchanges: Sequence[str], progress: Progress = no_progress, *, logprobs: bool = False
-    ) -> list[Completion]:
-        """Greedy answers to either task, written out."""
-        prompts = self._prompts(task, exchanges, 1)
+        prompts = self._prompts(Task.EXTRACT, exchanges, 1)
         completions: dict[int, Completion] = {}
         for batch in _batches(prompts):
             completions |= zip(batch, self._generate([prompts[i] for i in batch], logprobs), strict=True)
@@ -130,8 +125,9 @@ class HfBackend:
 
         ids, mask = self._padded(prompts)
         rooms = [min(self.max_new_tokens, self.n_ctx - len(prompt)) for prompt in prompts]
-        ends = [*self._ends, *filter(None, [self.tokenizer.eos_token_id])]
-        config = GenerationConfig(do_sample=False, max_new_tokens=max(rooms), eos_token_id=ends, pad_token_id=self._end)
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=max(rooms), eos_token_id=self._ends, pad_token_id=self._end
+        )
         highest: list[torch.Tensor] = []
 
         def note(_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -150,10 +146,10 @@ class HfBackend:
             )
         told = torch.stack(highest, -1).tolist() if highest else [None] * len(prompts)
         rows = output[:, ids.shape[1] :].tolist()
-        return [self._completion(row[:room], ends, scores) for row, room, scores in zip(rows, rooms, told, strict=True)]
+        return [self._completion(row[:room], scores) for row, room, scores in zip(rows, rooms, told, strict=True)]
 
-    def _completion(self, row: list[int], ends: list[int], scores: list[float] | None) -> Completion:
-        n_tokens = next((n for n, token in enumerate(row) if token in ends), len(row))
+    def _completion(self, row: list[int], scores: list[float] | None) -> Completion:
+        n_tokens = next((n for n, token in enumerate(row) if token in self._ends), len(row))
         text = self.tokenizer.decode(row[:n_tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         logprobs = tuple(scores[:n_tokens]) if scores else None
         assert isinstance(text, str)

@@ -41,7 +41,6 @@ class OllamaBackend:
         name: str,
         host: str | None = None,
         *,
-        timeout_s: float = Patience.timeout_s,
         max_new_tokens: int = MAX_NEW_TOKENS,
         n_parallel: int = 4,
         examples: Examples = NO_EXAMPLES,
@@ -50,7 +49,7 @@ class OllamaBackend:
     ) -> None:
         self.name, self.examples, self.max_new_tokens = name, examples, max_new_tokens
         self.keep_above = keep_above
-        self._client = OllamaClient(host, patience or Patience(timeout_s), n_parallel)
+        self._client = OllamaClient(host, patience or Patience(), n_parallel)
         self._portal = self._client.portal
         self.n_parallel, self._limit = n_parallel, asyncio.Semaphore(n_parallel)
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from observer.errors import ObserverError, raise_all
+from observer.files import parse_json
 from observer.observation import Exchange
 from observer.schema import describe_fault
 from observer.turns.conversation import MARKER, Unusable, said_in_text
-from observer.turns.inputs import Item, Reading, load_json, read_inputs
+from observer.turns.inputs import Item, Reading, read_inputs
 
 MAX_TEXT_CHARACTERS = 200_000
 MAX_EXCHANGES = 50
@@ -65,7 +66,7 @@ def _as_json_lines(text: str) -> str:
     """Any of the forms as one JSON object a line."""
     if text[0] in "[{":
         try:
-            value = load_json(text)
+            value = parse_json(text)
         except ValueError:
             if _OBJECT.match(text):
                 return text  # several lines of JSON, whose faults are told by line

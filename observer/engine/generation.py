@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from llama_cpp import llama_supports_gpu_offload
 
 from observer.engine.copying import Sources
 from observer.engine.drafts import Drafts, Habits
 from observer.engine.grammar import Grammar
-from observer.engine.llama_context import BatchToken, LlamaContext, Logits
+from observer.engine.llama_context import BATCH_OUTPUTS, BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, n_common
 from observer.engine.repeats import without_repeats
 from observer.engine.rows import Row
@@ -25,9 +26,9 @@ from observer.errors import ObserverError
 from observer.observation import grade_of
 from observer.schema import Label
 
-_MOST_WRITTEN = 63
-"""Tokens of rows that write in one call: from 64 on flash attention on a CPU takes them in tiles, and computes what it
-then masks of the cells of other rows."""
+_MOST_WRITTEN = BATCH_OUTPUTS if llama_supports_gpu_offload() else 63
+"""Tokens of rows that write in one call. On a CPU, flash attention takes 64 or more in tiles, and computes what it then
+masks of the cells of other rows; on a GPU a token more costs little until a call cannot return its logits any more."""
 
 
 @dataclass

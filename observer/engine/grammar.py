@@ -4,6 +4,7 @@ about as few tokens as will do.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from typing import Any
 
@@ -25,16 +26,14 @@ class Grammar:
     def __init__(self, model: LlamaModel, gbnf: str) -> None:
         handle = llama_cpp.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
         assert handle, f"llama.cpp refused our grammar: {last_errors()}"
-        self._hold(handle, model, None)
-
-    def _hold(self, handle: Any, model: LlamaModel, copying: Copying | None) -> None:
         self.handle: Any = handle
-        self._model, self._copying = model, copying
+        self._model = model
+        self._copying: Copying | None = None
         self._ahead: tuple[int, Copying | None] = (-1, None)
         """The token that was last asked about, and where the copying is after it."""
         self._never = model.control_tokens - model.end_tokens
         """Characters to llama.cpp's grammar, and nothing in an answer."""
-        self._one: Any = llama_cpp.llama_token_data()
+        self._one: Any = llama_cpp.llama_token_data()  # written anew for each question, also by the copies
         self._asked = llama_cpp.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
         self._asked_by_reference: Any = ctypes.byref(self._asked)
 
@@ -45,10 +44,11 @@ class Grammar:
 
     def start(self, sources: Sources | None = None) -> Grammar:
         """An independent copy at this one's state; with sources, an extraction's names are copied from them."""
-        copy = Grammar.__new__(Grammar)
-        copying = self._copying if sources is None else Copying(sources)
-        copy._hold(llama_cpp.llama_sampler_clone(self.handle), self._model, copying)
-        return copy
+        started = copy.copy(self)
+        started.handle = llama_cpp.llama_sampler_clone(self.handle)
+        if sources is not None:
+            started._copying, started._ahead = Copying(sources), (-1, None)
+        return started
 
     def close(self) -> None:
         if self.handle:

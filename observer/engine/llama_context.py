@@ -18,7 +18,7 @@ from observer.errors import ObserverError
 
 Logits = npt.NDArray[np.float32]
 _BATCH_TOKENS = 2048
-_BATCH_OUTPUTS = 128
+BATCH_OUTPUTS = 128
 """Rows of logits a decode call may ask for; each takes the vocabulary in floats."""
 
 
@@ -62,7 +62,6 @@ class LlamaContext:
             raise ObserverError(
                 f"{model.path}: no memory for a context of {n_ctx:,} tokens; free some, or shorten the longest row"
             )
-        self.n_ctx = n_ctx
         self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)
         self._batch = _Batch(n_seq_max)
@@ -160,7 +159,7 @@ def _chunks(tokens: Sequence[BatchToken]) -> Iterator[tuple[int, int]]:
     """Ranges that keep within what one decode call may hold and return."""
     start = n_outputs = 0
     for index, item in enumerate(tokens):
-        if index - start == _BATCH_TOKENS or (item.wants_logits and n_outputs == _BATCH_OUTPUTS):
+        if index - start == _BATCH_TOKENS or (item.wants_logits and n_outputs == BATCH_OUTPUTS):
             yield start, index
             start, n_outputs = index, 0
         n_outputs += item.wants_logits

@@ -65,9 +65,9 @@ class LlamaModel:
         self.vocab: Any = llama_cpp.llama_model_get_vocab(handle)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train = llama_cpp.llama_model_n_ctx_train(handle)
-        self.size_bytes = llama_cpp.llama_model_size(handle)
         self.n_decoded = self.n_outputs = 0
         self._counting = threading.Lock()
+        self._pieces: dict[int, bytes] = {}
 
     def close(self) -> None:
         if self.handle:
@@ -116,10 +116,6 @@ class LlamaModel:
     def control_tokens(self) -> frozenset[int]:
         """Those of the chat format and the padding of the vocabulary; an answer holds none but its end."""
         return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_control(self.vocab, t))
-
-    @cached_property
-    def _pieces(self) -> dict[int, bytes]:
-        return {}
 
     def piece(self, token: int) -> bytes:
         """What the token adds to a text; nothing for a control token."""

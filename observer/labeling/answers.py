@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from observer.files import parse_json
 from observer.labeling.answers_file import Answer
 from observer.labeling.prompts import GradingAnswer
 from observer.prompts import Task, clean
 from observer.schema import USER, Extraction, describe_fault
-from observer.turns.inputs import load_json
 from observer.turns.pronouns import is_nobodys_name, is_user
 
 _THOUGHT = re.compile(
@@ -95,10 +95,10 @@ def _load_answer(text: str) -> Any:
     no JSON. Raises ValueError.
     """
     with contextlib.suppress(ValueError):
-        return load_json(text)
+        return parse_json(text)
     text = _THOUGHT.split(text)[-1]
     start, end = text.find("{"), text.rfind("}") + 1
-    return load_json(text[start:end] if 0 <= start < end else text)
+    return parse_json(text[start:end] if 0 <= start < end else text)
 
 
 def _without_empty(value: Any) -> Any:

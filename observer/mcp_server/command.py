@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from observer.console.arguments import positive
+
 DESCRIPTION = """\
 Give an assistant a memory: an MCP server over standard input and output, which the assistant starts by itself. It has
 four tools: observe (grade an exchange and remember what it states), recall (what is known, now or as of a day),
@@ -30,7 +32,7 @@ def add_mcp_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
     add("--memory", type=Path, required=True, metavar="FILE.sqlite", help="the memory; made when missing, and other "
         "programs may read and write it at the same time")  # fmt: skip
-    add("--threads", type=int, metavar="N", help="threads of a model in this process (default: all cores)")
+    add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
     mcp.set_defaults(run=_run)
 
 

@@ -85,9 +85,14 @@ def build_server(observer: Observer, store: Store) -> MCPServer[Any]:
         id: Annotated[str | None, Field(description="Of the exchange: one that came before counts once")] = None,
     ) -> Observed:
         """Grade an exchange for long-term memory (DISCARD, STORE, IMPORTANT) and remember what it states."""
-        told = Exchange(user_message=user_message, assistant_message=assistant_message, context=list(context), at=at)
-        seen = observer.observe(told.model_copy(update={"at": at or datetime.now().astimezone()}))
-        seen = seen.model_copy(update={"text_hash": prepare(told).text_hash})  # the same, whenever `now` is
+        now = datetime.now().astimezone()
+        said = Exchange(
+            user_message=user_message, assistant_message=assistant_message, context=list(context), at=at or now
+        )
+        seen = observer.observe(said)
+        if id and at is None:  # told again it is the same exchange, whenever `now` is
+            timeless = prepare(said.model_copy(update={"at": None}))
+            seen = seen.model_copy(update={"text_hash": timeless.text_hash})
         operations = store.apply(seen, id or f"mcp-{uuid.uuid4()}")
         changes = [Change(text=operation.fact.as_text(), operation=operation) for operation in operations]
         return Observed(grade=seen.grade, changes=changes, n_redacted=len(seen.redactions), fault=seen.fault)

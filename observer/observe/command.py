@@ -54,7 +54,7 @@ def add_observe_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
         _add_reading(command)
         _add_output(command, task)
         _add_bulk(command)
-        command.set_defaults(run=_run, task=task)
+        command.set_defaults(run=_run, task=task, memory=None, keep_above=None)  # those that a task has no use for
 
 
 def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
@@ -64,7 +64,8 @@ def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
     add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
     add("--n-ctx", type=positive, metavar="N", help="tokens of a prompt and its answer, for a model in this process; "
         "the oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
-    add("--timeout", type=seconds, metavar="S", help="seconds for one answer of a server (default: 120)")
+    add("--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one answer of a server "
+        "(default: %(default)g)")  # fmt: skip
     if task != "extract":
         add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
             "P, 0 to 1: lower keeps more (default: the likeliest label); see evaluations")  # fmt: skip
@@ -106,29 +107,30 @@ def _run_bulk(args: argparse.Namespace) -> int:
     import os
 
     from observer.errors import raise_all
-    from observer.observe.bulk.run import ROWS_PER_PART, BulkOptions, run_bulk
+    from observer.observe.bulk.dataset import ROWS_PER_PART, BulkOptions
+    from observer.observe.bulk.run import BulkRun
     from observer.observe.run import default_model
+    from observer.observe.tally import run_to_end
 
     faults = [] if args.out else ["--ray: name a folder for the parts with --out"]
-    if getattr(args, "memory", None):
+    if args.memory:
         faults.append("--memory: a memory takes rows in their order; give it the parts after the run (docs/bulk.md)")
     faults += [f"{option}: goes without --ray" for option in _given(args, "n_ctx", "keep_above")]
     raise_all(faults)
-    return run_bulk(
-        BulkOptions(
-            task=args.task,
-            inputs=tuple(args.input),
-            out=args.out,
-            spec=args.model or default_model(),
-            reading=_reading(args),
-            at=args.at,
-            rows_per_part=args.rows_per_part or ROWS_PER_PART,
-            n_workers=args.workers,
-            n_threads=args.threads,
-            timeout_s=args.timeout,
-            address=args.ray_address or os.environ.get("RAY_ADDRESS"),
-        )
+    options = BulkOptions(
+        task=args.task,
+        inputs=tuple(args.input),
+        out=args.out,
+        spec=args.model or default_model(),
+        reading=_reading(args),
+        at=args.at,
+        rows_per_part=args.rows_per_part or ROWS_PER_PART,
+        n_workers=args.workers,
+        n_threads=args.threads,
+        timeout_s=args.timeout,
+        address=args.ray_address or os.environ.get("RAY_ADDRESS"),
     )
+    return run_to_end(BulkRun(options))
 
 
 def _run_here(args: argparse.Namespace) -> int:
@@ -136,11 +138,12 @@ def _run_here(args: argparse.Namespace) -> int:
     import os
     import sys
 
-    from observer.errors import ObserverError, raise_all
+    from observer.errors import raise_all
     from observer.memory.store import Store
     from observer.observe.observations_file import open_ledger
     from observer.observe.reading import Reader
-    from observer.observe.run import Session, default_model, explain_stop
+    from observer.observe.run import Session, default_model
+    from observer.observe.tally import Tally, run_to_end
 
     raise_all([f"{option}: goes with --ray" for option in _given(args, "workers", "rows_per_part", "ray_address")])
     reader = Reader(args.input, _reading(args), args.at)
@@ -150,34 +153,23 @@ def _run_here(args: argparse.Namespace) -> int:
         from observer.client import Observer
 
         print(f"model: {spec}", file=sys.stderr)
-        options = {"n_threads": args.threads, "n_ctx": args.n_ctx, "keep_above": getattr(args, "keep_above", None)}
-        return Observer(spec, **options | ({"timeout_s": args.timeout} if args.timeout else {}))
+        limits = {"n_threads": args.threads, "n_ctx": args.n_ctx, "timeout_s": args.timeout}
+        return Observer(spec, keep_above=args.keep_above, **limits)
 
     with contextlib.ExitStack() as stack:
         ledger = stack.enter_context(open_ledger(args.out, args.task)) if args.out else None
-        path = getattr(args, "memory", None)
-        memory = stack.enter_context(Store(path)) if path else None
+        memory = stack.enter_context(Store(args.memory)) if args.memory else None
         is_pretty = sys.stdout.isatty() and not args.json
-        session = Session(args.task, reader, open_observer, ledger, memory, is_pretty)
         try:
-            session.run()
+            return run_to_end(Session(Tally(args.task, args.out), reader, open_observer, ledger, memory, is_pretty))
         except BrokenPipeError:  # `| head` has enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except KeyboardInterrupt:
-            goes_on = f"{args.out} is whole, the same command goes on there" if ledger else "--out FILE could go on"
-            n_done = ledger.n_lines() if ledger else session.n_done
-            print(f"\ninterrupted after {n_done:,}: {goes_on}", file=sys.stderr)
-            return 130
-        except ObserverError as error:
-            raise explain_stop(session, error) from error
-    print(session.summary(), file=sys.stderr)
-    return int(session.n_bad > 0)
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:
     """Those of the options that stand on the command line, as they are written there."""
-    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None) is not None]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
 
 
 def _reading(args: argparse.Namespace) -> Reading:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,12 +40,6 @@ class Row:
         return self.exchange.id
 
 
-@dataclass(frozen=True)
-class BadRow:
-    place: str
-    reason: str
-
-
 @dataclass
 class Reader:
     """Reads `inputs` once. `at` is the time of rows that have none of their own."""
@@ -55,14 +49,14 @@ class Reader:
     at: datetime | None = None
     unused_fields: Counter[str] = field(default_factory=Counter)
     n_bytes: int = 0
-    _untimed: dict[str, str] = field(default_factory=dict)
+    _untimed: deque[Item] = field(default_factory=deque)
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.inputs = self.inputs or [STDIN]
         if STDIN in self.inputs and sys.stdin.isatty():
             raise ObserverError("nothing to read: give text, FILE…, or rows on standard input")
-        faults = [fault for name in self.inputs if (fault := _fault_of_name(name))]
+        faults = [fault for name in self.inputs if (fault := fault_of_name(name))]
         raise_all(faults)
 
     @property
@@ -75,17 +69,19 @@ class Reader:
         """Bytes of all files; None when standard input is among the inputs."""
         return None if self.is_live else sum(os.path.getsize(name) for name in self.inputs if os.path.exists(name))
 
-    def untimed_fields(self) -> list[str]:
-        """A warning for each field that seems to hold the times of rows without an `at`; each is told once."""
-        told = [
-            f"{place}: no `at`, so that it counts as said now, and so do all like it; --at-field {name} reads `{name}`"
-            for name, place in self._untimed.items()
-            if name not in self._told
-        ]
-        self._told.update(self._untimed)
-        return told
+    def untimed_fields(self) -> Iterator[str]:
+        """A warning for each field that seems to hold the times of rows without an `at`; each is told once.
 
-    def rows(self) -> Iterator[Row | BadRow]:
+        Rows may be read in another thread meanwhile.
+        """
+        while self._untimed:
+            item = self._untimed.popleft()
+            yield (
+                f"{item.place}: no `at`, so that it counts as said now, and so do all like it; "
+                f"--at-field {item.time_field} reads `{item.time_field}`"
+            )
+
+    def rows(self) -> Iterator[Row | Unreadable]:
         """Every row. Of rows with one id, the second and later get `~2`, `~3` and so on after it."""
         n_seen: Counter[str] = Counter()
         for row in self._rows():
@@ -98,7 +94,7 @@ class Reader:
                 row = row if name == own else Row(row.place, row.exchange.model_copy(update={"id": name}))
             yield row
 
-    def _rows(self) -> Iterator[Row | BadRow]:
+    def _rows(self) -> Iterator[Row | Unreadable]:
         for name in self.inputs:
             if name != STDIN and not os.path.exists(name):
                 text, now = os.fsencode(name).decode("utf-8", "replace"), datetime.now(UTC).isoformat()
@@ -111,18 +107,20 @@ class Reader:
                     self.n_bytes = before + (stream.tell() if stream.seekable() else 0)
                     yield self._row(item)
 
-    def _row(self, item: Item | Unreadable) -> Row | BadRow:
+    def _row(self, item: Item | Unreadable) -> Row | Unreadable:
         if isinstance(item, Unreadable):
-            return BadRow(item.place, item.reason)
+            return item
         fields: dict[str, Any] = {name: item.fields[name] for name in item.fields if name in Exchange.model_fields}
         try:
             exchange = Exchange.model_validate(fields | {"at": item.at, "id": _id_of(item)})
         except ValidationError as error:
-            return BadRow(item.place, "; ".join(describe_fault(fault) for fault in error.errors()))
+            reason = "; ".join(describe_fault(fault) for fault in error.errors())
+            return Unreadable(item.place, reason, fields["user_message"])
         if exchange.at or self.at:
             return Row(item.place, exchange if exchange.at else exchange.model_copy(update={"at": self.at}))
-        if item.time_field:
-            self._untimed.setdefault(item.time_field, item.place)
+        if item.time_field and item.time_field not in self._told:
+            self._told.add(item.time_field)
+            self._untimed.append(item)
         return Row(item.place, exchange)
 
     @contextlib.contextmanager
@@ -146,7 +144,8 @@ def _id_of(item: Item) -> str:
     return f"{own}@{hashlib.sha256(item.exchange.encode()).hexdigest()[:8]}"
 
 
-def _fault_of_name(name: str) -> str:
+def fault_of_name(name: str) -> str:
+    """What is wrong with what was given as a file, text or standard input; nothing where it can be read."""
     if name == STDIN:
         return ""
     if os.path.isdir(name):

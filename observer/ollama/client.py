@@ -65,7 +65,7 @@ class OllamaClient:
     def __init__(
         self,
         host: str | None = None,
-        patience: Patience | None = None,
+        patience: Patience = Patience(),
         max_connections: int = 1,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
@@ -74,7 +74,7 @@ class OllamaClient:
 
         address = ollama_url(host if host is not None else os.environ.get("OLLAMA_HOST", ""))
         self.url = re.sub("//[^/]*@", "//", address)  # for messages, without a password
-        self.patience, self._say = patience or Patience(), say
+        self.patience, self._say = patience, say
         timeout_s = self.patience.timeout_s
         try:
             if httpx.URL(address).scheme not in ("http", "https"):

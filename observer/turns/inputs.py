@@ -6,7 +6,6 @@ Every row becomes an `Item`, or an `Unreadable` that says why not; nothing is dr
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -151,15 +150,6 @@ def split_blocks(lines: Iterator[Line]) -> Iterator[Block]:
             yield Block(number, [line], value, bad_bytes or ("" if value is not None else f"not JSON; {expected}"))
 
 
-def load_json(text: str) -> Any:
-    """Parse JSON into values that can be written as UTF-8 again. Raises ValueError, also when nested too deeply."""
-    try:
-        value = parse_json(text)
-        return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))  # lone surrogates
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def _decode(raw: bytes, number: str) -> tuple[str, str]:
     try:
         return raw.decode("utf-8"), ""
@@ -172,7 +162,7 @@ def _parse_row(line: str) -> Any:
     if not line.lstrip().startswith(("{", "[")):
         return None
     try:
-        return load_json(line)
+        return parse_json(line)
     except ValueError:
         return None
 

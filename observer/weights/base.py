@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +12,7 @@ from observer.prompts import IM_END, IM_START
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.dequantize import dequantized_base
 from observer.weights.gguf_places import find_gguf, names_gguf
-from observer.weights.tokenizer import pre_tokenizer_of, prepare_tokenizer, read_tokenizer
+from observer.weights.tokenizer import kind_of, pre_tokenizer_of, prepare_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,8 +90,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
     if missing:
         raise ObserverError(f"model.base: {folder}: its tokenizer has no {', '.join(missing)}; take a ChatML base")
-    saved_as = cast(Any, tokenizer).backend_tokenizer.to_str()  # with a merged model
-    pre_tokenizer_of(folder, json.loads(saved_as))
+    pre_tokenizer_of(folder, kind_of(cast(Any, tokenizer).backend_tokenizer))  # as it is saved with a merged model
     return prepare_tokenizer(tokenizer)
 
 

@@ -67,6 +67,15 @@ def pre_tokenizer_of(place: Path, tokenizer: Mapping[str, Any]) -> str:
     raise ObserverError(f"{place}: its tokenizer is no byte-level BPE of the kinds {kinds}; take another base")
 
 
+def kind_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `pre_tokenizer_of` reads of a tokenizer.json; to spell all of it takes long at Qwen's vocabulary."""
+    model, steps = tokenizer.model, tokenizer.pre_tokenizer
+    return {
+        "model": {"type": type(model).__name__, "ignore_merges": getattr(model, "ignore_merges", False)},
+        "pre_tokenizer": json.loads(steps.__getstate__()) if steps else None,
+    }
+
+
 def byte_level_bpe(kind: PreTokenizer, **model: Any) -> Tokenizer:
     """A tokenizer without added tokens; `model` is what tokenizers' BPE takes, such as vocab and merges."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers

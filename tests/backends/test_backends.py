@@ -202,16 +202,6 @@ def test_examples_are_shown_before_the_exchange(nano_gguf: Path, server: OllamaS
         assert [g.probabilities for g in plain.grade(EXCHANGES)] != [g.probabilities for g in ours]
 
 
-def test_many_callers_may_ask_at_once(ollama: OllamaBackend) -> None:
-    def both(_: int) -> tuple[list[str], list[str]]:
-        return [grade.label for grade in ollama.grade(EXCHANGES)], [c.text for c in ollama.extract(EXCHANGES)]
-
-    expected = both(0)
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(both, range(4))) == [expected] * 4
-    assert isinstance(ollama, ConcurrentBackend)
-
-
 def test_progress_reaches_the_end_once(ollama: OllamaBackend, hf: HfBackend) -> None:
     for backend in (ollama, hf):
         shown: list[tuple[int, int]] = []
@@ -357,6 +347,7 @@ def test_every_spelling_opens_its_backend(
     ]:
         with open_backend(spec, n_threads=1) as backend:
             assert isinstance(backend, kind) and backend.name == name
+            assert isinstance(backend, ConcurrentBackend) is (kind is OllamaBackend)
 
 
 @pytest.mark.parametrize(

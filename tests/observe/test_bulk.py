@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,11 +25,11 @@ from observer.cli import main
 from observer.errors import ObserverError
 from observer.observation import Asked, Exchange, Observation
 from observer.observe.bulk.cluster import Size, _fit, _folder
+from observer.observe.bulk.dataset import BulkOptions
 from observer.observe.bulk.parts import Done, PartsFolder, good_rows, parts_of
-from observer.observe.bulk.run import BulkOptions
 from observer.observe.bulk.worker import Worker, absolute, identify
 from observer.observe.observations_file import to_line
-from observer.observe.run import CONTEXT_CUT
+from observer.observe.tally import CONTEXT_CUT
 from observer.paths import PROJECT_ROOT
 from observer.runs.lock import held_folder
 from observer.schema import Turn
@@ -265,6 +266,15 @@ def test_a_finished_run_is_left_as_it_is_and_starts_no_cluster(corpus: Path, tmp
     assert {path: path.stat().st_mtime_ns for path in folder.path.iterdir()} == before
 
 
+def test_a_fault_of_an_earlier_run_is_told_with_what_to_do(corpus: Path, tmp_path: Path, capsys: Captured) -> None:
+    folder = write_finished(tmp_path / "parts", corpus)
+    faults = [(f"{corpus}:9", "too long; raise num_ctx")]
+    folder.write(dataclasses.replace(folder.done[2], faults=faults), folder.file(2).read_bytes())
+    assert main(["grade", str(corpus), *RAY, "--out", str(folder.path), *MODEL]) == 1
+    advice = f"(kept in {folder.path}; delete part-00002.jsonl or name another --out to ask again)"
+    assert f"{corpus}:9: too long; raise num_ctx {advice}" in capsys.readouterr().err
+
+
 def test_parts_make_a_file_that_a_memory_is_made_from_without_a_model(corpus: Path, tmp_path: Path) -> None:
     folder, out = write_finished(tmp_path / "parts", corpus, "observe"), tmp_path / "observations.jsonl"
     out.write_bytes(b"".join(folder.file(number).read_bytes() for number in sorted(folder.done)))
@@ -318,11 +328,19 @@ def test_a_torn_record_is_dropped_and_its_part_made_anew(corpus: Path, tmp_path:
         PartsFolder(folder.path)
 
 
+def test_a_part_that_was_deleted_is_not_there(corpus: Path, tmp_path: Path) -> None:
+    folder = write_finished(tmp_path / "parts", corpus)
+    folder.file(3).unlink()
+    assert folder.done.keys() - PartsFolder(folder.path).done.keys() == {3}
+
+
 @pytest.mark.parametrize(
     ("arguments", "reasons"),
     [
         (["chats.jsonl", "--ray", "--memory", "m.sqlite"], ["name a folder for the parts", "--memory: "]),
         (["-", "I live in Lima", "--ray", "--out", "o"], ["-: --ray reads files", "I live in Lima: --ray reads files"]),
+        (["I moved to St. Louis", "--ray", "--out", "o"], ["I moved to St. Louis: --ray reads files"]),
+        (["pipe", "--ray", "--out", "o"], ["pipe: --ray reads files"]),
         (["none.jsonl", "--ray", "--out", "o"], ["none.jsonl: no such file"]),
         (["hi", "--workers", "2", "--ray-address", "auto"], ["--workers: goes with", "--ray-address: goes with"]),
     ],
@@ -331,6 +349,7 @@ def test_what_cannot_be_is_told_at_once(
     arguments: list[str], reasons: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
     assert main(["observe", *arguments, *MODEL]) == 1
     err = capsys.readouterr().err
     assert all(reason in err for reason in reasons), err
@@ -372,8 +391,9 @@ def test_a_part_says_of_how_many_rows_the_context_was_cut(nano_gguf: Path) -> No
     worker = Worker(str(nano_gguf), identify(str(nano_gguf)), "grade", {"n_threads": 1, "n_ctx": 700}, {})
     rows = json.dumps([[f"x:{n}", exchange.model_dump_json()] for n, exchange in enumerate(exchanges)])
     found = worker({"part": 0, "input": "", "rows": rows})
-    assert (found["stop"], json.loads(found["faults"])) == ("", [])
-    assert json.loads(found["remarks"]) == {CONTEXT_CUT: 1}
+    done = Done.from_json(found["done"])
+    assert (found["stop"], done.faults, done.remarks) == ("", [], {CONTEXT_CUT: 1})
+    assert done.output == hashlib.sha256(found["lines"]).hexdigest()
 
 
 def test_a_model_is_found_from_any_folder() -> None:

@@ -200,12 +200,6 @@ def test_the_readme_beside_them_names_every_one() -> None:
         assert f"`Modelfile-{quantization}`" in readme
 
 
-def faults_of(text: str) -> list[str]:
-    with pytest.raises(ObserverError) as caught:
-        parse_modelfile(text, "M")
-    return str(caught.value).splitlines()
-
-
 @pytest.mark.parametrize(
     ("text", "command", "value"),
     [
@@ -227,29 +221,23 @@ def test_the_parser_takes_what_ollama_takes(text: str, command: str, value: str)
     ("text", "message"),
     [
         ("SYSTEM x", "M:1: no FROM"),
-        ("FORM x", "M:1: unknown command 'FORM'; did you mean FROM?"),
-        ("FROM x\nPARAMETER temprature 1", "M:2: unknown parameter 'temprature'; did you mean temperature?"),
-        ("FROM x\nPARAMETER num_ctx 2k", "M:2: PARAMETER num_ctx is '2k'; a whole number is expected"),
-        ("FROM x\nPARAMETER temperature nan", "M:2: PARAMETER temperature is 'nan'; a number is expected"),
-        ("FROM x\nPARAMETER use_mmap maybe", "M:2: PARAMETER use_mmap is 'maybe'; true or false is expected"),
-        ("FROM x\nPARAMETER seed 1\nPARAMETER seed 2", "M:3: PARAMETER seed is given twice; keep one"),
-        ("FROM x\nFROM y", "M:2: FROM is given twice; keep one"),
+        ("FORM x", "M:1: unknown command 'FORM'"),
+        ("FROM x\nPARAMETER temprature 1", "M:2: unknown parameter 'temprature'"),
+        ("FROM x\nPARAMETER num_ctx 2k", "M:2: PARAMETER num_ctx is '2k'"),
+        ("FROM x\nPARAMETER temperature nan", "M:2: PARAMETER temperature is 'nan'"),
+        ("FROM x\nPARAMETER use_mmap maybe", "M:2: PARAMETER use_mmap is 'maybe'"),
+        ("FROM x\nPARAMETER seed 1\nPARAMETER seed 2", "M:3: PARAMETER seed is given twice"),
+        ("FROM x\nFROM y", "M:2: FROM is given twice"),
         ("FROM\nSYSTEM x", "M:1: FROM is empty"),
         ('FROM x\n\nSYSTEM """a\nb', "M:3: the quotes of SYSTEM are never closed"),
-        ("FROM x\nSYSTEM a\u200bb", "M:2: Ollama drops '\\u200b' in silence"),
+        ("FROM x\nSYSTEM a\u200bb", "M:2: Ollama drops '\\\\u200b' in silence"),
         ("FROM x\nREQUIRES new", "M:2: REQUIRES 'new' is no version"),
         ("FROM x\nMESSAGE tool hi", "M:2: MESSAGE of 'tool'"),
     ],
 )
-def test_the_parser_refuses_with_line_and_mend(text: str, message: str) -> None:
-    (fault,) = faults_of(text)
-    assert fault.startswith(message)
-
-
-def test_all_faults_of_a_modelfile_are_named_at_once() -> None:
-    assert [fault.split(" ")[0] for fault in faults_of("FORM x\nPARAMETER a 1\nPARAMETER num_ctx b")] == [
-        "M:1:", "M:2:", "M:3:",
-    ]  # fmt: skip
+def test_the_parser_refuses_what_ollama_refuses(text: str, message: str) -> None:
+    with pytest.raises(ObserverError, match=message):
+        parse_modelfile(text, "M")
 
 
 @given(st.text())

@@ -1,20 +1,18 @@
 """Reads a Modelfile as Ollama does, and refuses what Ollama refuses or takes otherwise than it is written.
 
-A value ends at the end of a line on which its quotes are closed; there are no escapes; line
-breaks inside are kept as they are; characters that are not
-printable vanish. Source: https://github.com/ollama/ollama/blob/main/parser/parser.go
+A value ends at the end of a line on which its quotes are closed; there are no escapes; line breaks inside are kept as
+they are; characters that are not printable vanish. Source: https://github.com/ollama/ollama/blob/main/parser/parser.go
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from observer.errors import raise_all
+from observer.errors import ObserverError
 
 COMMANDS = frozenset(
     "FROM ADAPTER TEMPLATE SYSTEM PARAMETER LICENSE MESSAGE RENDERER PARSER REQUIRES DRAFT".split()
@@ -24,9 +22,6 @@ INTS = frozenset(
     "draft_num_predict".split()
 )  # fmt: skip
 FLOATS = frozenset("top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty".split())
-BOOLS = frozenset({"use_mmap"})
-PARAMETERS = INTS | FLOATS | BOOLS | {"stop"}
-_REPEATABLE = frozenset({"LICENSE", "MESSAGE"})
 _ROLES = ("system", "user", "assistant")
 _SPACE = " \t"
 _VERSION = re.compile(r"v?(0|[1-9]\d*)(\.(0|[1-9]\d*)){0,2}(-[0-9A-Za-z.-]+)?")
@@ -49,28 +44,20 @@ class Modelfile:
 
 
 def parse_modelfile(text: str, place: str = "Modelfile") -> Modelfile:
-    """Raises ObserverError naming every fault with its line."""
-    modelfile, faults = Modelfile(), list[str]()
-    for statement in _statements(text.removeprefix("\ufeff"), faults):
-        fault = _take(modelfile, statement)
-        faults += [f"{statement.line}: {fault}"] if fault else []
-    if not faults and "FROM" not in modelfile.commands:
-        faults.append("1: no FROM; name a model or a GGUF file")
-    raise_all([f"{place}:{fault}" for fault in faults])
+    """Raises ObserverError naming the first fault and its line."""
+    modelfile = Modelfile()
+    for number, command, name, value in _statements(text.removeprefix("\ufeff")):
+        try:
+            _take(modelfile, command, name, value)
+        except ValueError as error:
+            raise ObserverError(f"{place}:{number}: {error}") from None
+    if "FROM" not in modelfile.commands:
+        raise ObserverError(f"{place}:1: no FROM")
     return modelfile
 
 
-@dataclass(frozen=True)
-class _Statement:
-    """One command in capitals; `name` is a parameter's or a role; `value` is without its quotes."""
-
-    line: int
-    command: str
-    name: str
-    value: str
-
-
-def _statements(text: str, faults: list[str]) -> Iterator[_Statement]:
+def _statements(text: str) -> Iterator[tuple[int, str, str, str]]:
+    """Line, command in capitals, name of a parameter or role, and value: up to a line's end that closes its quotes."""
     parts = [*re.split(r"(\r\n|[\r\n])", text), ""]
     lines = ((number, line, end) for number, (line, end) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1))
     for number, line, end in lines:
@@ -78,20 +65,11 @@ def _statements(text: str, faults: list[str]) -> Iterator[_Statement]:
             continue
         word, value = _cut(line.lstrip(_SPACE))
         command, name = word.upper(), ""
-        if command not in COMMANDS:
-            faults.append(f"{number}: unknown command {word!r}; {_near(command, COMMANDS)}")
-            continue
         if command in ("PARAMETER", "MESSAGE"):
             name, value = _cut(value)
-        while (plain := _unquote(value.strip())) is None:
-            _, more, next_end = next(lines, (0, None, ""))
-            if more is None:
-                faults.append(f"{number}: the quotes of {word} are never closed at the end of a line")
-                return
-            value, end = value + end + more, next_end
-        if dropped := sorted({c for c in value if not c.isprintable() and c not in "\r\n\t"}):
-            faults.append(f"{number}: Ollama drops {', '.join(map(ascii, dropped))} in silence; take them out")
-        yield _Statement(number, command, name, plain)
+        while _unquote(value.strip()) is None and (following := next(lines, None)):
+            value, end = value + end + following[1], following[2]
+        yield number, command, name, value
 
 
 def _cut(text: str) -> tuple[str, str]:
@@ -109,54 +87,38 @@ def _unquote(value: str) -> str | None:
     return value
 
 
-def _take(modelfile: Modelfile, statement: _Statement) -> str:
-    """Add one statement; return its fault, or nothing."""
-    command, value = statement.command, statement.value
-    if command == "PARAMETER":
-        return _take_parameter(modelfile, statement.name, value)
-    if not value:
-        return f"{command} is empty; give it a value or delete the line"
-    if command in modelfile.commands and command not in _REPEATABLE:
-        return f"{command} is given twice; keep one"
-    if command == "REQUIRES" and not _VERSION.fullmatch(value):
-        return f"REQUIRES {value!r} is no version; such as 0.14.0"
-    if command == "MESSAGE" and statement.name not in _ROLES:
-        return f"MESSAGE of {statement.name!r}; allowed: {', '.join(_ROLES)}"
-    text = f"{statement.name}: {value}" if command == "MESSAGE" else value
-    modelfile.commands.setdefault(command, []).append(text)
-    return ""
-
-
-def _take_parameter(modelfile: Modelfile, name: str, text: str) -> str:
-    if name not in PARAMETERS:
-        return f"unknown parameter {name!r}; {_near(name, PARAMETERS)}"
-    if not text:
-        return f"PARAMETER {name} is empty; give it a value or delete the line"
-    if name == "stop":
-        modelfile.parameters.setdefault("stop", []).append(text)
-        return ""
-    if name in modelfile.parameters:
-        return f"PARAMETER {name} is given twice; keep one"
-    value = _typed(name, text)
+def _take(modelfile: Modelfile, command: str, name: str, text: str) -> None:
+    """Add one statement. Raises ValueError for its fault."""
+    value, what = _unquote(text.strip()), f"{command} {name}".strip()
+    if command not in COMMANDS:
+        raise ValueError(f"unknown command {command!r}")
     if value is None:
-        kind = "a whole number" if name in INTS else "a number" if name in FLOATS else "true or false"
-        return f"PARAMETER {name} is {text!r}; {kind} is expected"
-    modelfile.parameters[name] = value
-    return ""
+        raise ValueError(f"the quotes of {what} are never closed at the end of a line")
+    if dropped := sorted({c for c in text if not c.isprintable() and c not in "\r\n\t"}):
+        raise ValueError(f"Ollama drops {', '.join(map(ascii, dropped))} in silence")
+    if not value:
+        raise ValueError(f"{what} is empty")
+    if command == "PARAMETER" and name == "stop":
+        modelfile.parameters.setdefault("stop", []).append(value)
+        return
+    if name in modelfile.parameters or (command in modelfile.commands and command not in ("LICENSE", "MESSAGE")):
+        raise ValueError(f"{what} is given twice")
+    if command == "PARAMETER":
+        modelfile.parameters[name] = _typed(name, value)
+        return
+    if command == "REQUIRES" and not _VERSION.fullmatch(value):
+        raise ValueError(f"REQUIRES {value!r} is no version")
+    if command == "MESSAGE" and name not in _ROLES:
+        raise ValueError(f"MESSAGE of {name!r}")
+    modelfile.commands.setdefault(command, []).append(f"{name}: {value}" if command == "MESSAGE" else value)
 
 
-def _typed(name: str, text: str) -> int | float | bool | None:
-    if name in BOOLS:
-        return {"true": True, "false": False}.get(text.lower())
-    if name in INTS:
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _near(word: str, allowed: frozenset[str]) -> str:
-    near = difflib.get_close_matches(word, sorted(allowed), n=1)
-    return f"did you mean {near[0]}?" if near else f"allowed: {', '.join(sorted(allowed))}"
+def _typed(name: str, text: str) -> int | float | bool:
+    if name in INTS and re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if name == "use_mmap" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if name in FLOATS and math.isfinite(float(text)):
+        return float(text)
+    known = name in INTS or name in FLOATS or name == "use_mmap"
+    raise ValueError(f"PARAMETER {name} is {text!r}" if known else f"unknown parameter {name!r}")

@@ -34,10 +34,6 @@ class Size:
     n_workers: int
     n_threads: int
 
-    @property
-    def n_cpus(self) -> int:
-        return self.n_workers * self.n_threads
-
 
 def check_installed() -> None:
     """Raise ObserverError unless Ray Data is installed."""
@@ -69,7 +65,7 @@ def open_cluster(address: str | None, n_workers: int | None, n_threads: int | No
         # Ray would leave one in ~/.ray, for other runs and clusters of this user to share.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False, "_temp_dir": folder}
-        _connect("local", {"num_cpus": size.n_cpus} | own)
+        _connect("local", {"num_cpus": size.n_workers * size.n_threads} | own)
         yield size
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, parse_json, sha256_file
 from observer.journal import append, open_journal, read_lines
 from observer.observation import Asked
-from observer.observe.reading import BadRow, Row
+from observer.observe.reading import Row
 from observer.observe.streaming import batches
+from observer.turns.inputs import Unreadable
 
 MAX_PARTS = 100_000
 """Five digits, so that the names sort as the parts do."""
@@ -55,6 +57,15 @@ class Done:
     faults: list[tuple[str, str]] = field(default_factory=list)
     remarks: dict[str, int] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Raises ValueError, TypeError or KeyError for what is none."""
+        fields = parse_json(text)
+        return cls(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
+
 
 def parts_of(rows: Iterable[Row], rows_per_part: int) -> Iterator[Part]:
     """The same rows make the same parts."""
@@ -62,17 +73,20 @@ def parts_of(rows: Iterable[Row], rows_per_part: int) -> Iterator[Part]:
         yield Part(number, batch)
 
 
-def good_rows(rows: Iterable[Row | BadRow], bad: list[BadRow] | None = None) -> Iterator[Row]:
-    """The rows that can be asked about; the others go to `bad`."""
+def good_rows(
+    rows: Iterable[Row | Unreadable], tell: Callable[[Unreadable], None] = lambda _row: None
+) -> Iterator[Row]:
+    """The rows that can be asked about; of the others `tell`."""
     for row in rows:
         if isinstance(row, Row):
             yield row
-        elif bad is not None:
-            bad.append(row)
+        else:
+            tell(row)
 
 
 class PartsFolder:
-    """Parts that are there. Held by one run at a time, which is its caller's to see to."""
+    """Parts that are there: `done` has those that are recorded and not deleted since. That one run at a time holds the
+    folder is its caller's to see to."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.ledger = path, path / "parts.jsonl"
@@ -83,6 +97,7 @@ class PartsFolder:
         if is_ours:
             with open_journal(self.ledger, _WAIT) as stream:
                 read_lines(stream, self.ledger, [b'{"part": '], self._take)
+        self.done = {number: done for number, done in self.done.items() if self.file(number).exists()}
 
     def file(self, number: int) -> Path:
         return self.path / f"part-{number:05}.jsonl"
@@ -92,18 +107,17 @@ class PartsFolder:
 
         Raises ObserverError naming every part that another model, task or input has made, or that has been changed.
         """
-        there = {number: done for number, done in self.done.items() if self.file(number).exists()}
-        for done in there.values():
+        for done in self.done.values():
             self._check_maker(done, task, model, name)
-        raise_all([fault for done in there.values() if (fault := self._fault(done, hashes))], limit=5)
-        return set(there)
+        raise_all([fault for done in self.done.values() if (fault := self._fault(done, hashes))], limit=5)
+        return set(self.done)
 
     def write(self, done: Done, lines: bytes) -> None:
         """Put the part in place, then say so. Raises ObserverError when the disk does not take it."""
         with atomic_path(self.file(done.part), is_private=True) as temporary:
             temporary.write_bytes(lines)
         with open_journal(self.ledger, _WAIT) as stream:
-            append(stream, self.ledger, json.dumps(asdict(done)).encode() + b"\n")
+            append(stream, self.ledger, f"{done.to_json()}\n".encode())
         self.done[done.part] = done
 
     def _check_maker(self, done: Done, task: Asked, model: str, name: str) -> None:
@@ -131,8 +145,7 @@ class PartsFolder:
 
     def _take(self, line: bytes) -> str:
         try:
-            fields = parse_json(line)
-            done = Done(**fields | {"faults": [(place, reason) for place, reason in fields["faults"]]})
+            done = Done.from_json(line)
         except (ValueError, TypeError, KeyError):
             return "not a record of ours; name another folder with --out"
         self.done[done.part] = done  # later lines stand

@@ -5,21 +5,24 @@ A part travels as one row of a Ray dataset. Nothing here writes a file: answers 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from observer.backends.opening import best_gguf, model_place, no_model
 from observer.console.telemetry import switch_off
 from observer.errors import ObserverError
 from observer.files import sha256_file
-from observer.observation import Asked, Exchange, Observation
-from observer.observe.bulk.parts import Part, good_rows, parts_of
+from observer.observation import Asked, Exchange
+from observer.observe.bulk.parts import Done, Part, good_rows, parts_of
 from observer.observe.observations_file import to_line
 from observer.observe.reading import Reader
-from observer.observe.run import BATCH_ROWS, remarks_on
+from observer.observe.run import BATCH_ROWS, ask_batch
 from observer.observe.streaming import batches
+from observer.observe.tally import remarks_on
 
 if TYPE_CHECKING:
     from observer.client import Observer
@@ -49,27 +52,37 @@ class Worker:
     """
 
     def __init__(
-        self, spec: str, identity: str, task: Asked, options: dict[str, Any], environment: dict[str, str]
+        self, spec: str, identity: str, task: Asked, limits: dict[str, Any], environment: dict[str, str]
     ) -> None:
         switch_off()
         os.environ.update(environment)
-        self._spec, self._identity, self._task, self._options = spec, identity, task, options
+        self._spec, self._identity, self._limits = spec, identity, limits
+        self._task: Asked = task
         self._observer: Observer | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The part's observations as lines, places and reasons of those with a fault, other remarks on how many; or
-        `stop`, why all must end."""
-        answer = {"part": row["part"], "input": row["input"], "lines": b"", "rows": 0, "faults": "[]", "remarks": "{}"}
+        """The part's observations as `lines` and its `Done` as JSON; or `stop`, why all must end."""
+        rows = [(place, Exchange.model_validate_json(text)) for place, text in json.loads(row["rows"])]
         try:
             observer = self._open()
-            rows: list[list[str]] = json.loads(row["rows"])
-            observations = self._ask(observer, [Exchange.model_validate_json(text) for _, text in rows])
+            # In batches of the size that a run without Ray has: the same rows side by side give the same answers.
+            in_batches = batches([exchange for _, exchange in rows], BATCH_ROWS)
+            observations = [one for batch in in_batches for one in ask_batch(observer, self._task, batch)]
         except ObserverError as error:
-            return answer | {"model_name": "", "stop": str(error)}
-        faults = [(place, one.fault) for (place, _), one in zip(rows, observations, strict=True) if one.fault]
+            return {"lines": b"", "done": "", "stop": str(error)}
         lines = b"".join(map(to_line, observations))
-        found = {"lines": lines, "rows": len(rows), "faults": json.dumps(faults), "model_name": observer.name}
-        return answer | found | {"remarks": json.dumps(remarks_on(observations)), "stop": ""}
+        done = Done(
+            part=int(row["part"]),
+            rows=len(rows),
+            task=self._task,
+            model=self._identity,
+            model_name=observer.name,
+            input=row["input"],
+            output=hashlib.sha256(lines).hexdigest(),
+            faults=[(place, one.fault) for (place, _), one in zip(rows, observations, strict=True) if one.fault],
+            remarks=dict(remarks_on(observations)),
+        )
+        return {"lines": lines, "done": done.to_json(), "stop": ""}
 
     def _open(self) -> Observer:
         if self._observer is None:
@@ -77,36 +90,22 @@ class Worker:
 
             if identify(self._spec) != self._identity:
                 raise ObserverError(f"{self._spec}: another model on a machine of the cluster; copy the same to all")
-            self._observer = Observer(self._spec, **self._options)
+            self._observer = Observer(self._spec, **self._limits)
         return self._observer
-
-    def _ask(self, observer: Observer, exchanges: Sequence[Exchange]) -> list[Observation]:
-        """In batches of the size that a run without Ray has: the same rows side by side give the same answers."""
-        ask = {"grade": observer.grade_many, "extract": observer.extract_many, "observe": observer.observe_many}
-        return [one for batch in batches(exchanges, BATCH_ROWS) for one in ask[self._task](batch)]
 
 
 def identify(spec: str) -> str:
     """A hash of the model's files; of a model in Ollama, its name. Raises ObserverError when there is none."""
-    from observer.backends.opening import best_gguf
-
-    kind, path = _path_of(spec)
+    kind, name = model_place(spec)
     if kind == "ollama":
         return spec
-    if kind != "hf" and not (path / "config.json").is_file():
-        path = best_gguf(path)
+    path = Path(name) if kind == "hf" else best_gguf(Path(name))
     if not path.exists():
-        raise ObserverError(f"{path}: no such model; name FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME")
+        raise no_model(path)
     return f"sha256:{sha256_file(path)}"
 
 
 def absolute(spec: str) -> str:
     """The same model, named so that it is found from any folder."""
-    kind, path = _path_of(spec)
-    return spec if kind == "ollama" else f"{kind}{':' if kind else ''}{path.absolute()}"
-
-
-def _path_of(spec: str) -> tuple[str, Path]:
-    """`hf`, `ollama` or nothing, and the path behind it."""
-    kind, _, name = spec.partition(":")
-    return (kind, Path(name)) if kind in ("hf", "ollama") and name else ("", Path(spec))
+    kind, name = model_place(spec)
+    return spec if kind == "ollama" else f"{'hf:' if kind == 'hf' else ''}{Path(name).absolute()}"
