@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from eval.answers.answering import answer_rows
-from eval.answers.rows import Row
 from observer import cli
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend
@@ -31,16 +30,13 @@ from observer.errors import ObserverError
 from observer.files import write_json, write_jsonl
 from observer.ollama.client import Patience
 from observer.paths import PROJECT_ROOT, DataPaths
-from observer.prompts import training_row
-from observer.schema import parse_row
 from observer.training.token_cache import look_up
 from observer.weights.base import looks_local, with_commit
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_places import names_gguf
 from observer.weights.merge import merge_adapter
 from tests.support.label_server import LabelServer, Received, Reply
-from tests.support.tiny_runs import write_tiny_run
-from tests.trust import offline
+from tests.support.tiny_runs import raw_rows, split_rows
 
 CANARY = "sk-canary-77aa88bb99cc00dd"
 KEYS = "OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OLLAMA_API_KEY AWS_SECRET_ACCESS_KEY".split()
@@ -101,11 +97,9 @@ def test_no_key_is_traced_in_a_manifest() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["train_sft.py", "--config", "configs/nano.yaml", "--dry-run", "--debug"]])
-def test_no_key_is_shown_by_a_plan(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=with_keys()
-    )
+def test_no_key_is_shown_by_a_plan() -> None:
+    command = [sys.executable, "train_sft.py", "--config", "configs/nano.yaml", "--dry-run", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=with_keys())
     assert done.stdout and CANARY not in done.stdout + done.stderr
 
 
@@ -139,22 +133,12 @@ def modes_below(folder: Path) -> dict[str, str]:
     return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.rglob("*") if path.is_file()}
 
 
-RAW: list[dict[str, Any]] = [
-    {"user_message": f"I work at {name}", "assistant_message": "ok", "label": "IMPORTANT", "family": name}
-    for name in ("Siemens", "Bosch", "Lidl", "Aldi", "Rewe", "Otto")
-]
-
-
-def split_rows() -> list[Row]:
-    return [training_row(row) for row, _ in map(parse_row, RAW) if row]
-
-
 def test_what_labelling_writes_is_its_owners_alone(
     tmp_path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, [*RAW, {"user_message": ""}])
+    write_jsonl(source, [*raw_rows(6), {"user_message": ""}])
     with LabelServer(lambda _: Reply()).running() as server:
         given = ["label", str(source), "--task", "grade", "--model", "m", "--base-url", server.url]
         assert cli.main([*given, "--out", str(out / "out.jsonl")]) == 0
@@ -168,7 +152,7 @@ def test_observations_and_memory_are_their_owners_alone(
     tmp_path: Path, open_umask: None, nano_gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, [row | {"id": row["family"]} for row in RAW])
+    write_jsonl(source, raw_rows(6))
     given = ["observe", str(source), "--model", str(nano_gguf), "--out", str(out / "seen.jsonl")]
     assert cli.main([*given, "--memory", str(out / "memory.sqlite")]) == 0
     modes = modes_below(out)
@@ -179,10 +163,10 @@ def test_rows_answers_and_tokens_of_ones_own_data_are_their_owners_alone(
     tmp_path: Path, open_umask: None, nano_gguf: Path
 ) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, RAW)
+    write_jsonl(source, raw_rows(12))
     make_own_data([source], Config().data, 0).write(DataPaths(out / "data"))
     with Engine(nano_gguf, n_threads=1) as engine:
-        answer_rows(engine, split_rows(), keep_in=out / "evaluation.answers.jsonl")
+        answer_rows(engine, split_rows(6), keep_in=out / "evaluation.answers.jsonl")
     look_up(["I work at Siemens"], "tokenizer", lambda texts: [[1, 2] for _ in texts], out / "tokens")
     modes = modes_below(out)
     assert {"train.jsonl", "val.jsonl", "evaluation.answers.jsonl"} <= modes.keys()
@@ -350,18 +334,6 @@ def test_every_script_goes_through_run_cli() -> None:
 
 def test_training_reports_to_nobody_unless_asked() -> None:
     assert Config().training.report_to == ()
-
-
-@pytest.mark.slow
-def test_the_whole_pipeline_runs_without_a_network_and_looks_up_no_address(tmp_path: Path, tiny_model: Path) -> None:
-    """From rows to Modelfile and evaluation. TRL reports every trainer to huggingface.co unless it is told not to."""
-    alone = offline.alone_command()
-    result = offline.run_offline(write_tiny_run(tmp_path, tiny_model), (), alone or ())
-    assert (result.code, result.reached) == (0, []), result.output[-2000:]
-    assert result.n_reports > 0
-    if alone is None:
-        pytest.skip("watched, not blocked: `unshare --net` is not there or not allowed")
-    assert result.passed
 
 
 # ---- downloads are of one commit

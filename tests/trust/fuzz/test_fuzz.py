@@ -74,7 +74,7 @@ def test_seeds_and_changes_of_them_break_nothing(target: Target) -> None:
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
     def check(seed: int, blind: bytes) -> None:
         rng = random.Random(seed)
-        assert_sound(target, mutated(rng.choice(seeds), rng, MAX_INPUT_BYTES // 8, [*seeds, blind]))
+        assert_sound(target, mutated(rng.choice(seeds), rng, MAX_INPUT_BYTES // 8))
         assert_sound(target, blind)
 
     check()
@@ -82,9 +82,9 @@ def test_seeds_and_changes_of_them_break_nothing(target: Target) -> None:
 
 def test_a_mutation_is_the_same_for_the_same_seed_and_keeps_to_its_size() -> None:
     seed = b'{"user_message": "I moved to Porto", "entities": [1, {"a": null}]}\nUSER: hi'
-    made = [mutated(seed, random.Random(n), 500, [b"other"]) for n in range(300)]
-    assert made == [mutated(seed, random.Random(n), 500, [b"other"]) for n in range(300)]
-    assert len(set(made)) > 250 and max(map(len, made)) <= 500
+    made = [mutated(seed, random.Random(n), 500) for n in range(300)]
+    assert made == [mutated(seed, random.Random(n), 500) for n in range(300)]
+    assert len(set(made)) > 200 and max(map(len, made)) <= 500
     assert any(token.encode() in data for token in TOKENS if len(token) > 8 for data in made)
 
 
