@@ -9,13 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observer.data.aliases import ALIASES
 from observer.schema import (
     ATTRIBUTE_KEYS,
-    INVERSE_PREDICATES,
     OBJECT_TYPES,
     PREDICATES_BY_GROUP,
-    STORE_PREDICATES,
     SYMMETRIC_PREDICATES,
     Entity,
     EntityType,
@@ -81,15 +78,6 @@ def test_objects_are_of_known_types_and_no_one_is_the_end_of_everything() -> Non
     assert not can_relate(EntityType.PERSON, "WORKS_AT", EntityType.PERSON)
     assert not can_relate(EntityType.ORGANIZATION, "WORKS_AT", EntityType.ORGANIZATION)
     assert can_relate(EntityType.PLACE, "LOCATED_IN", EntityType.PLACE)
-
-
-def test_every_declared_predicate_exists() -> None:
-    known = set(map(str, Predicate))
-    assert known >= STORE_PREDICATES
-    assert known >= SYMMETRIC_PREDICATES
-    assert known >= {*INVERSE_PREDICATES.keys(), *INVERSE_PREDICATES.values()}
-    assert {predicate for predicate, _ in ALIASES.values()} <= known
-    assert not ALIASES.keys() & known
 
 
 def test_rows_of_both_tasks_parse() -> None:
