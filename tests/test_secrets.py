@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import train_sft
 from eval.answers.answering import answer_rows
 from observer import cli
 from observer.backends.hf import HfBackend
@@ -36,7 +37,7 @@ from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_places import names_gguf
 from observer.weights.merge import merge_adapter
 from tests.support.label_server import LabelServer, Received, Reply
-from tests.support.tiny_runs import raw_rows, split_rows
+from tests.support.tiny_runs import raw_rows, split_rows, write_tiny_run
 
 CANARY = "sk-canary-77aa88bb99cc00dd"
 KEYS = "OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OLLAMA_API_KEY AWS_SECRET_ACCESS_KEY".split()
@@ -96,11 +97,14 @@ def test_no_key_is_traced_in_a_manifest() -> None:
     assert json.loads(done.stdout)["packages"] and CANARY not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_no_key_is_shown_by_a_plan() -> None:
-    command = [sys.executable, "train_sft.py", "--config", "configs/nano.yaml", "--dry-run", "--debug"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=with_keys())
-    assert done.stdout and CANARY not in done.stdout + done.stderr
+def test_no_key_is_shown_by_a_plan(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, CANARY)
+    assert train_sft.main(["--config", str(write_tiny_run(tmp_path, tiny_model)), "--dry-run", "--debug"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out and CANARY not in printed.out + printed.err
 
 
 def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
