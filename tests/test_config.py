@@ -156,7 +156,7 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path: Path, path: Path) -> N
 
 
 @given(st.floats(min_value=1e-12, max_value=1e3), st.integers(1, 10**6), st.from_regex(r"[\w.-]{1,20}", fullmatch=True))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_value_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rate: float, rank: int, base: str
 ) -> None:

@@ -133,13 +133,12 @@ def test_compact_json_leaves_out_what_is_empty_and_keeps_the_order() -> None:
 
 
 @given(extractions)
-@settings(deadline=None)
 def test_compact_json_reads_back_as_the_same_extraction(extraction: Extraction) -> None:
     assert Extraction.model_validate_json(extraction.to_compact_json()) == extraction
 
 
 @given(extractions)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_compact_json_has_the_keys_of_the_json_schema_in_order(extraction: Extraction) -> None:
     schema = extraction_json_schema()["properties"]
     answer = json.loads(extraction.to_compact_json())
@@ -186,7 +185,6 @@ def test_canonical_triples(triple: tuple[str, str, str], canonical: tuple[str, s
 
 
 @given(names, st.sampled_from(Predicate), names)
-@settings(deadline=None)
 def test_canonical_form_is_stable_and_ignores_the_side_of_symmetric_predicates(
     subject: str, predicate: Predicate, obj: str
 ) -> None:
