@@ -71,23 +71,46 @@ FAULTS: dict[str, Callable[[Received], Reply]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path, fault: str) -> None:
+EACH = """
+import json, sys, traceback
+from observer.cli import main
+codes = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    try:
+        codes[name] = main(arguments)
+    except Exception:
+        traceback.print_exc()
+        codes[name] = 1
+print("\\n" + json.dumps(codes))
+"""
+
+
+def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path) -> None:
     """With --debug and the client's own debug log, in a process of its own."""
-    write_jsonl(tmp_path / "in.jsonl", [{"user_message": "I work at Siemens", "assistant_message": "ok"}])
-    with LabelServer(FAULTS[fault]).running() as server:
-        command = [sys.executable, "-m", "observer.cli", "--debug", "label", str(tmp_path / "in.jsonl")]
-        command += ["--task", "grade", "--model", "m", "--out", str(tmp_path / "out.jsonl"), "--base-url", server.url]
+
+    def answer(request: Received) -> Reply:
+        (fault,) = [fault for fault in FAULTS if f"USER: {fault}!" in request.exchange]
+        return FAULTS[fault](request)
+
+    commands = {}
+    with LabelServer(answer).running() as server:
+        for fault in FAULTS:
+            folder = tmp_path / fault
+            said = {"user_message": f"{fault}! I work at Siemens", "assistant_message": "ok"}
+            write_jsonl(folder / "in.jsonl", [said])
+            command = ["--debug", "label", str(folder / "in.jsonl"), "--task", "grade", "--model", "m"]
+            command += ["--out", str(folder / "out.jsonl"), "--base-url", server.url, "--max-retries", "0"]
+            commands[fault] = command
         done = subprocess.run(
-            [*command, "--max-retries", "0"],
+            [sys.executable, "-c", EACH, json.dumps(commands)],
             capture_output=True,
             text=True,
             cwd=PROJECT_ROOT,
             env=with_keys(OPENAI_LOG="debug", PYTHONFAULTHANDLER="1", PYTHONASYNCIODEBUG="1"),
         )
-    assert server.received and "sk-canary" not in done.stdout + done.stderr
-    assert done.returncode == (0 if fault == "sound" else 1)
-    assert ("Traceback" in done.stderr) is (done.returncode == 1)
+    assert len(server.received) >= len(FAULTS) and "sk-canary" not in done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {fault: int(fault != "sound") for fault in FAULTS}, done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") >= len(FAULTS) - 1
     assert_no_key_below(tmp_path)
 
 

@@ -131,7 +131,7 @@ NOTHING_WRONG = {"lost": 0, "twice": 0, "foreign": 0, "different": 0, "errors": 
 def test_every_caller_gets_its_own_answers(of: str, nano_gguf: Path) -> None:
     with opened(of, nano_gguf, 4) as asked:
         for manner in MANNERS:
-            account = account_of(asked, manner, 8, seconds=2)
+            account = account_of(asked, manner, 8, seconds=1)
             assert account.n_asked == account.n_answered > 0
             assert account.wrong == NOTHING_WRONG, account.differences or account.errors
 
