@@ -30,6 +30,7 @@ from observer.schema import (
 )
 
 GUIDELINE = (PROJECT_ROOT / "data" / "guideline.md").read_text(encoding="utf-8")
+ROWS = (PROJECT_ROOT / EXTRACTION_JSONL).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", [LABEL_MEANINGS, LABEL_GUIDE, LABEL_STYLES, LABELS_OF_A_HUNDRED])
@@ -48,7 +49,7 @@ def test_every_name_of_a_closed_set_is_taught(name: str) -> None:
     """To annotators in the guideline, to a labelling model in its prompt and schema, to ours in its rows."""
     assert name in GUIDELINE
     assert name in INSTRUCTIONS[Task.EXTRACT] + json.dumps(extraction_json_schema())
-    assert f'"{name}"' in (PROJECT_ROOT / EXTRACTION_JSONL).read_text(encoding="utf-8")
+    assert f'"{name}"' in ROWS
 
 
 @pytest.mark.parametrize(
