@@ -28,76 +28,63 @@ SITE = $(if $(filter $(shell sed -n 's/^torch==//p' constraints.txt),$(firstword
 .PHONY: help setup observer train test test-unsloth lint data docs bench-training gpu-check sweep trust audit clean distclean
 
 help:
-	@echo "make observer   the shipped adapter over its base as a GGUF with Modelfiles, no training; observes one turn"
-	@echo "make setup      only what the others begin with: packages in .venv, llama.cpp"
-	@echo "make train      adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)"
-	@echo "make test       the tests, in two processes"
-	@echo "make test-unsloth  Unsloth's code for CUDA without a GPU: two minutes, and 198 MB of Triton the first time"
-	@echo "make lint       ruff, pyright and the layers"
-	@echo "make data       write the rows in data/ again (the same bytes)"
-	@echo "make docs       write what docs/reference, docs/requests and docs/serving.md say of the code again"
-	@echo "make bench-training  compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')"
-	@echo "make gpu-check  on a CUDA machine: does all work there, and how fast; 8 minutes, one page in docs/benchmarks"
-	@echo "make sweep      train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')"
-	@echo "make trust      the nightly set, two and a half hours, and its page (TRUST='--jobs 2': less)"
-	@echo "make audit      ask a database of known vulnerabilities about constraints.txt"
-	@echo "make clean      remove outputs/ and caches; make distclean removes .venv too"
+	@awk -F ":.*## " '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
-setup: $(STAMP)
+setup: $(STAMP) ## only what the others begin with: packages in .venv, llama.cpp
 
-observer: $(STAMP)
+observer: $(STAMP) ## the shipped adapter over its base as a GGUF with Modelfiles, no training; observes one turn
 	$(SAY) "models/smollm2-observer over its base, as a GGUF file"
 	@$(BIN)/observer export models/smollm2-observer --out outputs/smollm2-observer/gguf --types q8_0
 	@$(BIN)/observer observe --model outputs/smollm2-observer/gguf/smollm2-observer-q8_0.gguf $(TURN)
 
-train: $(STAMP)
+train: $(STAMP) ## adapter, merged model, GGUF, Modelfiles and evaluation in outputs/ (CONFIG=configs/nano.yaml)
 	$(SAY) "train_sft.py --config $(CONFIG)"
 	@$(BIN)/python train_sft.py --config $(CONFIG)
 
-test: $(STAMP)
+test: $(STAMP) ## the tests, in two processes
 	$(SAY) "pytest"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 	  --durations 20 --durations-min 20
 
-test-unsloth: $(STAMP)
+test-unsloth: $(STAMP) ## Unsloth's code for CUDA without a GPU: two minutes, and 198 MB of Triton the first time
 	$(SAY) "Unsloth's code for CUDA on the CPU, in Triton's interpreter (198 MB in $(TRITON); no other test finds it there)"
 	@test -d $(TRITON) || $(PIP) --no-deps --target $(TRITON) triton==3.7.1
 	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(TRITON) $(BIN)/python -m pytest tests/training/test_unsloth_on_cpu.py
 
-lint: $(STAMP)
+lint: $(STAMP) ## ruff, pyright and the layers
 	$(SAY) "ruff, pyright and import-linter"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports --no-logo
 
-data: $(STAMP)
+data: $(STAMP) ## write the rows in data/ again (the same bytes)
 	@$(BIN)/observer data generate
 
-docs: $(STAMP)
+docs: $(STAMP) ## write what docs/reference, docs/requests and docs/serving.md say of the code again
 	@$(BIN)/python -m docs.reference
 	@$(BIN)/python -m cogapp -r -I . docs/reference/*.md docs/serving.md
 
-bench-training: $(STAMP)
+bench-training: $(STAMP) ## compare ways to train on the nano base (BENCH='--rows 256 --rounds 3')
 	@$(BIN)/python -m eval.benchmarks.training.benchmark --config $(CONFIG) $(BENCH)
 
-gpu-check: $(STAMP)
+gpu-check: $(STAMP) ## on a CUDA machine: does all work there, and how fast; 8 minutes, one page in docs/benchmarks
 	@$(BIN)/python -m eval.benchmarks.gpu_check.check
 
-sweep: $(STAMP)
+sweep: $(STAMP) ## train a grid of settings (GRID='training.learning_rate=3e-4,6e-4 lora.r=16,32')
 	@$(BIN)/python -m eval.benchmarks.training.sweep --config $(CONFIG) --grid $(GRID)
 
-trust: train
+trust: train ## the nightly set, two and a half hours, and its page (TRUST='--jobs 2': less)
 	$(SAY) "packages of the nightly set"
 	@$(PIP) --editable '.[trust]'
 	@$(BIN)/python -m tests.trust.nightly $(TRUST)
 
-audit: $(STAMP)
+audit: $(STAMP) ## ask a database of known vulnerabilities about constraints.txt
 	@$(PIP) --editable '.[trust]'
 	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt || { \
 	  echo "error: a package has a known vulnerability, or could not be asked about: without a network none can" >&2; exit 1; }
 
-clean:
+clean: ## remove outputs/ and caches; make distclean removes .venv too
 	rm -rf outputs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache unsloth_compiled_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

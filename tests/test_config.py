@@ -156,17 +156,10 @@ def test_a_resolved_config_reads_back_as_itself(tmp_path: Path, path: Path) -> N
 
 
 @given(st.floats(min_value=1e-12, max_value=1e3), st.integers(1, 10**6), st.from_regex(r"[\w.-]{1,20}", fullmatch=True))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_value_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rate: float, rank: int, base: str
 ) -> None:
     config = Config.model_validate({"training": {"learning_rate": rate}, "lora": {"r": rank}, "model": {"base": base}})
     path = write(tmp_path_factory.mktemp("round"), config.to_yaml())
     assert load_config(path) == config
-
-
-def test_every_field_says_what_it_does_or_is_named_by_its_library() -> None:
-    named_by_the_library = {"lr_scheduler_type", "weight_decay", "max_grad_norm", "logging_steps"}
-    for section in Config.model_fields.values():
-        for name, field in section.default.__class__.model_fields.items():
-            assert field.description or name in named_by_the_library, name

@@ -205,7 +205,7 @@ def test_text_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.dictionaries(st.text(), json_values, max_size=3), max_size=4))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_jsonl_reads_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_jsonl(path, rows)

@@ -14,49 +14,40 @@ from observer.paths import PROJECT_ROOT
 Captured = pytest.CaptureFixture[str]
 
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "llama_cpp", "sklearn", "matplotlib", "ray"}
+LIGHT = ("cli", "config", "data.check", "data.synth.generate", "doctor")
 SCRIPTS = "from docs.parsers import script_parser, script_paths; [script_parser(path) for path in script_paths()]"
 
 
-def loaded_by(code: str) -> set[str]:
-    """The packages outside the standard library that `code` loads in a process of its own."""
+def loaded_by(*statements: str) -> set[str]:
+    """The packages outside the standard library that these load in a process of their own."""
+    tries = [f"try:\n    {one}\nexcept SystemExit as end:\n    assert not end.code\n" for one in statements]
     names = "{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)"
-    code = f"import sys\ntry:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\nprint()\nprint(*{names})"
+    code = f"import sys\n{''.join(tries)}print()\nprint(*{names})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
     return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
-    ("code", "heavy"),
+    ("statements", "heavy"),
     [
-        ("import observer", HEAVY | {"pydantic", "httpx", "dateparser"}),
-        ("from observer import Observer, Exchange, Observation", HEAVY | {"httpx", "dateparser"}),
-        ("import observer.cli", HEAVY),
-        ("import observer.config", HEAVY),
-        ("import observer.data.check", HEAVY),
-        ("import observer.data.synth.generate", HEAVY),
-        ("import observer.doctor", HEAVY),
-        ("import observer.ollama.modelfile", HEAVY | {"gguf"}),
-        ("from eval.compare import main; main(['--help'])", HEAVY | {"numpy"}),
-        ("from eval.evaluate import main; main(['--help'])", HEAVY | {"numpy"}),
-        (SCRIPTS, HEAVY - {"llama_cpp"}),
+        (["import observer"], HEAVY | {"pydantic", "httpx", "dateparser"}),
+        (["from observer import Observer, Exchange, Observation"], HEAVY | {"httpx", "dateparser"}),
+        ([f"import observer.{name}" for name in LIGHT], HEAVY),
+        (["import observer.ollama.modelfile"], HEAVY | {"gguf"}),
+        ([f"from eval.{name} import main; main(['--help'])" for name in ("compare", "evaluate")], HEAVY | {"numpy"}),
+        ([SCRIPTS], HEAVY - {"llama_cpp"}),
     ],
 )
-def test_what_is_light_loads_no_heavy_package(code: str, heavy: set[str]) -> None:
-    assert loaded_by(code) & heavy == set()
+def test_what_is_light_loads_no_heavy_package(statements: list[str], heavy: set[str]) -> None:
+    assert loaded_by(*statements) & heavy == set()
 
 
-@pytest.mark.parametrize("command", ["", "grade", "extract", "observe", "memory", "memory show"])
-def test_help_loads_nothing_but_the_standard_library_and_small_files_of_ours(command: str) -> None:
-    assert_only_ours(f"from observer.cli import main; main([*{command.split()!r}, '--help'])")
-
-
-def test_the_help_of_the_training_loads_nothing_else_either() -> None:
-    run = "runpy.run_path('train_sft.py', run_name='__main__')"
-    assert_only_ours(f"import runpy; sys.argv = ['train_sft.py', '--help']; {run}")
-
-
-def assert_only_ours(code: str) -> None:
-    loaded = {name for name in loaded_by(code) if not name.startswith(("_", "sitecustomize", "distutils"))}
+def test_help_loads_nothing_but_the_standard_library_and_small_files_of_ours() -> None:
+    commands = ["", "grade", "extract", "observe", "memory", "memory show"]
+    helps = [f"from observer.cli import main; main([*{command.split()!r}, '--help'])" for command in commands]
+    train = "runpy.run_path('train_sft.py', run_name='__main__')"
+    helps.append(f"import runpy; sys.argv = ['train_sft.py', '--help']; {train}")
+    loaded = {name for name in loaded_by(*helps) if not name.startswith(("_", "sitecustomize", "distutils"))}
     assert loaded == {"observer"}
 
 

@@ -64,7 +64,7 @@ PIECES = [
 ]
 hostile = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join)
 CONTROL = re.compile(r"<\|[^<>]*\|>|<\|\w|\|>|</?think\b|</?tool_call\b|</?tool_response\b", re.IGNORECASE)
-quick = settings(deadline=None, max_examples=300)
+quick = settings(max_examples=300)
 
 
 @given(hostile)

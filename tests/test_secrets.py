@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import train_sft
 from eval.answers.answering import answer_rows
-from eval.answers.rows import Row
 from observer import cli
 from observer.backends.hf import HfBackend
 from observer.backends.ollama import OllamaBackend
@@ -31,16 +31,13 @@ from observer.errors import ObserverError
 from observer.files import write_json, write_jsonl
 from observer.ollama.client import Patience
 from observer.paths import PROJECT_ROOT, DataPaths
-from observer.prompts import training_row
-from observer.schema import parse_row
 from observer.training.token_cache import look_up
 from observer.weights.base import looks_local, with_commit
 from observer.weights.checkpoint import list_tensors, read_shape
 from observer.weights.gguf_places import names_gguf
 from observer.weights.merge import merge_adapter
 from tests.support.label_server import LabelServer, Received, Reply
-from tests.support.tiny_runs import write_tiny_run
-from tests.trust import offline
+from tests.support.tiny_runs import raw_rows, split_rows, write_tiny_run
 
 CANARY = "sk-canary-77aa88bb99cc00dd"
 KEYS = "OPENAI_API_KEY HF_TOKEN WANDB_API_KEY ANTHROPIC_API_KEY OLLAMA_API_KEY AWS_SECRET_ACCESS_KEY".split()
@@ -74,23 +71,46 @@ FAULTS: dict[str, Callable[[Received], Reply]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path, fault: str) -> None:
+EACH = """
+import json, sys, traceback
+from observer.cli import main
+codes = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    try:
+        codes[name] = main(arguments)
+    except Exception:
+        traceback.print_exc()
+        codes[name] = 1
+print("\\n" + json.dumps(codes))
+"""
+
+
+def test_no_key_reaches_output_ledger_or_traceback_of_labelling(tmp_path: Path) -> None:
     """With --debug and the client's own debug log, in a process of its own."""
-    write_jsonl(tmp_path / "in.jsonl", [{"user_message": "I work at Siemens", "assistant_message": "ok"}])
-    with LabelServer(FAULTS[fault]).running() as server:
-        command = [sys.executable, "-m", "observer.cli", "--debug", "label", str(tmp_path / "in.jsonl")]
-        command += ["--task", "grade", "--model", "m", "--out", str(tmp_path / "out.jsonl"), "--base-url", server.url]
+
+    def answer(request: Received) -> Reply:
+        (fault,) = [fault for fault in FAULTS if f"USER: {fault}!" in request.exchange]
+        return FAULTS[fault](request)
+
+    commands = {}
+    with LabelServer(answer).running() as server:
+        for fault in FAULTS:
+            folder = tmp_path / fault
+            said = {"user_message": f"{fault}! I work at Siemens", "assistant_message": "ok"}
+            write_jsonl(folder / "in.jsonl", [said])
+            command = ["--debug", "label", str(folder / "in.jsonl"), "--task", "grade", "--model", "m"]
+            command += ["--out", str(folder / "out.jsonl"), "--base-url", server.url, "--max-retries", "0"]
+            commands[fault] = command
         done = subprocess.run(
-            [*command, "--max-retries", "0"],
+            [sys.executable, "-c", EACH, json.dumps(commands)],
             capture_output=True,
             text=True,
             cwd=PROJECT_ROOT,
             env=with_keys(OPENAI_LOG="debug", PYTHONFAULTHANDLER="1", PYTHONASYNCIODEBUG="1"),
         )
-    assert server.received and "sk-canary" not in done.stdout + done.stderr
-    assert done.returncode == (0 if fault == "sound" else 1)
-    assert ("Traceback" in done.stderr) is (done.returncode == 1)
+    assert len(server.received) >= len(FAULTS) and "sk-canary" not in done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {fault: int(fault != "sound") for fault in FAULTS}, done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") >= len(FAULTS) - 1
     assert_no_key_below(tmp_path)
 
 
@@ -100,13 +120,14 @@ def test_no_key_is_traced_in_a_manifest() -> None:
     assert json.loads(done.stdout)["packages"] and CANARY not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [["train_sft.py", "--config", "configs/nano.yaml", "--dry-run", "--debug"]])
-def test_no_key_is_shown_by_a_plan(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT, env=with_keys()
-    )
-    assert done.stdout and CANARY not in done.stdout + done.stderr
+def test_no_key_is_shown_by_a_plan(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, CANARY)
+    assert train_sft.main(["--config", str(write_tiny_run(tmp_path, tiny_model)), "--dry-run", "--debug"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out and CANARY not in printed.out + printed.err
 
 
 def test_a_password_in_the_address_of_a_server_is_not_repeated() -> None:
@@ -139,22 +160,12 @@ def modes_below(folder: Path) -> dict[str, str]:
     return {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.rglob("*") if path.is_file()}
 
 
-RAW: list[dict[str, Any]] = [
-    {"user_message": f"I work at {name}", "assistant_message": "ok", "label": "IMPORTANT", "family": name}
-    for name in ("Siemens", "Bosch", "Lidl", "Aldi", "Rewe", "Otto")
-]
-
-
-def split_rows() -> list[Row]:
-    return [training_row(row) for row, _ in map(parse_row, RAW) if row]
-
-
 def test_what_labelling_writes_is_its_owners_alone(
     tmp_path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, [*RAW, {"user_message": ""}])
+    write_jsonl(source, [*raw_rows(6), {"user_message": ""}])
     with LabelServer(lambda _: Reply()).running() as server:
         given = ["label", str(source), "--task", "grade", "--model", "m", "--base-url", server.url]
         assert cli.main([*given, "--out", str(out / "out.jsonl")]) == 0
@@ -168,7 +179,7 @@ def test_observations_and_memory_are_their_owners_alone(
     tmp_path: Path, open_umask: None, nano_gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = tmp_path / "in" / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, [row | {"id": row["family"]} for row in RAW])
+    write_jsonl(source, raw_rows(6))
     given = ["observe", str(source), "--model", str(nano_gguf), "--out", str(out / "seen.jsonl")]
     assert cli.main([*given, "--memory", str(out / "memory.sqlite")]) == 0
     modes = modes_below(out)
@@ -179,10 +190,10 @@ def test_rows_answers_and_tokens_of_ones_own_data_are_their_owners_alone(
     tmp_path: Path, open_umask: None, nano_gguf: Path
 ) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out"
-    write_jsonl(source, RAW)
+    write_jsonl(source, raw_rows(12))
     make_own_data([source], Config().data, 0).write(DataPaths(out / "data"))
     with Engine(nano_gguf, n_threads=1) as engine:
-        answer_rows(engine, split_rows(), keep_in=out / "evaluation.answers.jsonl")
+        answer_rows(engine, split_rows(6), keep_in=out / "evaluation.answers.jsonl")
     look_up(["I work at Siemens"], "tokenizer", lambda texts: [[1, 2] for _ in texts], out / "tokens")
     modes = modes_below(out)
     assert {"train.jsonl", "val.jsonl", "evaluation.answers.jsonl"} <= modes.keys()
@@ -350,18 +361,6 @@ def test_every_script_goes_through_run_cli() -> None:
 
 def test_training_reports_to_nobody_unless_asked() -> None:
     assert Config().training.report_to == ()
-
-
-@pytest.mark.slow
-def test_the_whole_pipeline_runs_without_a_network_and_looks_up_no_address(tmp_path: Path, tiny_model: Path) -> None:
-    """From rows to Modelfile and evaluation. TRL reports every trainer to huggingface.co unless it is told not to."""
-    alone = offline.alone_command()
-    result = offline.run_offline(write_tiny_run(tmp_path, tiny_model), (), alone or ())
-    assert (result.code, result.reached) == (0, []), result.output[-2000:]
-    assert result.n_reports > 0
-    if alone is None:
-        pytest.skip("watched, not blocked: `unshare --net` is not there or not allowed")
-    assert result.passed
 
 
 # ---- downloads are of one commit

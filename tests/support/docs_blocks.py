@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from observer.paths import PROJECT_ROOT
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
-_HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
-_INLINE_CODE = re.compile(r"`[^`\n]*`")
+from observer.paths import PROJECT_ROOT
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,18 @@ def pages() -> list[Path]:
     return [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").rglob("*.md"))]
 
 
+@cache
+def _tokens(page: Path) -> list[Token]:
+    return MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+
+
 def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    found = list(_FENCE.finditer(text))
-    n_fences = len(re.findall(r"^ *```", text, re.MULTILINE))
-    assert n_fences == 2 * len(found), f"{page}: a fence has no end"
-    return [
-        Block(page, text.count("\n", 0, match.start("text")) + 1, match["language"], _dedent(match)) for match in found
-    ]
-
-
-def _dedent(match: re.Match[str]) -> str:
-    return re.sub(f"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
+    lines, blocks = page.read_text(encoding="utf-8").splitlines(), []
+    for token in _tokens(page):
+        if token.type == "fence":
+            assert token.map and lines[token.map[1] - 1].strip() == token.markup, f"{page}: a fence has no end"
+            blocks.append(Block(page, token.map[0] + 2, token.info.strip(), token.content))
+    return blocks
 
 
 def commands_of(block: Block) -> Iterator[Command]:
@@ -77,23 +78,18 @@ def commands_of(block: Block) -> Iterator[Command]:
             yield Command(place, line.removeprefix("$ "), "\n".join(output) if output else None)
 
 
-def prose_of(page: Path) -> str:
-    """The text without its code."""
-    return _INLINE_CODE.sub("", _FENCE.sub("", page.read_text(encoding="utf-8")))
-
-
 def links_of(page: Path) -> list[str]:
-    return _LINK.findall(prose_of(page))
+    inside = [child.attrs for token in _tokens(page) for child in token.children or ()]
+    return [str(given[name]) for given in inside for name in ("href", "src") if name in given]
 
 
 def anchors_of(page: Path) -> set[str]:
     """The anchors that GitHub gives the headings."""
-    anchors: set[str] = set()
-    for heading in _HEADING.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
-        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        anchor = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
-        n_before = sum(
-            other == anchor or re.fullmatch(f"{re.escape(anchor)}-\\d+", other) is not None for other in anchors
-        )
-        anchors.add(f"{anchor}-{n_before}" if n_before else anchor)
+    counts, anchors, tokens = Counter[str](), set[str](), _tokens(page)
+    for opening, inline in itertools.pairwise(tokens):
+        if opening.type == "heading_open":
+            words = "".join(child.content for child in inline.children or ())
+            anchor = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+            anchors.add(f"{anchor}-{counts[anchor]}" if counts[anchor] else anchor)
+            counts[anchor] += 1
     return anchors

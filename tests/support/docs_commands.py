@@ -23,11 +23,14 @@ from observer.cli import build_parser
 from observer.config import load_config
 from observer.paths import PROJECT_ROOT
 
-LLAMA_SERVER_FLAGS = frozenset({"--model", "--port", "--ctx-size", "--parallel"})
-VLLM_FLAGS = frozenset({"--served-model-name", "--port", "--max-model-len"})
-"""As in the pages of these programs, which are not installed here."""
+ELSEWHERE = {
+    "git": "clone diff",
+    "llama-server": "--model --port --ctx-size --parallel",
+    "ollama": "create pull run serve",
+    "vllm": "serve --served-model-name --port --max-model-len",
+}
+"""Subcommands and flags of programs that are not ours, as in their own pages."""
 OUTPUT_FLAGS = frozenset("--out --work --memory --markdown --json --quarantine --ledger --log".split())
-OLLAMA_COMMANDS = frozenset({"create", "pull", "run", "serve"})
 SERVER_PATHS = ("/api/chat", "/completion", "/v1/completions")
 _SUFFIXES = frozenset(".gguf .html .json .jsonl .log .md .py .sqlite .txt .yaml".split())
 _PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_-]+\b|…")
@@ -56,12 +59,14 @@ class Checker:
             program, arguments = "python", arguments[at:]
         kinds = {
             "python": self._python, "observer": self._observer, "make": self._make, "pip": self._pip,
-            "ollama": self._ollama, "git": self._git, "curl": self.curl_request,
-            "llama-server": lambda given: self._flags(given, LLAMA_SERVER_FLAGS),
-            "vllm": lambda given: self._flags(given, VLLM_FLAGS),
+            "curl": self.curl_request,
         }  # fmt: skip
         if program in kinds:
             kinds[program](arguments)
+        elif program in ELSEWHERE:
+            words = {arguments[0], *(word for word in arguments if word.startswith("--"))}
+            if unknown := words - set(ELSEWHERE[program].split()):
+                raise WrongCommand(f"{program} {' '.join(unknown)}: unknown; known: {ELSEWHERE[program]}")
         elif program not in ("pytest", "cat", "tail", "cp", "ls", "head", "mkdir"):
             raise WrongCommand(f"{program}: no program that the pages know; add it to {Path(__file__).name}")
         self._check_files(arguments)
@@ -144,19 +149,6 @@ class Checker:
             unknown = set(extras[1].split(",")) - set(project["optional-dependencies"]) if extras else set()
             if unknown:
                 raise WrongCommand(f"pip {word}: pyproject.toml has no extra {', '.join(unknown)}")
-
-    def _ollama(self, arguments: Sequence[str]) -> None:
-        if arguments[0] not in OLLAMA_COMMANDS:
-            raise WrongCommand(f"ollama {arguments[0]}: none of {', '.join(sorted(OLLAMA_COMMANDS))}")
-
-    def _git(self, arguments: Sequence[str]) -> None:
-        if arguments[0] not in ("clone", "diff"):
-            raise WrongCommand(f"git {arguments[0]}: what for?")
-
-    def _flags(self, arguments: Sequence[str], known: frozenset[str]) -> None:
-        unknown = {word for word in arguments if word.startswith("--")} - known
-        if unknown:
-            raise WrongCommand(f"{', '.join(sorted(unknown))}: unknown; known: {', '.join(sorted(known))}")
 
     def _check_files(self, arguments: Sequence[str]) -> None:
         for word in _inputs(arguments):

@@ -56,7 +56,6 @@ class Shell:
     ollama_url: str
     openai_url: str
     checker: Checker = field(init=False)
-    n_run: int = 0
 
     def __post_init__(self) -> None:
         self.checker = Checker(self.folder)
@@ -108,7 +107,6 @@ class Shell:
         return done.stdout
 
     def _observer(self, arguments: list[str], stdin: bytes, is_shown: bool) -> bytes:
-        self.n_run += 1
         self.checker.note_outputs(build_parser(), arguments)
         if arguments[0] == "label":
             arguments = [*arguments, "--base-url", self.openai_url]  # of two, the last one holds
@@ -122,7 +120,6 @@ class Shell:
         url, body = self.checker.curl_request(arguments)
         if not OLLAMA.match(url):
             return None
-        self.n_run += 1
         answer = httpx.post(OLLAMA.sub(self.ollama_url, url), json=body, timeout=600, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.content

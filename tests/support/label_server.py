@@ -77,19 +77,16 @@ class LabelServer:
         self._http = Loopback(self._send)
         self.url = f"{self._http.url}/v1"
 
-    def take(self, body: dict[str, Any], key: str) -> Received:
-        with self._lock:
-            identity = (body["messages"][0]["content"], body["messages"][1]["content"])
-            self._counts[identity] += 1
-            request = Received(body, key, time.monotonic(), self._counts[identity])
-            self.received.append(request)
-            return request
-
     def running(self) -> AbstractContextManager[LabelServer]:
         return self._http.serving(self)
 
     def _send(self, asked: Asked) -> Sent:
-        request = self.take(asked.json(), asked.headers.get("Authorization", "").removeprefix("Bearer "))
+        body, key = asked.json(), asked.headers.get("Authorization", "").removeprefix("Bearer ")
+        identity = (body["messages"][0]["content"], body["messages"][1]["content"])
+        with self._lock:
+            self._counts[identity] += 1
+            request = Received(body, key, time.monotonic(), self._counts[identity])
+            self.received.append(request)
         reply = self.plan(request)
         time.sleep(reply.delay_s)
         data = (reply.body if reply.body is not None else _body(request, reply)).encode()

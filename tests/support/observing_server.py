@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import threading
@@ -20,18 +21,20 @@ HOME = re.compile(r"USER: .*\bI (?P<verb>live in|left) (?P<place>\w+)[^\n]*(\nAS
 
 
 class ObservingServer:
-    """`n_asked` counts questions by task; `fails_after` of them, every answer is 500.
+    """`n_asked` counts questions by task; after `fails_after` of them there is no answer any more, and every
+    `refuses_every`-th is refused with 503 first, as by a busy server.
 
     `n_waiting` callers have asked and are not answered while the server is `held`.
     """
 
-    def __init__(self, delay_s: float = 0.0) -> None:
-        self.delay_s = delay_s
+    def __init__(self, delay_s: float = 0.0, refuses_every: int = 0) -> None:
+        self.delay_s, self.refuses_every = delay_s, refuses_every
         self.fails_after: int | None = None
         self.n_asked = dict.fromkeys(Task, 0)
         self.n_waiting = 0
         self._lock = threading.Condition()
         self._n_come, self._n_free = 0, math.inf
+        self._numbers = itertools.count(1)  # `next` is one step of the interpreter: no thread gets another's
         self._http = Loopback(self._send)
         self.host = self._http.host
 
@@ -60,7 +63,10 @@ class ObservingServer:
             self._lock.notify_all()
 
     def _send(self, asked: Asked) -> Sent:
-        content = self.answer(asked.json()["messages"])
+        messages = asked.json()["messages"]
+        if self.refuses_every and next(self._numbers) % self.refuses_every == 0:
+            return Sent({"error": "server busy, please try again"}, 503)
+        content = self.answer(messages)
         if content is None:
             return Sent({"error": "the server is at its end"}, 400)
         return Sent({"message": {"role": "assistant", "content": content}, "done": True})

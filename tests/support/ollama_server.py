@@ -84,12 +84,6 @@ class OllamaServer:
     def blob(self, digest: str) -> Path:
         return self.folder / digest.replace(":", "-")
 
-    def take_fault(self, path: str) -> Fault:
-        """The fault ordered for this request, once."""
-        if self.faults and path.startswith(self.faults[0].path):
-            return self.faults.popleft()
-        return Fault(path)
-
     def create(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The lines of the answer."""
         for digest in [*body.get("files", {}).values(), *body.get("adapters", {}).values()]:
@@ -102,10 +96,8 @@ class OllamaServer:
 
     def known_as(self, name: str) -> str | None:
         """The name under which there is such a model: case, registry and the tag `latest` make no difference."""
-        try:
-            return next((known for known in self.models if full_name(known) == full_name(name)), None)
-        except ObserverError:
-            return None
+        wanted = _full_name(name)
+        return next((known for known in self.models if wanted and full_name(known) == wanted), None)
 
     def serve(self, name: str, gguf: Path) -> None:
         """Have a model as `observer package` makes it, without the upload."""
@@ -163,7 +155,8 @@ class OllamaServer:
             return Sent(status=200 if self.blob(asked.path.rpartition("/")[2]).exists() else 404)
         if asked.method == "GET":
             return Sent(self.tags() if asked.path == "/api/tags" else {"version": self.version})
-        fault = self.take_fault(asked.path)
+        is_due = self.faults and asked.path.startswith(self.faults[0].path)
+        fault = self.faults.popleft() if is_due else Fault(asked.path)
         time.sleep(fault.delay_s)
         if fault.answers_early:
             return Sent({"error": fault.message}, fault.status, is_last=True)
@@ -184,7 +177,7 @@ class OllamaServer:
 
     def _ask_model(self, path: str, body: dict[str, Any], fault: Fault) -> Sent:
         is_chat = path == "/api/chat"
-        if not is_chat and not _is_name(body["model"]):
+        if not is_chat and _full_name(body["model"]) is None:
             return Sent({"error": "invalid model name"}, 400)
         if is_chat and self.known_as(body["model"]) is None:
             return Sent({"error": f"model '{body['model']}' not found"}, 404)
@@ -210,8 +203,8 @@ TOO_LONG = {"error": {"code": 400, "message": "the request (2100 tokens) exceeds
 """What the runner says, passed on as a text."""
 
 
-def _is_name(name: str) -> bool:
+def _full_name(name: str) -> str | None:
     try:
-        return bool(full_name(name))
+        return full_name(name)
     except ObserverError:
-        return False
+        return None

@@ -15,15 +15,6 @@ QUICK = ("training.max_steps=12", "training.eval_steps=6", "evaluation.limit=8")
 """Few steps, few rows evaluated; every stage runs all the same."""
 
 
-def left_twice(workplace: Workplace) -> list[dict[str, Any]]:
-    """What each of two runs leaves; their folders stay, to look into what differs."""
-    workplace.prepare()
-    places = [workplace.place(name) for name in ("one", "two")]
-    for place in places:
-        place.run_uncut()
-    return [artefacts(place.paths.root, place.cache) for place in places]
-
-
 def counted(found: dict[str, Any]) -> dict[str, int]:
     """Of what was compared."""
     return {
@@ -39,7 +30,12 @@ def counted(found: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.timeout(3600)
 def test_two_runs_of_one_config_are_the_same(tmp_path: Path, night: Night) -> None:
     overrides = QUICK if night.scale < 1 else ()
-    one, two = left_twice(Workplace(tmp_path, overrides, config=night.run_config))
+    workplace = Workplace(tmp_path, overrides, config=night.run_config)
+    workplace.prepare()
+    places = [workplace.place(name) for name in ("one", "two")]
+    for place in places:
+        place.run_to_the_end()
+    one, two = (artefacts(place.paths.root, place.cache) for place in places)
     night.record(config=night.run_config, overrides=" ".join(overrides) or "none", **counted(one))
     night.record(**{name: content for name, content in one.items() if name.endswith(".gguf")})
     assert differences(one, two) == []

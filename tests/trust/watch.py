@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 POLL_S = 0.005
 """Seconds between two looks."""
@@ -28,19 +27,11 @@ class Phase:
     seconds: float
 
 
-class Running(Protocol):
-    """A process of the run."""
-
-    pid: int
-
-    def poll(self) -> int | None: ...
-
-
 @dataclass
 class Watch:
     """What has happened since the process began: event -> when it was first seen, in time.monotonic seconds."""
 
-    process: Running
+    pid: int
     root: Path
     """Of the run: outputs/<name>."""
     stdout: Path
@@ -54,7 +45,7 @@ class Watch:
 
     def look(self) -> None:
         """Note what is new. The process may be gone."""
-        found = [LISTENS] if LISTENS not in self.events and _listens(self.process.pid) else []
+        found = [LISTENS] if LISTENS not in self.events and _listens(self.pid) else []
         found += [_done(stage) for stage, _ in _DONE.findall(_bytes_of(self.stdout).decode(errors="replace"))]
         log = _bytes_of(self._log)
         if log and log != self._old_log:
@@ -73,12 +64,6 @@ class Watch:
     def place(self) -> str:
         """The last event."""
         return max(self.events, key=self.events.__getitem__, default="the interpreter starts")
-
-    def last_lines(self) -> str:
-        """The last line printed, and the last of training.log when it is of this process."""
-        log = _bytes_of(self._log)
-        ends = [_last_line(_bytes_of(self.stdout)), _last_line(log) if log != self._old_log else ""]
-        return " | ".join(filter(None, ends))
 
     def _checkpoints(self) -> list[str]:
         return [path.name for path in (self.root / "checkpoints").glob("checkpoint-*")]
@@ -100,9 +85,9 @@ def phases_of(events: Mapping[str, float]) -> dict[str, list[Phase]]:
     }
 
 
-def is_over(events: Mapping[str, float], phases: Mapping[str, Sequence[Phase]]) -> bool:
-    """Whether the last stage is done: what comes after it cuts nothing."""
-    return [phase for stage, found in phases.items() if stage != "checkpoints" for phase in found][-1].ends in events
+def last_phase(phases: Mapping[str, Sequence[Phase]]) -> Phase:
+    """What comes after it cuts nothing."""
+    return [phase for stage, found in phases.items() if stage != "checkpoints" for phase in found][-1]
 
 
 def _done(stage: str) -> str:
@@ -133,8 +118,3 @@ def _bytes_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def _last_line(data: bytes) -> str:
-    lines = data.decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from observer.errors import ObserverError
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, RunPaths
 from tests.trust.watch import POLL_S, Watch
 
@@ -24,7 +23,6 @@ SMALL = (
     "training.eval_steps=3", "training.logging_steps=1", "export.imatrix_rows=4", "evaluation.limit=1",
 )  # fmt: skip
 """What makes configs/nano.yaml small: 12 steps with a checkpoint every 3."""
-_COPIED = ("observer", "eval", "configs", "train_sft.py", "data")
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,9 @@ class Workplace:
 
     def prepare(self) -> None:
         """Copy what runs and what it reads: changes of the tree meanwhile would be taken for faults."""
-        for name in _COPIED:
-            source, target = PROJECT_ROOT / name, self.code / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
+        for name in ("observer", "eval", "configs", "data"):
+            shutil.copytree(PROJECT_ROOT / name, self.code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy2(PROJECT_ROOT / "train_sft.py", self.code)
         rows = self.code / "rows"
         rows.mkdir()
         for path, name in ((GRADING_JSONL, "utility.jsonl"), (EXTRACTION_JSONL, "extraction.jsonl")):
@@ -69,7 +63,7 @@ class Workplace:
 
 @dataclass
 class Place:
-    """One run's folder, in which the same command is started until it ends well."""
+    """One run's folder, in which the same command is started again and again."""
 
     workplace: Workplace
     folder: Path
@@ -99,7 +93,7 @@ class Place:
                 command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
             )
         try:
-            yield process, Watch(process, self.paths.root, out)
+            yield process, Watch(process.pid, self.paths.root, out)
         finally:
             process.kill()
             process.wait()
@@ -108,26 +102,17 @@ class Place:
         """What the last process wrote; `stream` is out or err."""
         return self.folder / f"{stream}-{self.n_started}.txt"
 
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
-
     def last_words(self) -> str:
         """The last line that the last process wrote to stderr."""
         lines = self.output("err").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-    def run_to_the_end(self) -> tuple[int, Watch]:
-        """Start the command and watch it to its end; return the exit code."""
+    def run_to_the_end(self) -> Watch:
+        """Start the command and watch it to its end, which is a good one."""
         with self.running() as (process, watch):
             while process.poll() is None:
                 watch.look()
                 time.sleep(POLL_S)
         watch.look()
-        return process.returncode, watch
-
-    def run_uncut(self) -> Watch:
-        """The run that all others are compared with. Raises ObserverError when it fails."""
-        code, watch = self.run_to_the_end()
-        if code != 0:
-            raise ObserverError(f"{self.output('err')}: the uncut run failed (exit {code}): {self.last_words()}")
+        assert process.returncode == 0, f"{self.output('err')}: exit code {process.returncode}: {self.last_words()}"
         return watch

@@ -1,8 +1,9 @@
-"""One case: a run that is cut at a drawn moment, once or twice, and then resumed until it ends well."""
+"""One case: a run that is cut at a drawn moment, once or twice, and then resumed to its end."""
 
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.trust.runs_compared import artefacts, differences, leftovers
-from tests.trust.watch import POLL_S, Phase, Watch, is_over, phases_of
+from tests.trust.watch import POLL_S, Phase, Watch, last_phase, phases_of
 from tests.trust.workplace import Place, Workplace
 
 EXIT_CODES = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
@@ -21,7 +22,6 @@ TWICE_SHARE = 0.2
 """Of the cases, those whose resumed run is cut as well."""
 PATIENCE_S = 300.0
 """Seconds that a run may take to end after a signal."""
-MOST_RESUMES = 3
 MOST_DRAWS = 8
 
 
@@ -42,78 +42,69 @@ class Aim:
     delay_s: float
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What came of an aim. `place` is the last event seen, `fault` is empty when the run ended as it should."""
-
-    signal: str
-    place: str
-    fault: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`faults` are what was lost, or not said as it should be."""
-
-    cuts: list[Cut]
-    n_redrawn: int
-    n_resumes: int
-    faults: list[str]
-
-
 def uncut_of(workplace: Workplace) -> Uncut:
     """Run once without a cut."""
     place = workplace.place("uncut")
-    watch = place.run_uncut()
+    watch = place.run_to_the_end()
     return Uncut(phases_of(watch.events), artefacts(place.paths.root, place.cache))
 
 
-def draw(stage: str, kind: str, phases: Mapping[str, Sequence[Phase]], rng: random.Random, scale: float) -> list[Aim]:
-    """An aim at the stage with this signal; in some cases another, of any signal, at the same stage or a later one."""
-    stages, kinds = [stage], [kind]
+def drawn(stage: str, kind: str, stages: Sequence[str], rng: random.Random) -> list[tuple[str, str]]:
+    """A cut of this stage by this signal; in some cases another, by any signal, at the same stage or a later one."""
+    cuts = [(stage, kind)]
     if rng.random() < TWICE_SHARE:
-        kinds.append(rng.choice(list(EXIT_CODES)))
-        stages.append(rng.choice(list(phases)[list(phases).index(stage) :]))
-    drawn = [rng.choice(phases[name]) for name in stages]
-    return [Aim(kind, phase, rng.random() * phase.seconds * scale) for kind, phase in zip(kinds, drawn, strict=True)]
+        cuts.append((rng.choice(stages[stages.index(stage) :]), rng.choice(list(EXIT_CODES))))
+    return cuts
 
 
-def run_case(stage: str, kind: str, seed: int, workplace: Workplace, uncut: Uncut) -> Outcome:
-    """Cut a run where it is drawn, earlier and earlier where that came too late, and compare what it ends with."""
+def aim_at(stage: str, kind: str, phases: Mapping[str, Sequence[Phase]], rng: random.Random, scale: float) -> Aim:
+    phase = rng.choice(phases[stage])
+    return Aim(kind, phase, rng.random() * phase.seconds * scale)
+
+
+def run_case(cuts: Sequence[tuple[str, str]], seed: int, workplace: Workplace, uncut: Uncut) -> list[str]:
+    """Cut a run where it is drawn, earlier and earlier where that came too late, and compare what it ends with.
+
+    Returns where it was cut. Raises AssertionError for what was lost, or not said as it should be; the folder stays.
+    """
     for attempt in range(MOST_DRAWS):
-        place = workplace.place(f"{stage} {kind}".replace(" ", "-"))
-        rng = random.Random(f"{seed} {stage} {kind}")
-        first, *later = draw(stage, kind, uncut.phases, rng, scale=0.5**attempt)
+        place = workplace.place("-".join(cuts[0]).replace(" ", "-"))
+        rng = random.Random(f"{seed} {cuts}")
+        first, *later = (aim_at(*cut, uncut.phases, rng, scale=0.5**attempt) for cut in cuts)
         if cut := cut_run(place, first, uncut):
             break
     else:
-        raise AssertionError(f"{MOST_DRAWS} aims at {stage} came too late")
-    cuts = [cut, *filter(None, (cut_run(place, aim, uncut) for aim in later))]
-    end, n_resumes = _end_well(place)
-    faults = [f"{cut.signal} after {cut.place!r}: {cut.fault}" for cut in cuts if cut.fault] + end
-    faults += differences(uncut.artefacts, artefacts(place.paths.root, place.cache))
+        raise AssertionError(f"{MOST_DRAWS} aims at {cuts[0]} came too late")
+    made = [cut, *filter(None, (cut_run(place, aim, uncut) for aim in later))]
+    place.run_to_the_end()
+    faults = differences(uncut.artefacts, artefacts(place.paths.root, place.cache))
     faults += [f"{path}: left" for path in leftovers(place.paths.root, place.cache)]
-    if not faults:
-        place.remove()
-    return Outcome(cuts, attempt, n_resumes, faults)
+    assert not faults, f"{place.folder}: {made}: {faults}"
+    shutil.rmtree(place.folder)
+    return made
 
 
-def cut_run(place: Place, aim: Aim, uncut: Uncut) -> Cut | None:
-    """Start the command and cut it; None when it ended before the moment came."""
+def cut_run(place: Place, aim: Aim, uncut: Uncut) -> str | None:
+    """Start the command and cut it: by what and after which event, or None when it ended before the moment came."""
     with place.running() as (process, watch):
         if not _wait_for(process, watch, aim):
             return None
         watch.look()
-        where = watch.place()
+        event = watch.place()
         process.send_signal(signal.Signals[aim.signal])
-        try:
-            code = process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            return Cut(aim.signal, where, f"still at work {PATIENCE_S:.0f} s later")
+        code = process.wait(PATIENCE_S)
     watch.look()
-    if where in _last_events(uncut) and is_over(watch.events, uncut.phases):
+    last = last_phase(uncut.phases)
+    if event in (last.begins, last.ends) and last.ends in watch.events:
         return None
-    return Cut(aim.signal, where, _fault_of(aim, code, place))
+    cut = f"{aim.signal} after {event!r}"
+    said = place.last_words()
+    assert code == EXIT_CODES[aim.signal], f"{cut}: exit code {code}: {said}"
+    if aim.signal != "SIGKILL":
+        assert HOW_TO_RESUME in said, f"{cut}: the last line does not say how to resume: {said!r}"
+        text = place.output("err").read_text(encoding="utf-8", errors="replace")
+        assert "Traceback (most" not in text and "Exception ignored" not in text, f"{cut}: a traceback: {text}"
+    return cut
 
 
 def _wait_for(process: subprocess.Popen[bytes], watch: Watch, aim: Aim) -> bool:
@@ -128,31 +119,3 @@ def _wait_for(process: subprocess.Popen[bytes], watch: Watch, aim: Aim) -> bool:
         else:
             time.sleep(POLL_S)
     return False
-
-
-def _fault_of(aim: Aim, code: int, place: Place) -> str:
-    """What is not as it should be in how a process ended."""
-    if code != EXIT_CODES[aim.signal]:
-        return f"exit code {code} in place of {EXIT_CODES[aim.signal]}: {place.last_words()}"
-    if aim.signal == "SIGKILL":
-        return ""
-    if HOW_TO_RESUME not in place.last_words():
-        return f"the last line does not say how to resume: {place.last_words()!r}"
-    text = place.output("err").read_text(encoding="utf-8", errors="replace")
-    return "a traceback" if "Traceback (most" in text or "Exception ignored" in text else ""
-
-
-def _last_events(uncut: Uncut) -> set[str]:
-    """The end of the last stage and what precedes it."""
-    last = [phase for stage, phases in uncut.phases.items() if stage != "checkpoints" for phase in phases][-1]
-    return {last.begins, last.ends}
-
-
-def _end_well(place: Place) -> tuple[list[str], int]:
-    """Start the command until it ends well; what it says when it does not, and how often it was started."""
-    code = 0
-    for n_resumes in range(1, MOST_RESUMES + 1):
-        code, _ = place.run_to_the_end()
-        if code == 0:
-            return [], n_resumes
-    return [f"not to be resumed (exit {code}): {place.last_words()}"], MOST_RESUMES

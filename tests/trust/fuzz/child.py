@@ -30,9 +30,8 @@ def main() -> None:
 
     target = TARGETS[name]
     target.warm_up()
-    seeds = target.start()
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds):
+    for number, seed in enumerate(target.start()):
         Path(folder, f"{number:03}").write_bytes(seed)
 
     def try_one(data: bytes) -> None:
@@ -43,7 +42,7 @@ def main() -> None:
         rng = random.Random(seed)
         if rng.random() < 0.5:
             return atheris.Mutate(data, len(data) + 64)[:max_size]
-        return mutated(bytes(data), rng, max_size, seeds)
+        return mutated(bytes(data), rng, max_size)
 
     # libFuzzer starts this command again, through a shell, when it merges.
     command = f"{sys.executable} -m tests.trust.fuzz.child {name} {folder}"

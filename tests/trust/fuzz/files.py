@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
+import shutil
 import sqlite3
 import tempfile
 from dataclasses import asdict
@@ -35,12 +37,9 @@ from tests.trust.fuzz.texts import accepted, check_exchange, parts_of
 @cache
 def scratch() -> Path:
     """A folder for the files of inputs, for as long as the process runs."""
-    folder = tempfile.TemporaryDirectory(prefix="fuzz-")
-    _KEPT.append(folder)
-    return Path(folder.name)
-
-
-_KEPT: list[Any] = []
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 def configs(data: bytes) -> None:

@@ -1,13 +1,13 @@
 """Changes to an input that keep some of its form, so that what lies behind a parser's first check is reached.
 
-Blind changes of bytes are libFuzzer's.
+Blind changes of bytes, and pieces of other inputs, are libFuzzer's.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 TOKENS = [
@@ -30,12 +30,10 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def mutated(data: bytes, rng: random.Random, max_bytes: int, others: Sequence[bytes] = ()) -> bytes:
-    """One to four changes, each of a kind drawn at random. `others` are inputs to take pieces from."""
+def mutated(data: bytes, rng: random.Random, max_bytes: int) -> bytes:
+    """One to four changes, each of a kind drawn at random."""
     for _ in range(rng.randint(1, 4)):
-        kind = rng.choice(_KINDS if others else _KINDS[:-1])
-        data = kind(data, rng, rng.choice(others)) if kind is _splice else kind(data, rng)
-        data = data[:max_bytes]
+        data = rng.choice(_KINDS)(data, rng)[:max_bytes]
     return data
 
 
@@ -113,17 +111,6 @@ def _changed(value: Any, rng: random.Random) -> Any:
     return rng.choice(VALUES)
 
 
-def _change_bytes(data: bytes, rng: random.Random) -> bytes:
-    start, end = _piece(data, rng, 4)
-    return data[:start] + rng.randbytes(end - start) + data[end:]
-
-
-def _splice(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    start, end = _piece(data, rng, 400)
-    first, last = _piece(other, rng, 400)
-    return data[:start] + other[first:last] + data[end:]
-
-
 def _piece(data: bytes, rng: random.Random, longest: int) -> tuple[int, int]:
     start = rng.randint(0, len(data))
     return start, min(len(data), start + rng.randint(0, longest))
@@ -133,6 +120,6 @@ def _token(rng: random.Random) -> bytes:
     return rng.choice(TOKENS).encode("utf-8", "replace")
 
 
-_KINDS: list[Callable[..., bytes]] = [
-    _put_token, _change_json, _change_json, _repeat, _nest, _change_lines, _change_bytes, _splice
+_KINDS: list[Callable[[bytes, random.Random], bytes]] = [
+    _put_token, _change_json, _change_json, _repeat, _nest, _change_lines
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, PROJECT_ROOT
 from observer.turns.after_model import observation
 from observer.turns.before_model import prepare
 from tests.conftest import hostile_texts
+from tests.support.benchmark_samples import sample_answers
 from tests.trust.fuzz.files import scratch
 
 _AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -132,29 +134,10 @@ def manifests() -> list[bytes]:
 
 
 def saved_answers() -> list[bytes]:
-    from eval.answers.answering import Answers, save_answers
-    from eval.answers.origin import Machine, ModelInfo
-    from observer.observation import Grade
-    from observer.prompts import training_row
-    from observer.schema import Label, parse_row
+    from eval.answers.answering import save_answers
 
-    parsed = [parse_row(json.loads(line))[0] for path in _ROWS for line in _lines(path)[::30]]
-    made = [training_row(row) for row in parsed if row]
-    grade, extract = ([row for row in made if row["task"] == task] for task in ("grade", "extract"))
     completion = Completion('{"entities":[],"relationships":[]}', (1, 2), False, (-0.5, -0.1))
-    answers = Answers(
-        model=ModelInfo("m.gguf", "m", "f16", 1, False),
-        split="val",
-        date="2026-01-01",
-        machine=Machine("cpu", 2, 1),
-        environment={},
-        grade_rows=grade,
-        grades=[Grade(Label.STORE, {Label.STORE: 1.0})] * len(grade),
-        extract_rows=extract,
-        completions=[completion] * len(extract),
-        unconstrained={0: completion},
-        seconds={"grade": 1.0},
-    )
+    answers = replace(sample_answers({1}, 3), unconstrained={0: completion})
     path = scratch() / "seed.answers.jsonl"
     save_answers(answers, path)
     return [path.read_bytes()]

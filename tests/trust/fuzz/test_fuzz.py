@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.trust.conftest import Night
 from tests.trust.fuzz.bounds import CPU_SECONDS, MAX_INPUT_BYTES, TooSlow, bounds
-from tests.trust.fuzz.libfuzzer import error_of, fuzz, smallest
+from tests.trust.fuzz.libfuzzer import fuzz
 from tests.trust.fuzz.mutations import TOKENS, mutated
 from tests.trust.fuzz.replay import replay
 from tests.trust.fuzz.targets import REGRESSIONS, TARGETS, Target
@@ -70,11 +70,11 @@ def test_seeds_and_changes_of_them_break_nothing(target: Target) -> None:
     assert {name for name in MUST_TAKE.get(target.name, ()) if ACCEPTED[name] == before[name]} == set()
 
     @given(st.integers(0, 2**32), st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.encode()))
-    @settings(max_examples=12, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+    @settings(max_examples=12, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
     def check(seed: int, blind: bytes) -> None:
         rng = random.Random(seed)
-        assert_sound(target, mutated(rng.choice(seeds), rng, MAX_INPUT_BYTES // 8, [*seeds, blind]))
+        assert_sound(target, mutated(rng.choice(seeds), rng, MAX_INPUT_BYTES // 8))
         assert_sound(target, blind)
 
     check()
@@ -82,22 +82,10 @@ def test_seeds_and_changes_of_them_break_nothing(target: Target) -> None:
 
 def test_a_mutation_is_the_same_for_the_same_seed_and_keeps_to_its_size() -> None:
     seed = b'{"user_message": "I moved to Porto", "entities": [1, {"a": null}]}\nUSER: hi'
-    made = [mutated(seed, random.Random(n), 500, [b"other"]) for n in range(300)]
-    assert made == [mutated(seed, random.Random(n), 500, [b"other"]) for n in range(300)]
-    assert len(set(made)) > 250 and max(map(len, made)) <= 500
+    made = [mutated(seed, random.Random(n), 500) for n in range(300)]
+    assert made == [mutated(seed, random.Random(n), 500) for n in range(300)]
+    assert len(set(made)) > 200 and max(map(len, made)) <= 500
     assert any(token.encode() in data for token in TOKENS if len(token) > 8 for data in made)
-
-
-def breaks(data: bytes) -> None:
-    if b"x" in data:
-        raise ValueError("an x")
-    if b"y" in data:
-        raise ValueError("a y")
-
-
-def test_the_input_of_a_fault_shrinks_while_its_error_comes_from_the_same_line() -> None:
-    assert smallest(breaks, b"aaaaxbbbybbb") == b"x"
-    assert error_of(breaks, b"aaaa") is None
 
 
 def burn(_: bytes) -> None:
@@ -111,10 +99,8 @@ def hoard(_: bytes) -> None:
 
 
 @pytest.mark.parametrize(("work", "fault"), [(burn, TooSlow), (hoard, MemoryError)])
-def test_what_takes_too_long_or_too_much_is_a_fault(
-    work: Callable[[bytes], None], fault: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(fault), bounds(cpu_seconds=2, megabytes=64):
+def test_what_takes_too_long_or_too_much_is_a_fault(work: Callable[[bytes], None], fault: type[Exception]) -> None:
+    with pytest.raises(fault), bounds(cpu_seconds=1, megabytes=64):
         work(b"")
     with bounds():
         time.sleep(0)
@@ -146,11 +132,18 @@ def test_a_short_fuzzing_keeps_what_reaches_something_new(tmp_path: Path) -> Non
     assert count["inputs"] and count["kept"] == len(list((tmp_path / "manifests" / "corpus").iterdir())) > 0
 
 
-def test_the_input_of_a_fault_is_kept_small_and_fails_until_it_is_fixed(
+def breaks(data: bytes) -> None:
+    if b"x" in data:
+        raise ValueError("an x")
+    if b"y" in data:
+        raise ValueError("a y")
+
+
+def test_the_input_of_a_fault_shrinks_to_what_fails_in_the_same_line_until_it_is_fixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "crash-1"
-    path.write_bytes(b"aaaaxbbb")
+    path.write_bytes(b"aaaaxbbbybbb")
     for _ in range(2):
         assert replay(Target("manifests", breaks, lambda: [b"{}"]), path) == 1
         assert path.read_bytes() == b"x" and "ValueError: an x" in capsys.readouterr().err

@@ -71,7 +71,7 @@ class BulkRun:
 
 def run_bulk(task: str, n_rows: int, model: str, folder: Path) -> BulkRun:
     """One command on rows of its own; its progress goes to stderr."""
-    source, target = folder / f"{task}.jsonl", folder / f"{task}-observed"
+    source, target = folder / f"{task}.jsonl", folder / f"{task}-observed.jsonl"
     write_turns(source, n_rows, SEED)
     command = [sys.executable, "-m", "observer.cli", task, str(source), "--model", model, "--out", str(target)]
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -111,16 +111,14 @@ def _conversations(n_turns: int, seed: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def count_rows(path: Path, n_rows: int) -> dict[str, int]:
-    """What of the ids 0 to n_rows - 1 stands in an output, a file or a folder of parts, and how often."""
+    """What of the ids 0 to n_rows - 1 stands in an output, and how often."""
     seen: Counter[str] = Counter()
     n_truncated = n_faults = 0
-    parts = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.exists() else []
-    for part in parts:
-        with part.open(encoding="utf-8") as stream:
-            for row in map(json.loads, stream):
-                seen[row["id"]] += 1
-                n_truncated += bool(row.get("truncated"))
-                n_faults += bool(row.get("fault")) and not row.get("truncated")
+    with path.open(encoding="utf-8") as stream:
+        for row in map(json.loads, stream):
+            seen[row["id"]] += 1
+            n_truncated += bool(row.get("truncated"))
+            n_faults += bool(row.get("fault")) and not row.get("truncated")
     known = {str(number) for number in range(n_rows)}
     return {
         "n_out": sum(seen.values()),

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import psutil
+
 FLAT_MB_PER_MIN = 1.0
 """The bound: a leak of 60 MB an hour would pass unseen."""
 WARM_UP_SHARE = 0.2
@@ -72,8 +74,6 @@ class MemorySampler:
         self._thread.join()
 
     def _run(self) -> None:
-        import psutil
-
         began = time.monotonic()
         process = psutil.Process(self.pid)
         while True:
@@ -86,10 +86,7 @@ class MemorySampler:
                 return
 
 
-def _resident_bytes(process: object) -> int:
-    import psutil
-
-    assert isinstance(process, psutil.Process)
+def _resident_bytes(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
     except psutil.NoSuchProcess:  # a child that has ended since it was listed

@@ -28,13 +28,6 @@ def test_bulk_rows_are_counted_once_each(tmp_path: Path) -> None:
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     counts = count_rows(out, 4)
     assert counts == {"n_out": 4, "n_missing": 2, "n_repeated": 1, "n_unknown": 1, "n_truncated": 1, "n_faults": 1}
-    assert count_rows(tmp_path / "none.jsonl", 2)["n_missing"] == 2
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    for number, row in enumerate(rows):
-        (parts / f"part-{number:05}.jsonl").write_text(json.dumps(row) + "\n")
-    (parts / "settings.json").write_text("{}")
-    assert count_rows(parts, 4) == counts
 
 
 def test_bulk_turns_are_read_whole_by_the_command_that_gets_them(tmp_path: Path) -> None:
