@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from observer.paths import PROJECT_ROOT
-from tests.trust.results import OF, PARTS, origin
+from tests.trust.results import OF, PARTS, is_current, load_results, origin, test_id
 
 _PART_OF = {PROJECT_ROOT / path: part for part, (_, *paths) in PARTS.items() for path in paths}
 
@@ -49,6 +49,7 @@ def add_options(add: Callable[..., object]) -> None:
     """Those of the set, to pytest's options or to argparse's."""
     for name, value in asdict(Settings()).items():
         add(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"{HELP[name]} (default: {value})")
+    add("--fresh", action="store_true", help="run again what passed before on this code")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,15 +68,19 @@ def night(request: pytest.FixtureRequest, record_property: Callable[[str, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the nightly tests out unless they are asked for; each of them knows where it ran and its part's number."""
-    if "nightly" in config.option.markexpr:
+    """Leave the nightly tests out unless they are asked for, and then those that passed before on this code."""
+    is_night = "nightly" in config.option.markexpr
+    if is_night:
         _mark_tests_of_elsewhere(items)
-        where = origin(asdict(settings_of(config))).items()
+        now, before = origin(asdict(settings_of(config))), load_results()
+        if config.getoption("fresh", False):
+            before.clear()
         parts = Counter(_PART_OF.get(item.path) for item in items if item.get_closest_marker("nightly"))
         for item in items:
-            item.user_properties += [*where, (OF, str(parts[_PART_OF.get(item.path)]))]
-        return
-    left_out = [item for item in items if item.get_closest_marker("nightly")]
+            item.user_properties += [*now.items(), (OF, str(parts[_PART_OF.get(item.path)]))]
+        left_out = [item for item in items if is_current(before.get(test_id(item.nodeid)), now)]
+    else:
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 

@@ -5,7 +5,8 @@
     python -m tests.trust.nightly --page-only                the page again, from the results that are there
 
 The tests are those of pytest's marker `nightly`. Results are JUnit files in outputs/trust/, the page is
-docs/benchmarks/trust.md. Exit code 0 only when everything passed. docs/trust.md explains the parts.
+docs/benchmarks/trust.md. What passed before with the same settings and code is not run again. Exit code 0 only when
+everything passed. docs/trust.md explains the parts.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     args = parse_arguments(arguments)
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in asdict(Settings())]
-    options += ["-k", args.k] if args.k else []
+    options += ["--fresh"] * args.fresh + (["-k", args.k] if args.k else [])
     # Threads that wait for one another at every step, as torch's do, take many times as long on a core that is shared.
     shared = {"OMP_NUM_THREADS": str(max(1, usable_cores() // args.jobs))} if args.jobs > 1 else {}
     codes = [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -53,12 +54,14 @@ class Result:
         return {name: value for name, value in self.properties.items() if name not in (*ORIGIN, OF)}
 
 
-def class_name(path: str) -> str:
-    """How a JUnit file spells that of a test file."""
-    return path.removesuffix(".py").replace("/", ".")
+def test_id(node_id: str) -> str:
+    """How a JUnit file spells pytest's node id."""
+    path, _, name = node_id.partition("::")
+    return f"{path.removesuffix('.py').replace('/', '.')}.{name}"
 
 
-_PART_OF = {class_name(path): part for part, (_, *paths) in PARTS.items() for path in paths}
+test_id.__test__ = False  # type: ignore[attr-defined]  # no test, whatever its name
+_PART_OF = {path.removesuffix(".py").replace("/", "."): part for part, (_, *paths) in PARTS.items() for path in paths}
 
 
 def load_results(folder: Path = TRUST_FOLDER) -> dict[str, Result]:
@@ -94,16 +97,34 @@ def origin(settings: dict[str, Any]) -> dict[str, str]:
 
     machine = this_machine()
     words = " ".join(f"{name}={value}" for name, value in settings.items())
-    return {"commit": code_commit(), "machine": f"{machine.cpu}, {machine.n_cores} cores", "settings": words}
+    return {"commit": code_commit() or "", "machine": f"{machine.cpu}, {machine.n_cores} cores", "settings": words}
 
 
-def code_commit() -> str:
-    """The checkout's commit, with `+` behind it when anything but pages has changed; empty outside a checkout.
+def is_current(result: Result | None, now: dict[str, str]) -> bool:
+    """Whether a test passed before, with these settings and on this code."""
+    if result is None or result.outcome != "passed" or result.properties.get("settings") != now["settings"]:
+        return False
+    return is_this_code(result.properties.get("commit"))
+
+
+def code_commit() -> str | None:
+    """The checkout's commit, with `+` behind it when anything but pages has changed; None outside a checkout.
 
     The set writes a page of its own, which changes no result.
     """
     from observer.runs.manifest import git_commit
 
     commit = (git_commit() or "").removesuffix("+")
-    compare = ["git", "-C", str(PROJECT_ROOT), "diff", "--quiet", "HEAD", "--", ".", ":!docs", ":!*.md"]
-    return f"{commit}+" if commit and subprocess.run(compare, timeout=30).returncode else commit
+    return commit + ("" if is_this_code(commit) else "+") if commit else None
+
+
+@cache
+def is_this_code(commit: str | None) -> bool:
+    """Whether all tracked files but pages are as they were in `commit`; not of a `+`, whose changes nobody knows."""
+    if not commit or commit.endswith("+"):
+        return False
+    compare = ["git", "-C", str(PROJECT_ROOT), "diff", "--quiet", commit, "--", ".", ":!docs", ":!*.md"]
+    try:
+        return subprocess.run(compare, capture_output=True, timeout=30).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False

@@ -13,14 +13,14 @@ from observer.errors import ObserverError
 from observer.paths import PROJECT_ROOT
 from tests.trust.conftest import Night
 from tests.trust.page import render
-from tests.trust.results import PARTS, class_name, load_results
+from tests.trust.results import PARTS, Result, code_commit, is_current, is_this_code, load_results, test_id
 
 ORIGIN = {"commit": "abc1234", "machine": "A CPU, 2 cores", "settings": "model=outputs/nano scale=1.0"}
 
 
 def junit(path: Path, part: str, *cases: str, at: str = "2026-11-23T01:02:03.5+00:00", commit: str = "abc1234") -> None:
     """A file as pytest writes it; a case is `name`, its figures, and how it ended."""
-    name = class_name(PARTS[part][1])
+    name = test_id(f"{PARTS[part][1]}::").removesuffix(".")
     same = "".join(f'<property name="{key}" value="{value}"/>' for key, value in {**ORIGIN, "commit": commit}.items())
     found = "".join(f'<testcase classname="{name}" {case}</testcase>'.replace("<properties>", f"<properties>{same}")
                     for case in cases)  # fmt: skip
@@ -89,6 +89,18 @@ def test_figures_are_text_which_reaches_the_page_from_another_process(tmp_path: 
     assert found == {"model": str(tmp_path), "forged": "0"}
 
 
+def test_only_what_passed_on_this_code_with_these_settings_is_not_run_again() -> None:
+    now = {**ORIGIN, "commit": code_commit() or ""}
+
+    def found(outcome: str = "passed", **other: str) -> Result:
+        return Result("load", "test_x", outcome, "", "", 1.0, now | other)
+
+    assert is_current(found(), now) == is_this_code(now["commit"])  # a checkout with changes keeps nothing
+    for result in (None, found("failed"), found("skipped"), found(settings="scale=0.1"), found(commit="")):
+        assert not is_current(result, now)
+    assert not is_this_code("abc1234+") and not is_this_code("0" * 40)
+
+
 COLLECT = """
 import json, sys
 import pytest
@@ -99,7 +111,7 @@ class Names:
 
 for options in json.loads(sys.argv[1]):
     names = Names()
-    assert pytest.main(["--collect-only", "-qq", *options, *sys.argv[2:]], plugins=[names]) == 0
+    assert pytest.main(["--collect-only", "-qq", "--fresh", *options, *sys.argv[2:]], plugins=[names]) == 0
     print("\\ncollected", json.dumps(names.found))
 """
 """In one process, which imports the tests once."""
