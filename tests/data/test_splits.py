@@ -156,18 +156,23 @@ def test_two_families_are_one_part_each_whatever_the_fraction() -> None:
     assert (len(split.train), len(split.val)) == (5, 5)
 
 
+@pytest.fixture(scope="module")
+def shipped() -> list[RawRow]:
+    imported = read_raw_rows([PROJECT_ROOT / GRADING_JSONL, PROJECT_ROOT / EXTRACTION_JSONL])
+    return [placed.row for placed in imported.rows]
+
+
 @pytest.mark.parametrize(
     ("kind", "val_share", "most_set_aside"),
     [("random", (0.19, 0.21), 0), ("family", (0.19, 0.21), 0.2), ("name", (0.19, 0.21), 0), ("both", (0.1, 0.3), 0.5)],
 )
 def test_shipped_rows_can_be_split_every_way(
-    kind: SplitKind, val_share: tuple[float, float], most_set_aside: float
+    kind: SplitKind, val_share: tuple[float, float], most_set_aside: float, shipped: list[RawRow]
 ) -> None:
-    imported = read_raw_rows([PROJECT_ROOT / GRADING_JSONL, PROJECT_ROOT / EXTRACTION_JSONL])
-    split = split_rows([placed.row for placed in imported.rows], kind, 0.2, 42)
+    split = split_rows(shipped, kind, 0.2, 42)
     kept = len(split.train) + len(split.val)
     assert val_share[0] <= len(split.val) / kept <= val_share[1]
-    assert len(split.set_aside) <= most_set_aside * len(imported.rows)
+    assert len(split.set_aside) <= most_set_aside * len(shipped)
     if kind == "both":
         assert {r.unseen for r in split.val} == {"family+name"}
 
