@@ -23,6 +23,7 @@ import yaml
 
 from observer.config import Config, load_config
 from observer.data.importing import sort_out
+from observer.data.raw_rows import parse_line
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.export.quantize.quantize import quantize
@@ -184,7 +185,7 @@ def _check_row(block: Block, value: dict[str, Any]) -> None:
     """With gold it is a row to train on, without it one to observe."""
     line = json.dumps(value).encode()
     if {"label", "entities"} & value.keys():
-        bad = sort_out([(block.place, line)], to_related=False).quarantined
+        bad = sort_out([parse_line(block.place, line)], to_related=False).quarantined
         assert not bad, f"{block.place}: {bad[0].reasons}"
     else:
         (item,) = iter_inputs(io.BytesIO(line), block.place, Counter(), Reading())

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from observer.config import UnknownPredicates
-from observer.data.raw_rows import RawRows, parse_line, raw_rows
+from observer.data.raw_rows import MAX_FAULTS_SHOWN, RawRows, Value, raw_rows, values_of_file
 from observer.data.repairs import repair_row
 from observer.errors import ObserverError, raise_all
 from observer.schema import RawRow
 from observer.turns.conversation import Unusable
-from observer.turns.file_formats import Line, lines_of_file
 from observer.turns.row_fields import unused_fields
-
-MAX_FAULTS_SHOWN = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Quarantined:
     line: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Imported:
     """What the files held; `repairs` counts changes by kind, in `n_repaired` of the rows, `unused` fields that we know
     nothing about."""
@@ -62,7 +60,15 @@ class Imported:
 
 def read_raw_rows(paths: Sequence[Path], unknown_predicates: UnknownPredicates = "strict") -> Imported:
     """Read and repair. `strict` raises ObserverError with every fault of all files; the others set rows aside."""
-    imported = sort_out(numbered_lines(paths), to_related=unknown_predicates == "related")
+    values: list[Iterator[Value]] = []
+    unreadable: list[str] = []
+    for path in paths:
+        try:
+            values.append(values_of_file(path))
+        except ObserverError as error:
+            unreadable.append(str(error))
+    raise_all(unreadable)
+    imported = sort_out(chain.from_iterable(values), to_related=unknown_predicates == "related")
     if unknown_predicates == "strict":
         faults = [f"{bad.place}: {reason}" for bad in imported.quarantined for reason in bad.reasons]
         raise_all(faults, limit=MAX_FAULTS_SHOWN)
@@ -71,38 +77,22 @@ def read_raw_rows(paths: Sequence[Path], unknown_predicates: UnknownPredicates =
     return imported
 
 
-def sort_out(lines: Iterable[tuple[str, bytes]], *, to_related: bool) -> Imported:
-    """Lines with their places -> rows and quarantine."""
-    imported, n_repaired = Imported(), 0
-    for place, line in lines:
+def sort_out(values: Iterable[Value], *, to_related: bool) -> Imported:
+    """The values of lines -> rows and quarantine."""
+    imported = Imported()
+    for value in values:
         try:
-            found = raw_rows(parse_line(line))
+            found = raw_rows(value)
             repaired = [repair_row(row, unknown_to_related=to_related) for row in found.rows]
             faults = list(dict.fromkeys(fault for one in repaired for fault in one.faults))
         except Unusable as error:
             found, repaired, faults = RawRows(), [], [str(error)]
         if faults:
-            imported.quarantined.append(Quarantined(place, faults, line.decode("utf-8", "replace")))
+            imported.quarantined.append(Quarantined(value.place, faults, value.line.decode("utf-8", "replace")))
             continue
-        imported.rows.extend(PlacedRow(place, one.row) for one in repaired if one.row)
+        imported.rows.extend(PlacedRow(value.place, one.row) for one in repaired if one.row)
         imported.unused.update(found.unused)
         for one in repaired:
             imported.repairs.update(one.repairs)
-            n_repaired += bool(one.repairs)
-    return replace(imported, n_repaired=n_repaired)
-
-
-def numbered_lines(paths: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
-    """`file:line` and the bytes of every line that is not blank. Raises ObserverError naming all unreadable files."""
-    contents: list[tuple[Path, list[Line]]] = []
-    faults: list[str] = []
-    for path in paths:
-        try:
-            contents.append((path, lines_of_file(path)))
-        except ObserverError as error:
-            faults.append(str(error))
-    raise_all(faults)
-    for path, lines in contents:
-        for number, text in lines:
-            if text.strip():
-                yield f"{path}:{number}", text
+            imported.n_repaired += bool(one.repairs)
+    return imported

@@ -16,7 +16,6 @@ from observer.errors import ObserverError, raise_all
 from observer.files import write_jsonl
 from observer.paths import TRAIN_JSONL, VAL_JSONL, DataPaths
 from observer.prompts import training_row
-from observer.schema import RawRow
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,10 @@ def make_own_data(sources: Sequence[Path], settings: DataConfig, seed: int) -> O
             "take data.split=random, another data.val_fraction, or more rows"
         )
     places = {row_key(placed.row): placed.place for placed in imported.rows}
-    train, val = (render(rows, places) for rows in (split.train, split.val))
+    train, val = ([(places[row_key(row)], training_row(row)) for row in rows] for rows in (split.train, split.val))
     raise_all([f"{place}: {fault}" for place, row in train + val for fault in row_faults(row)])
     lines = [f"raw rows   {imported.summary()}  [{names}]", f"split      {describe_split(split, settings)}"]
     return OwnData(imported, split, train, val, "\n".join(lines))
-
-
-def render(rows: Sequence[RawRow], places: dict[str, str]) -> PlacedLines:
-    return [(places[row_key(row)], training_row(row)) for row in rows]
 
 
 def describe_split(split: SplitRows, settings: DataConfig) -> str:

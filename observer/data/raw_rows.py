@@ -15,6 +15,7 @@ from observer.turns.row_fields import GOLD_FIELDS, SPLIT_KEYS, conversation_in, 
 
 _OF_GRADING = frozenset({"label", "reasoning", "confidence"})
 _OF_EXTRACTION = frozenset({"entities", "relationships", "confidence"})
+MAX_FAULTS_SHOWN = 1_000
 CONVERSATION = "a conversation, which has no labels yet; `observer label` makes rows of it"
 
 
@@ -28,31 +29,28 @@ class RawRows:
 
 @dataclass(frozen=True)
 class Value:
-    """One JSON value of a file, and where it stands; with a `fault` it is none."""
+    """The JSON value of a line, and where it stands; with a `fault` it is none."""
 
     place: str
+    line: bytes
     value: Any = None
     fault: str = ""
 
 
-def parse_line(line: bytes) -> Any:
-    """The JSON value of a line. Raises Unusable."""
+def parse_line(place: str, line: bytes) -> Value:
     try:
-        return parse_json(line.decode("utf-8"))
+        return Value(place, line, parse_json(line.decode("utf-8")))
     except UnicodeDecodeError:
-        raise Unusable("not UTF-8 text; save the file as UTF-8") from None
+        fault = "not UTF-8 text; save the file as UTF-8"
     except json.JSONDecodeError as error:
-        raise Unusable(f"not JSON ({error.msg}); one object a line is expected") from None
+        fault = f"not JSON ({error.msg}); one object a line is expected"
+    return Value(place, line, fault=fault)
 
 
 def values_of_file(path: Path) -> Iterator[Value]:
-    """Every value of the file, or the fault of its line. Raises ObserverError when the file cannot be read."""
-    for number, line in lines_of_file(path):
-        if line.strip():
-            try:
-                yield Value(f"{path}:{number}", parse_line(line))
-            except Unusable as error:
-                yield Value(f"{path}:{number}", fault=str(error))
+    """Every value of the file, each parsed when it is asked for. Raises ObserverError when the file cannot be read."""
+    lines = lines_of_file(path)
+    return (parse_line(f"{path}:{number}", line) for number, line in lines if line.strip())
 
 
 def is_split_row(value: Any) -> bool:
@@ -62,8 +60,11 @@ def is_split_row(value: Any) -> bool:
     return "task" in value or any(isinstance(value.get(key), list) for key in SPLIT_KEYS)
 
 
-def raw_rows(value: Any) -> RawRows:
+def raw_rows(given: Value) -> RawRows:
     """The rows of a value. Raises Unusable for what is none, with what to do where that can be told."""
+    if given.fault:
+        raise Unusable(given.fault)
+    value = given.value
     if not isinstance(value, dict | list):
         raise Unusable(f"found a {type(value).__name__}; one JSON object a line is expected")
     is_raw = isinstance(value, dict) and value.get("user_message") is not None
@@ -72,10 +73,10 @@ def raw_rows(value: Any) -> RawRows:
     if isinstance(value, list):
         raise Unusable("found a list; one JSON object a line is expected")
     found = row_fields(value)
-    given = found.fields.keys()
-    left_out = [GOLD_FIELDS - _OF_GRADING] if "label" in given else []
-    left_out += [GOLD_FIELDS - _OF_EXTRACTION] if given & {"entities", "relationships"} else []
+    keys = found.fields.keys()
+    left_out = [GOLD_FIELDS - _OF_GRADING] if "label" in keys else []
+    left_out += [GOLD_FIELDS - _OF_EXTRACTION] if keys & {"entities", "relationships"} else []
     if not left_out:
         raise Unusable("neither a label nor entities and relationships; `observer label` asks for them")
-    rows = [{key: found.fields[key] for key in given if key not in fields} for fields in left_out]
-    return RawRows(rows, tuple(sorted({*found.unused, *given} - {key for row in rows for key in row})))
+    rows = [{key: found.fields[key] for key in keys if key not in fields} for fields in left_out]
+    return RawRows(rows, tuple(sorted({*found.unused, *keys} - {key for row in rows for key in row})))

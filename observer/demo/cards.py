@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observer.console.tables import day
-from observer.demo.graph import Graph, lay_out
+from observer.demo.graph import lay_out
 from observer.demo.highlight import Piece, pieces_of, visible
 from observer.demo.remembering import Memory
 from observer.memory.facts import Fact
@@ -103,6 +103,7 @@ def _card(card: Card, number: int) -> dict[str, object]:
 
 def _answer(card: Card, answer: Answer) -> dict[str, object]:
     observation = answer.observation
+    types = {entity.name: str(entity.type) for entity in observation.entities}
     is_discarded = observation.grade is not None and observation.grade.label is Label.DISCARD
     return {
         "model": visible(observation.model),
@@ -112,7 +113,7 @@ def _answer(card: Card, answer: Answer) -> dict[str, object]:
         "said": _said(card, observation),
         "notes": _notes(observation),
         "names": [_name(entity) for entity in observation.entities if entity.attributes or not entity.is_grounded],
-        "graph": _graph(observation),
+        "graph": lay_out(observation.relationships, types) if observation.relationships else None,
         "rows": [_row(line) for line in observation.relationships],
         "nothing": "" if is_discarded or observation.fault else "Worth keeping, and no relationship was found in it.",
     }
@@ -155,12 +156,6 @@ def _name(entity: ObservedEntity) -> dict[str, str]:
         "type": str(entity.type),
         "told": ", ".join(known + ([] if entity.is_grounded else ["stands nowhere in the text"])),
     }
-
-
-def _graph(observation: Observation) -> Graph | None:
-    if not observation.relationships:
-        return None
-    return lay_out(observation.relationships, {entity.name: str(entity.type) for entity in observation.entities})
 
 
 def _row(line: ObservedRelationship) -> list[str]:

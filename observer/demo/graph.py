@@ -7,13 +7,13 @@ drawn again, dashed, where it is met: so any graph stays a tree. Lengths are in 
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import regex
+from rich.cells import cell_len
 
 from observer.demo.highlight import visible
 from observer.observation import ObservedRelationship
@@ -157,7 +157,7 @@ def _columns(roots: Sequence[_Branch]) -> list[float]:
     for branch, depth in _walk(roots):
         name_widths[depth] = max(name_widths.get(depth, 0), _name_width(branch.name))
         labels = [text for line in branch.lines for text in (_label(line), _when(line))]
-        gap = FAN + 2 * ARROW + LABEL_SIZE * max(map(_cells, labels), default=0)
+        gap = FAN + 2 * ARROW + LABEL_SIZE * max(map(cell_len, labels), default=0)
         gaps[depth] = max(gaps.get(depth, 0), gap)
     starts = [MARGIN]
     for depth, deeper in pairwise(sorted(name_widths)):
@@ -210,13 +210,7 @@ def _name_lines(name: str) -> list[str]:
 
 
 def _name_width(name: str) -> float:
-    return NAME_SIZE * max(map(_cells, _name_lines(name))) + 22
-
-
-def _cells(text: str) -> int:
-    """Columns that a terminal would give the text: two for a wide character, none for an accent."""
-    marks = sum(unicodedata.combining(character) > 0 for character in text)
-    return len(text) - marks + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return NAME_SIZE * max(map(cell_len, _name_lines(name))) + 22
 
 
 def _cut(text: str, n_characters: int) -> str:

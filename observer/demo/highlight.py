@@ -30,20 +30,19 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class _Range:
+class _Mark:
     start: int
     end: int
-    kind: Literal["name", "secret"]
-    note: str
+    piece: Piece
 
 
 def pieces_of(message: Message, observation: Observation) -> list[Piece]:
     """The message, left to right. A secret's text is left out; of names that overlap, the first and longest counts."""
     pieces: list[Piece] = []
     position = 0
-    for mark in _without_overlaps(_ranges(message.place, observation)):
+    for mark in _without_overlaps(_marks(message, observation)):
         pieces += _plain(message.text[position : mark.start])
-        pieces.append(_marked(message.text, mark))
+        pieces.append(mark.piece)
         position = mark.end
     return pieces + list(_plain(message.text[position:]))
 
@@ -53,26 +52,21 @@ def visible(text: str) -> str:
     return "".join(piece.text for piece in _plain(" ".join(text.split())))
 
 
-def _marked(text: str, mark: _Range) -> Piece:
-    if mark.kind == "secret":
-        return Piece("", "secret", mark.note)
-    return Piece(visible(text[mark.start : mark.end]), "name", mark.note)
-
-
-def _ranges(place: str, observation: Observation) -> Iterator[_Range]:
+def _marks(message: Message, observation: Observation) -> Iterator[_Mark]:
     for redaction in observation.redactions:
-        if redaction.span.message == place:
-            yield _Range(redaction.span.start, redaction.span.end, "secret", redaction.kind.replace("_", " "))
+        if (span := redaction.span).message == message.place:
+            yield _Mark(span.start, span.end, Piece("", "secret", redaction.kind.replace("_", " ")))
     for entity in observation.entities:
         for span in entity.spans:
-            if span.message == place:
-                yield _Range(span.start, span.end, "name", str(entity.type))
+            if span.message == message.place:
+                text = visible(message.text[span.start : span.end])
+                yield _Mark(span.start, span.end, Piece(text, "name", str(entity.type)))
 
 
-def _without_overlaps(ranges: Iterator[_Range]) -> Sequence[_Range]:
+def _without_overlaps(marks: Iterator[_Mark]) -> Sequence[_Mark]:
     """Secrets before names, then the leftmost, then the longest."""
-    kept: list[_Range] = []  # by their place in the text
-    for mark in sorted(ranges, key=lambda mark: (mark.kind != "secret", mark.start, -mark.end)):
+    kept: list[_Mark] = []  # by their place in the text
+    for mark in sorted(marks, key=lambda mark: (mark.piece.kind != "secret", mark.start, -mark.end)):
         place = bisect_left(kept, mark.end, key=lambda other: other.start)
         if place == 0 or kept[place - 1].end <= mark.start:
             kept.insert(place, mark)

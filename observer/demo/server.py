@@ -116,7 +116,9 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if fault := self.fault_of(headers.get("host", ""), headers.get("origin")):
-            await _refuse(scope, receive, send, fault)
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse(fault, status_code=403)(scope, receive, send)
             return
 
         async def send_guarded(message: Message) -> None:
@@ -136,12 +138,6 @@ class Guard:
         if self.is_local and not is_loopback(name):
             return "this page is served to this machine alone"
         return "" if asker == host else "another site's page may not use this one"
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, fault: str) -> None:
-    from starlette.responses import PlainTextResponse
-
-    await PlainTextResponse(fault, status_code=403)(scope, receive, send)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,29 +35,26 @@ class Verdict:
 
 def judge(task: Task, answer: Answer, exchange: str) -> Verdict:
     """Check one answer against the schema and the exchange that it is about."""
-    verdict = _judge(task, answer, exchange)
-    return replace(verdict, fault=verdict.fault[:600])  # an answer may hold any number of faults
-
-
-def _judge(task: Task, answer: Answer, exchange: str) -> Verdict:
     if answer.refusal or answer.is_filtered:
-        return Verdict(None, f"the model refused: {answer.refusal or 'content filter'}")
+        return _unfit(f"the model refused: {answer.refusal or 'content filter'}", may_retry=False)
     if answer.is_cut_off:
-        return Verdict(None, f"the answer was cut off after {answer.completion_tokens:,} tokens")
+        return _unfit(f"the answer was cut off after {answer.completion_tokens:,} tokens", may_retry=False)
     try:
         value = _load_answer(answer.text)
         found = _without_empty(value)
-    except ValueError as error:
-        return Verdict(None, f"not JSON ({error})", may_retry=True)
-    except RecursionError:
-        return Verdict(None, "not JSON (nested too deeply)", may_retry=True)
+    except (ValueError, RecursionError) as error:
+        return _unfit(f"not JSON ({error})")
     kind = GradingAnswer if task == Task.GRADE else Extraction
     try:
         parsed = kind.model_validate(found)
     except ValidationError as error:
-        return Verdict(None, "; ".join(describe_fault(fault) for fault in error.errors()), may_retry=True)
+        return _unfit("; ".join(describe_fault(fault) for fault in error.errors()))
     faults = extraction_faults(parsed, exchange, value) if isinstance(parsed, Extraction) else []
-    return Verdict(None, "; ".join(faults), may_retry=True) if faults else Verdict(parsed)
+    return _unfit("; ".join(faults)) if faults else Verdict(parsed)
+
+
+def _unfit(fault: str, *, may_retry: bool = True) -> Verdict:
+    return Verdict(None, fault[:600], may_retry)  # an answer may hold any number of faults
 
 
 def extraction_faults(extraction: Extraction, exchange: str, value: Any) -> list[str]:

@@ -80,8 +80,10 @@ def _label(args: argparse.Namespace) -> int:
         reading=Reading(args.every_turn, args.max_characters),
     )
     terms = Terms(args.concurrency, _price(args, endpoint.is_loopback), args.budget_usd)
-    lines = estimate(files, request, terms) if args.dry_run else label(files, request, terms, endpoint)
-    print("\n".join(lines))
+    if args.dry_run:
+        estimate(files, request, terms)
+    else:
+        label(files, request, terms, endpoint)
     return 0
 
 
@@ -99,10 +101,11 @@ def _endpoint(args: argparse.Namespace) -> Endpoint:
 
 
 def _price(args: argparse.Namespace, is_loopback: bool) -> Price | None:
+    """The price given, the published one, nothing for a server on this machine, or None: unknown."""
     from observer.errors import ObserverError
-    from observer.labeling.pricing import find_price, parse_price
+    from observer.labeling.pricing import PRICES, Price, parse_price
 
-    price = find_price(args.model, parse_price(args.price) if args.price else None, is_loopback)
+    price = parse_price(args.price) if args.price else PRICES.get(args.model) or (Price(0, 0) if is_loopback else None)
     if price is None and (args.dry_run or args.budget_usd is not None):
         raise ObserverError(
             f"--model {args.model}: its price is not known here; give --price IN,OUT (USD per million tokens)"

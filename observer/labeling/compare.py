@@ -4,58 +4,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from pydantic import ValidationError
 
 from observer.labeling.outputs import TaskResult
 from observer.observation import relation_key
 from observer.prompts import Task
-from observer.schema import Extraction, Label, describe_fault
+from observer.schema import Extraction, ExtractionRow, Label, RawRow, parse_row
 from observer.turns.inputs import Item
 
 GOLD_KEYS = {Task.GRADE: ("label",), Task.EXTRACT: ("entities", "relationships")}
-
-
-@dataclass(frozen=True)
-class Gold:
-    value: Label | Extraction | None
-    fault: str = ""
 
 
 def has_gold(item: Item, task: Task) -> bool:
     return all(item.gold.get(key) is not None for key in GOLD_KEYS[task])
 
 
-def gold_of(item: Item, task: Task) -> Gold:
-    """The gold of a row that has some, or the fault in it."""
-    try:
-        if task == Task.GRADE:
-            return Gold(Label(item.gold["label"]))
-        extraction = Extraction.model_validate({key: item.gold[key] for key in GOLD_KEYS[task]})
-    except ValidationError as error:
-        return Gold(None, "gold: " + "; ".join(describe_fault(fault) for fault in error.errors()))
-    except ValueError as error:
-        return Gold(None, f"gold: {error}; allowed: {', '.join(Label)}")
-    faults = extraction.faults()
-    return Gold(None, "gold: " + "; ".join(faults)) if faults else Gold(extraction)
+def read_gold(item: Item, task: Task) -> tuple[RawRow | None, list[str]]:
+    """A row that has gold as a row of the task, or the faults of it."""
+    return parse_row(item.fields | {key: item.gold[key] for key in GOLD_KEYS[task]})
 
 
 def compare(result: TaskResult) -> dict[str, Any]:
     """The report of one task: every labelled row has sound gold here."""
-    pairs = [(item, gold_of(item, result.task).value, consensus.value) for item, consensus in result.labelled]
+    labelled = [(item.place, _value(read_gold(item, result.task)[0]), found) for item, found in result.labelled]
+    pairs = [(gold, found.value) for _, gold, found in labelled]
     report: dict[str, Any] = {"rows": len(pairs)}
     if result.task == Task.GRADE:
-        labels = [(str(gold), str(answer)) for _, gold, answer in pairs]
+        labels = [(str(gold), str(answer)) for gold, answer in pairs]
         report |= {"agreement": _share(gold == answer for gold, answer in labels), "kappa": cohens_kappa(labels)}
         report["confusion"] = confusion(labels)
     else:
-        report |= triple_agreement([(gold, answer) for _, gold, answer in pairs])
+        report |= triple_agreement(pairs)
     report["disagreements"] = [
-        {"place": item.place, "gold": _shown(gold), "answer": _shown(answer), "reasoning": consensus.reasoning}
-        for (item, gold, answer), (_, consensus) in zip(pairs, result.labelled, strict=True)
-        if _essence(gold) != _essence(answer)
+        {"place": place, "gold": _shown(gold), "answer": _shown(found.value), "reasoning": found.reasoning}
+        for place, gold, found in labelled
+        if _essence(gold) != _essence(found.value)
     ]
     return report
 
@@ -88,7 +71,7 @@ def triple_agreement(pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     }
 
 
-def render(task: Task, report: dict[str, Any], limit: int = 20) -> str:
+def render(task: str, report: dict[str, Any], limit: int = 20) -> str:
     """The report in words: scores, confusion matrix, the first disagreements."""
     scores = {key: value for key, value in report.items() if key not in ("confusion", "disagreements", "triples")}
     lines = [f"{task}: " + ", ".join(f"{key} {'undefined' if v is None else v}" for key, v in scores.items())]
@@ -101,6 +84,10 @@ def render(task: Task, report: dict[str, Any], limit: int = 20) -> str:
     if len(disagreements) > limit:
         lines.append(f"… and {len(disagreements) - limit:,} more disagreements in the report")
     return "\n".join(lines)
+
+
+def _value(row: RawRow | None) -> Label | Extraction | None:
+    return row.extraction if isinstance(row, ExtractionRow) else row and row.label
 
 
 def _essence(value: Label | Extraction | None) -> frozenset[Any]:

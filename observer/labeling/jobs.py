@@ -10,12 +10,15 @@ from functools import cache
 
 from observer.labeling.answers import Verdict, judge
 from observer.labeling.answers_file import Answer
-from observer.labeling.pricing import estimate_tokens
-from observer.labeling.prompts import PROMPT_VERSION, GradingAnswer, Told, answer_schema, label_messages
+from observer.labeling.prompts import PROMPT_VERSION, GradingAnswer, answer_schema, label_messages
 from observer.labeling.votes import Consensus, agree_on_extraction, agree_on_label
 from observer.prompts import Task
 from observer.schema import Extraction
 from observer.turns.inputs import Item
+
+CHARACTERS_PER_TOKEN = 4
+ANSWER_TOKENS = {Task.GRADE: 80, Task.EXTRACT: 250}
+"""A typical answer of each task, for estimates."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Call:
     @property
     def tokens(self) -> tuple[int, int]:
         """Estimated (prompt, completion) tokens."""
-        return estimate_tokens(self.task, self.messages, len(schema_text(self.task)))
+        characters = len(schema_text(self.task)) + sum(len(message["content"]) for message in self.messages)
+        return characters // CHARACTERS_PER_TOKEN + 1, ANSWER_TOKENS[self.task]
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ def next_call(sampling: Sampling, job: Job, answers: Mapping[str, Answer]) -> Ca
     verdict = judge(job.task, first, job.exchange)
     if not verdict.may_retry or retry:
         return None
-    told = Told(first.text, verdict.fault)
-    return Call(call_key(sampling, job, 1), job.task, label_messages(job.task, job.exchange, told))
+    messages = label_messages(job.task, job.exchange, first.text, verdict.fault)
+    return Call(call_key(sampling, job, 1), job.task, messages)
 
 
 def _answers_of(sampling: Sampling, job: Job, answers: Mapping[str, Answer]) -> tuple[Answer | None, Answer | None]:

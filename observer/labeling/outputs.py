@@ -17,9 +17,10 @@ from observer.turns.inputs import Item, Unreadable
 
 @dataclass
 class TaskResult:
-    """Every item of one task, in one of three lists."""
+    """The items that one task asks about, and, when it is done, each in one of three lists."""
 
     task: Task
+    asked: list[Item]
     labelled: list[tuple[Item, Consensus]] = field(default_factory=list)
     quarantined: list[tuple[Item, Outcome]] = field(default_factory=list)
     left: list[Item] = field(default_factory=list)

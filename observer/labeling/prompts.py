@@ -5,7 +5,6 @@ Change PROMPT_VERSION with any word below: answers in a ledger are kept by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -99,20 +98,12 @@ Answer with one JSON object and nothing else. When nothing is stated: {{"entitie
 INSTRUCTIONS: dict[Task, str] = {Task.GRADE: _COMMON + _GRADE, Task.EXTRACT: _COMMON + _EXTRACT}
 
 
-@dataclass(frozen=True)
-class Told:
-    """A first answer and the fault in it, for the one retry."""
-
-    answer: str
-    fault: str
-
-
-def label_messages(task: Task, exchange: str, told: Told | None = None) -> list[dict[str, str]]:
-    """The chat messages of one call."""
+def label_messages(task: Task, exchange: str, answer: str = "", fault: str = "") -> list[dict[str, str]]:
+    """The chat messages of one call; for the one retry with the first answer and the fault in it."""
     messages = [{"role": "system", "content": INSTRUCTIONS[task]}, {"role": "user", "content": exchange}]
-    if told:
-        again = f"This answer cannot be used: {told.fault}. Give the whole corrected JSON object and nothing else."
-        messages += [{"role": "assistant", "content": told.answer}, {"role": "user", "content": again}]
+    if fault:
+        again = f"This answer cannot be used: {fault}. Give the whole corrected JSON object and nothing else."
+        messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]
     return messages
 
 

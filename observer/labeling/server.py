@@ -17,7 +17,6 @@ from observer.labeling.answers_file import Answer
 from observer.labeling.jobs import Call, Sampling
 from observer.labeling.pricing import Price
 from observer.labeling.prompts import answer_schema
-from observer.prompts import Task
 
 if TYPE_CHECKING:
     import openai
@@ -129,13 +128,11 @@ class Server:
         if shape.has_temperature:
             options["temperature"] = self.sampling.temperature
         if shape.level < 2:
-            options["response_format"] = _response_format(call.task) if shape.level == 0 else {"type": "json_object"}
+            schema = {"name": str(call.task), "strict": True, "schema": answer_schema(call.task)}
+            strict = {"type": "json_schema", "json_schema": schema}
+            options["response_format"] = strict if shape.level == 0 else {"type": "json_object"}
         messages: Any = call.messages
-        return await self._client.chat.completions.create(
-            model=self.sampling.model,
-            messages=messages,
-            **options,
-        )
+        return await self._client.chat.completions.create(model=self.sampling.model, messages=messages, **options)
 
     def _settle(self, shape: Shape) -> None:
         if shape.level > 0 and not self.is_proven:
@@ -179,25 +176,22 @@ class Server:
 
     def _sort(self, error: openai.APIStatusError) -> Exception:
         """What a status means for the run: stop at once, set the row aside, or leave it for the next run."""
-        what = f"{self.endpoint.host}: {self._explain(error)}"
-        again = "and run the same command again"
-        if error.status_code == 401:
-            return ObserverError(f"{what}; OPENAI_API_KEY is not accepted there: set a valid key {again}")
-        if error.status_code == 403 and "rate limit" in what.lower():
-            return NotAnswered(what)
-        if error.status_code == 403:
-            return ObserverError(f"{what}; this key may not use {self.sampling.model!r}: fix its rights {again}")
-        if error.status_code == 404:
-            return ObserverError(
-                f"{what}; is {self.sampling.model!r} a model there, and --base-url right? Fix it {again}"
-            )
-        if error.code == "insufficient_quota" or error.status_code == 402:
-            return ObserverError(f"{what}; the account has no credit: top it up {again}")
-        if error.status_code == 413:
+        what, model = f"{self.endpoint.host}: {self._explain(error)}", self.sampling.model
+        status = 402 if error.code == "insufficient_quota" else error.status_code
+        is_rate = status == 403 and "rate limit" in what.lower()
+        if status == 413:
             return Refused(what)
-        if error.status_code >= 500 or error.status_code in (408, 409, 429):
+        if status >= 500 or status in (408, 409, 429) or is_rate:
             return NotAnswered(what)
-        return ObserverError(f"{what}; check --base-url and --model, {again}")
+        advice = {
+            401: "OPENAI_API_KEY is not accepted there: set a valid key",
+            402: "the account has no credit: top it up",
+            403: f"this key may not use {model!r}: fix its rights",
+            404: f"is {model!r} a model there, and --base-url right? Fix it",
+        }
+        return ObserverError(
+            f"{what}; {advice.get(status, 'check --base-url and --model,')} and run the same command again"
+        )
 
     def _explain(self, error: Exception) -> str:
         """One line, without the key."""
@@ -298,7 +292,3 @@ def _count(value: Any, otherwise: int) -> int:
         return max(0, int(float(value)))
     except (TypeError, ValueError, OverflowError):
         return otherwise
-
-
-def _response_format(task: Task) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": str(task), "strict": True, "schema": answer_schema(task)}}

@@ -45,15 +45,9 @@ def _exchange(turn: TurnLike) -> Exchange:
     if not isinstance(turn, list | tuple):
         raise ObserverError(f"turn: text, (user, assistant), an Exchange or messages are expected, found {turn!r:.60}")
     try:
-        last = next(exchanges(said_in(list(turn)), every_turn=False))
+        return next(exchanges(said_in(list(turn)), every_turn=False))[1]
     except Unusable as error:
         raise ObserverError(f"turn: {error}") from None
-    return Exchange(
-        user_message=last.user_message,
-        assistant_message=last.assistant_message,
-        context=list(last.context),
-        at=last.at,
-    )
 
 
 def _turns(context: ContextLike) -> list[Turn]:

@@ -6,13 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from observer.observation import Exchange, Redaction, Span
 from observer.prompts import render_exchange
 from observer.schema import Turn
 from observer.turns.grounding import Message, fold, messages_of
-from observer.turns.redaction import MARK, SHORTEST_TOLD, Secret, find_everywhere, find_secrets, redact
+from observer.turns.redaction import MARK, SHORTEST_TOLD, find_everywhere, find_secrets, redact
 
 
 @dataclass(frozen=True)
@@ -59,27 +58,20 @@ def prepare(exchange: Exchange) -> Prepared:
     found = find_everywhere(texts)
     shown = {place: redact(text, found[place]) for place, text in texts.items()}
     context = [Turn(role=turn.role, content=shown[f"context[{n}]"]) for n, turn in enumerate(exchange.context)]
+    said = json.dumps([exchange.at and exchange.at.isoformat(), sorted(shown.items())])
+    redactions = [
+        Redaction(kind=secret.kind, span=Span(message=place, start=secret.start, end=secret.end))
+        for place, secrets in found.items()
+        for secret in secrets
+    ]
+    secrets = {fold(texts[r.span.message][r.span.start : r.span.end]) for r in redactions}
     return Prepared(
         exchange=exchange,
-        text_hash=_hash([exchange.at and exchange.at.isoformat(), sorted(shown.items())]),
+        text_hash=hashlib.sha256(said.encode()).hexdigest()[:16],
         shown=exchange.model_copy(
             update={"user_message": shown["user"], "assistant_message": shown["assistant"], "context": context}
         ),
-        messages=messages_of(
-            exchange, {place: [(s.start, s.end) for s in secrets] for place, secrets in found.items()}
-        ),
-        redactions=[_redaction(place, secret) for place, secrets in found.items() for secret in secrets],
-        secrets=_long_enough(fold(texts[place][s.start : s.end]) for place, secrets in found.items() for s in secrets),
+        messages=messages_of(exchange, {place: [(s.start, s.end) for s in own] for place, own in found.items()}),
+        redactions=redactions,
+        secrets=frozenset(secret for secret in secrets if len(secret) >= SHORTEST_TOLD),
     )
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-
-def _redaction(place: str, secret: Secret) -> Redaction:
-    return Redaction(kind=secret.kind, span=Span(message=place, start=secret.start, end=secret.end))
-
-
-def _long_enough(secrets: Any) -> frozenset[str]:
-    return frozenset(secret for secret in secrets if len(secret) >= SHORTEST_TOLD)

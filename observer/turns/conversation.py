@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from observer.observation import read_time
+from observer.observation import Exchange, read_time
 from observer.schema import Turn
 
 MARKER = re.compile(r"(USER|ASSISTANT|SYSTEM)[ \t]*:[ \t]*", re.IGNORECASE)
@@ -57,19 +57,9 @@ class Said:
     at: datetime | None = None
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A user turn with the reply after it (or none) and everything before it. `number` counts user turns from 1."""
-
-    number: int
-    user_message: str
-    assistant_message: str
-    context: list[Turn]
-    at: datetime | None = None
-
-
-def exchanges(said: Sequence[Said], every_turn: bool) -> Iterator[Exchange]:
-    """The last exchange, or one for every user turn as it is asked for."""
+def exchanges(said: Sequence[Said], every_turn: bool) -> Iterator[tuple[int, Exchange]]:
+    """The last exchange, or one for every user turn as it is asked for: a user turn with the reply after it (or none)
+    and everything before it, and the number of the turn, from 1."""
     starts = [position for position, one in enumerate(said) if one.turn.role == "user"]
     if not starts:
         raise Unusable("no user turn")
@@ -79,7 +69,8 @@ def exchanges(said: Sequence[Said], every_turn: bool) -> Iterator[Exchange]:
         position = start
         if every_turn or number == len(starts):
             reply = "\n".join(one.turn.content for one in said[start + 1 : end] if one.turn.content.strip())
-            yield Exchange(number, said[start].turn.content, reply, list(earlier), said[start].at)
+            user = said[start]
+            yield number, Exchange(user_message=user.turn.content, assistant_message=reply, context=earlier, at=user.at)
 
 
 def is_conversation(value: Any) -> bool:

@@ -131,7 +131,7 @@ def _objects(lines: Iterable[Line]) -> Iterator[Line]:
 
     while line := next(following(), None):
         text = line.text.strip()
-        is_text = text not in (b"", b"---") and (is_text or _opens_turn(text))
+        is_text = text not in (b"", b"---") and (is_text or bool(MARKER.match(text.decode("utf-8", "replace"))))
         if is_text or not text.startswith((b"{", b"[")):
             yield line
         elif text.startswith(b"["):
@@ -142,10 +142,6 @@ def _objects(lines: Iterable[Line]) -> Iterator[Line]:
             held = [line]
             yield _indented(held, following()) or line
             waiting.extendleft(reversed(held[1:]))
-
-
-def _opens_turn(text: bytes) -> bool:
-    return MARKER.match(text.decode("utf-8", "replace")) is not None
 
 
 def _indented(held: list[Line], following: Iterator[Line]) -> Line | None:
@@ -204,19 +200,14 @@ def _pieces_by_line(text: str, rows: list[Any]) -> Iterator[Line]:
     decoder, at, number, before = json.JSONDecoder(), text.index("[") + 1, 1, 0
     seen: set[int] = set()
     for index in range(len(rows)):
-        at = _after_blanks(text, at, ",")
+        while text[at] == "," or text[at].isspace():
+            at += 1
         number, before = number + text.count("\n", before, at), at
         _, end = decoder.raw_decode(text, at)
         place = f"{number}[{index}]" if number in seen else str(number)
         seen.add(number)
         yield Line(place, text[at:end].replace("\n", " ").encode())
         at = end
-
-
-def _after_blanks(text: str, at: int, skipped: str) -> int:
-    while text[at] in skipped or text[at].isspace():
-        at += 1
-    return at
 
 
 def _separator(header: bytes, name: str) -> str:

@@ -197,16 +197,16 @@ def _items_of_turns(
     earlier = [one.turn for one in said if one.turn.content.strip()]  # every context is a beginning of it
     dumped = [turn.model_dump() for turn in earlier]
     rendered = [render_turn(turn.role, turn.content) for turn in earlier]
-    for exchange in exchanges(said, every_turn):
+    for number, exchange in exchanges(said, every_turn):
         last = render_exchange(exchange.user_message, exchange.assistant_message)
         n_earlier = len(exchange.context)
         yield Item(
-            place=f"{place} turn {exchange.number}" if every_turn else place,
+            place=f"{place} turn {number}" if every_turn else place,
             fields={
                 "user_message": exchange.user_message,
                 "assistant_message": exchange.assistant_message,
                 "context": dumped[:n_earlier],
-                "id": f"{base}#{exchange.number}" if every_turn else base,
+                "id": f"{base}#{number}" if every_turn else base,
             },
             at=exchange.at or at,
             rendered="\n".join([*rendered[:n_earlier], last]),

@@ -170,7 +170,7 @@ def _candidates(text: str) -> Iterator[Secret]:
     is_about_logins = _TALK_OF_LOGINS.search(text) is not None
     for match in _WORD.finditer(text):
         if (is_about_logins and _looks_like_password(match.group())) or _UNMISTAKABLE.match(match.group()):
-            yield _until_stop("password", match)
+            yield _password(match.start(), match.group())
 
 
 def _codes(text: str) -> Iterator[Secret]:
@@ -192,12 +192,12 @@ def _passwords(text: str, said: regex.Pattern[str]) -> Iterator[Secret]:
         if end > told_until and _is_password(match["value"], is_said=said is _PASSWORD_SAID):
             rest = _NO_BLANK.match(text, end) if end - start == LONGEST_JUDGED else None
             end = told_until = rest.end() if rest else end
-            yield Secret("password", start, start + len(text[start:end].rstrip(".?)")))
+            yield _password(start, text[start:end])
 
 
-def _until_stop(kind: str, match: regex.Match[str]) -> Secret:
-    """A match without the full stop that ends a sentence."""
-    return Secret(kind, match.start(), match.start() + len(match.group().rstrip(".?)")))
+def _password(start: int, text: str) -> Secret:
+    """Without the full stop that ends a sentence."""
+    return Secret("password", start, start + len(text.rstrip(".?)")))
 
 
 def _is_sound(kind: str, value: str) -> bool:

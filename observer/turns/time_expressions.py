@@ -93,7 +93,7 @@ def _plain(when: str) -> str:
 def _validity(text: str, temporal: Temporal, at: datetime) -> Validity:
     side: Side = "future" if temporal is Temporal.FUTURE else "past"
     if lasting := _LASTS.fullmatch(text):
-        for length in _in_english(_A_UNIT.sub("a ", lasting["length"])):
+        for length in (english := _A_UNIT.sub("a ", lasting["length"]), *translations(english)):
             if duration := find_duration(length):
                 return Validity(duration.before(at)) if temporal is Temporal.ONGOING else UNKNOWN
     if ends := _ENDS.fullmatch(text):
@@ -125,7 +125,3 @@ def _moment(text: str, at: datetime, side: Side, near: datetime | None = None) -
         return None  # `2 y ago` is no 2 August
     found = {find_moment(english, at, side, near) for english in translations(text)} - {None}
     return found.pop() if len(found) == 1 else None
-
-
-def _in_english(text: str) -> tuple[str, ...]:
-    return text, *translations(text)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from observer.data.audit.measures import quantile
 from observer.data.audit.probes import family_groups, run_probes
 from observer.data.audit.report import to_markdown
 from observer.data.audit.rows import AuditRow, count_tokens, read_rows
-from observer.data.audit.similarity import character_shingles, jaccard, near_duplicates, similarity, word_shingles
+from observer.data.audit.similarity import character_shingles, near_duplicates, word_shingles
 from observer.files import read_text
 from observer.paths import CHALLENGE_JSONL, PROJECT_ROOT
 from observer.prompts import Task, training_row
@@ -97,6 +97,10 @@ BROKEN: dict[str, tuple[list[Row], str]] = {
     ),
     "row of over 1,000 tokens": ([grading("really " * 1_000, "DISCARD")], "tokens"),
 }
+BROKEN_TOO = {
+    "same prompt as a train row": ["same user turn as a train row", "near-duplicate of a train row"],
+    "same user turn as a train row": ["near-duplicate of a train row"],
+}
 
 
 @dataclass(frozen=True)
@@ -158,19 +162,11 @@ def test_a_broken_hard_rule_exits_1_and_is_named_with_its_line(rule: str, audit:
     path, out = write(tmp_path / "rows.jsonl", *CLEAN, *rows), tmp_path / "audit.json"
     outcome = audit(path, "--json", out, max_length=1_000 if "tokens" in rule else 9_000)
     assert outcome.code == 1
-    assert rule in outcome.failed
+    assert outcome.failed == [rule, *BROKEN_TOO.get(rule, [])]
     found = next(f for f in json.loads(out.read_text())["hard_rules"].values() if f["rule"] == rule)
     assert found["count"] == 1 and not found["passed"]
     assert f"{path}:" in found["examples"][0] and what in found["examples"][0]
     assert found["examples"][0] in outcome.err
-
-
-@pytest.mark.parametrize(
-    "rule", sorted(BROKEN.keys() - {"same prompt as a train row", "same user turn as a train row"})
-)
-def test_each_rule_is_broken_alone(rule: str, audit: Audit, tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", *CLEAN, *BROKEN[rule][0])
-    assert audit(path, max_length=1_000 if "tokens" in rule else 9_000).failed == [rule]
 
 
 def test_bad_lines_are_counted_with_file_and_line_and_the_rest_is_audited(audit: Audit, tmp_path: Path) -> None:
@@ -202,7 +198,7 @@ def test_files_without_a_row_are_an_error(audit: Audit, tmp_path: Path) -> None:
     assert "no row to audit" in outcome.err
 
 
-def test_a_missing_tokenizer_is_an_error(tmp_path: Path, audit: Audit) -> None:
+def test_a_missing_tokenizer_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", *CLEAN)
     assert main(["data", "audit", str(path), "--tokenizer", str(path)]) == 1
 
@@ -216,15 +212,7 @@ def test_raw_rows_and_their_split_rows_are_audited_alike(tmp_path: Path) -> None
     write(tmp_path / "val.jsonl", *(training_row(row) | nulls for row in parsed[3:] if row))
     split, split_faults = read_rows([tmp_path / "train.jsonl", tmp_path / "val.jsonl"], Counter())
     assert faults == split_faults == []
-    for a, b in zip(rows, split, strict=True):
-        assert (a.part, a.task, a.turns, a.families, a.completion) == (
-            b.part,
-            b.task,
-            b.turns,
-            b.families,
-            b.completion,
-        )
-        assert a.extraction == b.extraction
+    assert [replace(row, place="") for row in rows] == [replace(row, place="") for row in split]
 
 
 def test_a_row_knows_its_turns(tmp_path: Path) -> None:
@@ -266,29 +254,23 @@ def test_facts_in_another_order_are_no_conflict(audit: Audit, tmp_path: Path) ->
     assert audit(write(tmp_path / "rows.jsonl", *rows)).failed == []
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path, tokenizer_json: Path) -> None:
-    """In fresh processes, so that no hash order shows through."""
+def test_the_same_rows_give_the_same_bytes(audit: Audit, tmp_path: Path, tokenizer_json: Path) -> None:
+    """Also in a fresh process, so that no hash order shows through."""
     path = write(tmp_path / "rows.jsonl", *CLEAN, *BROKEN["near-duplicate of a train row"][0])
-    arguments = ["data", "audit", str(path), "--tokenizer", str(tokenizer_json), "--markdown"]
-    pages = []
-    for seed in ("1", "2"):
-        page = tmp_path / f"{seed}.md"
-        done = subprocess.run(
-            [sys.executable, "-m", "observer.cli", *arguments, str(page)],
-            capture_output=True, text=True, cwd=PROJECT_ROOT, env={"PYTHONHASHSEED": seed},
-        )  # fmt: skip
-        assert (done.returncode, done.stdout) == (1, page.read_text(encoding="utf-8"))
-        pages.append(page.read_bytes())
-    assert pages[0] == pages[1]
+    here = audit(path, "--markdown", tmp_path / "here.md")
+    options = ["--tokenizer", str(tokenizer_json), "--max-length", "400", "--markdown", str(tmp_path / "there.md")]
+    there = subprocess.run(
+        [sys.executable, "-m", "observer.cli", "data", "audit", str(path), *options],
+        capture_output=True, text=True, cwd=PROJECT_ROOT, env={"PYTHONHASHSEED": "1"},
+    )  # fmt: skip
+    assert (here.code, here.out) == (there.returncode, there.stdout)
+    assert here.out == read_text(tmp_path / "here.md") == read_text(tmp_path / "there.md")
 
 
-def test_jaccard_by_hand() -> None:
-    a, b = "the cat sat on the mat".split(), "the cat sat on the rug".split()
-    assert word_shingles(a) == {"the cat sat", "cat sat on", "sat on the", "on the mat"}
-    assert jaccard(word_shingles(a), word_shingles(b)) == 3 / 5
+def test_shingles_by_hand() -> None:
+    assert word_shingles("the cat sat on the mat".split()) == {"the cat sat", "cat sat on", "sat on the", "on the mat"}
     assert character_shingles(["abcde"]) == {"abcd", "bcde"}
     assert character_shingles(["no"]) == {"no"}
-    assert similarity(["abcde"], ["abcdef"]) == 2 / 3  # short: character 4-grams
 
 
 def test_near_duplicates_names_the_most_similar_known_text() -> None:

@@ -11,18 +11,18 @@ import pytest
 from observer.data.dataset import read_part, read_rows, read_split, row_faults
 from observer.errors import ObserverError
 from observer.files import write_jsonl
-from observer.prompts import exchange_of
-from tests.support.tiny_runs import split_rows
+from tests.support.tiny_runs import raw_rows, split_rows
 
 EXTRACT, GRADE = split_rows(2)
 
 
-def changed(row: dict[str, Any], **values: Any) -> dict[str, Any]:
-    return row | values
-
-
 def answering(row: dict[str, Any], answer: str) -> dict[str, Any]:
     return row | {"completion": [{"role": "assistant", "content": answer}]}
+
+
+def relating(predicate: str) -> dict[str, Any]:
+    relation = {"subject": "User", "predicate": predicate, "object": "Ana", "temporal": "ongoing"}
+    return answering(EXTRACT, json.dumps({"entities": [], "relationships": [relation]}))
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -35,35 +35,23 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     ("row", "fault"),
     [
         ({"prompt": [], "completion": []}, "task: missing"),
-        (changed(GRADE, colour="red"), "colour: unknown field"),
-        (changed(GRADE, task="rank"), "task: unknown value 'rank'; allowed: grade, extract"),
-        (changed(GRADE, task="extract"), "prompt: does not end with the line 'EXTRACT:' of task extract"),
+        (GRADE | {"colour": "red"}, "colour: unknown field"),
+        (GRADE | {"task": "rank"}, "task: unknown value 'rank'; allowed: grade, extract"),
+        (GRADE | {"task": "extract"}, "prompt: does not end with the line 'EXTRACT:' of task extract"),
         (
-            changed(GRADE, prompt=[{"role": "system", "content": "Grade it."}, GRADE["prompt"][1]]),
+            GRADE | {"prompt": [{"role": "system", "content": "Grade it."}, GRADE["prompt"][1]]},
             "prompt: not our system prompt, but an older one or your own; `observer data split RAW --out DIR` writes",
         ),
-        (changed(GRADE, prompt="hello"), "prompt: messages of system and user are expected, found 'hello'"),
-        (changed(GRADE, completion=[]), "completion: messages of assistant are expected"),
+        (GRADE | {"prompt": "hello"}, "prompt: messages of system and user are expected, found 'hello'"),
+        (GRADE | {"completion": []}, "completion: messages of assistant are expected"),
         (answering(GRADE, ""), "completion.assistant: text is expected"),
         (answering(GRADE, "MAYBE"), "completion: unknown label 'MAYBE'; allowed: DISCARD, STORE, IMPORTANT"),
         (answering(GRADE, "STORE<|im_end|>"), "completion.assistant: holds control-token or unnormalized text"),
         (answering(EXTRACT, "{"), "completion: not JSON"),
         (answering(EXTRACT, "[]"), "completion: "),
         (answering(EXTRACT, '{"entities": [], "relationships": []}'), "completion: not our compact JSON"),
-        (
-            answering(
-                EXTRACT,
-                '{"entities":[],"relationships":[{"subject":"User","predicate":"KNOWS","object":"Ana","temporal":"ongoing"}]}',
-            ),
-            "completion: relationships.0.predicate: unknown value 'KNOWS'; allowed: HAS_NAME",
-        ),
-        (
-            answering(
-                EXTRACT,
-                '{"entities":[],"relationships":[{"subject":"User","predicate":"OWNS","object":"Ana","temporal":"ongoing"}]}',
-            ),
-            "completion: relationship endpoint 'User' is not among the entities",
-        ),
+        (relating("KNOWS"), "completion: relationships.0.predicate: unknown value 'KNOWS'; allowed: HAS_NAME"),
+        (relating("OWNS"), "completion: relationship endpoint 'User' is not among the entities"),
     ],
 )
 def test_a_faulty_row_is_refused_in_words(row: dict[str, Any], fault: str) -> None:
@@ -92,31 +80,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_split(tmp_path / "none.jsonl")
 
 
-BOTH = {
-    "user_message": "we moved to Porto in May", "assistant_message": "Bom!", "label": "IMPORTANT",
-    "entities": [{"name": "User", "type": "Person"}, {"name": "Porto", "type": "Place"}],
-    "relationships": [
-        {"subject": "User", "predicate": "LIVES_IN", "object": "Porto", "temporal": "ongoing", "when": "in May"}
-    ],
-    "origin": "natural", "id": "a",
-}  # fmt: skip
-
-
-def write_rows(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_a_row_of_both_tasks_is_a_row_of_each_with_the_same_exchange(tmp_path: Path) -> None:
-    rows = read_rows(write_rows(tmp_path / "rows.jsonl", BOTH))
-    assert [row["task"] for row in rows] == ["grade", "extract"]
-    assert {exchange_of(row) for row in rows} == {"USER: we moved to Porto in May\nASSISTANT: Bom!"}
-    assert {(row["id"], row["origin"]) for row in rows} == {("a", "natural")}
-    assert rows[0]["completion"][0]["content"] == "IMPORTANT" and "Porto" in rows[1]["completion"][0]["content"]
+BOTH = raw_rows(1)[0] | {"label": "IMPORTANT"}
 
 
 def test_the_faults_of_a_row_of_both_tasks_are_told_once(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", BOTH | {"label": "KEEP", "slices": "red"})
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [BOTH | {"label": "KEEP", "slices": "red"}])
     with pytest.raises(ObserverError) as refused:
         read_rows(path)
     faults = str(refused.value).splitlines()
@@ -129,6 +98,7 @@ def test_a_part_of_raw_rows_is_what_their_source_says(tmp_path: Path) -> None:
         BOTH | {"id": "b", "source": "natural/val"},
         BOTH | {"id": "c"},
     ]
-    path = write_rows(tmp_path / "rows.jsonl", *rows)
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, rows)
     assert [row["id"] for row in read_part(path, "train")] == ["a", "a", "c", "c"]
     assert [row["id"] for row in read_part(path, "val")] == ["b", "b"]

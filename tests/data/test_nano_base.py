@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from observer.engine.engine import Engine
-from observer.export.gguf.write import write_gguf
 from observer.files import read_jsonl
 from observer.paths import NANO_BASE, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_chatml, render_exchange, render_prompt
 from tests.conftest import hostile_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BASE = PROJECT_ROOT / NANO_BASE
 NEVER_SEEN = ("Quillmere", "Zandrovia", "Hobbenfax", "Trevoskin", "Mirelund", "Oskavanti", "Pelliworth", "Yarbosko")
@@ -21,11 +22,10 @@ SAYINGS = ("I work at {}", "I live in {} now", "my sister {} is coming over", "I
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    gguf: Path = tmp_path_factory.mktemp("nano-base") / "base-f16.gguf"
-    write_gguf(BASE, gguf, "f16", name="nano-base")
-    with Engine(gguf, max_new_tokens=256) as engine:
-        yield engine
+def tokenizer() -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(BASE)
 
 
 def test_shape_fits_every_quantization_and_size_fits_the_repository() -> None:
@@ -37,19 +37,13 @@ def test_shape_fits_every_quantization_and_size_fits_the_repository() -> None:
     assert (BASE / "model.safetensors").stat().st_size <= 12e6
 
 
-def test_tokenizer_carries_our_template_and_ends_at_im_end() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+def test_tokenizer_carries_our_template_and_ends_at_im_end(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.chat_template == CHAT_TEMPLATE
     assert tokenizer.eos_token == IM_END
 
 
 @pytest.mark.parametrize("name", [*NEVER_SEEN, "biryani", "topiramate", "data engineer"])
-def test_a_name_has_the_same_tokens_in_a_sentence_and_in_json(name: str) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+def test_a_name_has_the_same_tokens_in_a_sentence_and_in_json(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.tokenize(f" {name}") == [*tokenizer.tokenize(" "), *tokenizer.tokenize(name)]
 
 
@@ -63,10 +57,9 @@ def test_names_never_seen_are_copied_into_the_json(engine: Engine) -> None:
     assert sum(copied) >= 0.75 * len(copied)
 
 
-def test_token_ids_of_transformers_and_llama_cpp_agree_on_every_row_and_hostile_text(engine: Engine) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+def test_token_ids_of_transformers_and_llama_cpp_agree_on_every_row_and_hostile_text(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase
+) -> None:
     rows = [row for path in (TRAIN_JSONL, VAL_JSONL) for _, row in read_jsonl(PROJECT_ROOT / path)]
     texts = [render_chatml([*row["prompt"], *row["completion"]], add_generation_prompt=False) for row in rows]
     texts += [render_prompt(task, render_exchange(text, text)) for task in Task for text in hostile_texts()]

@@ -18,6 +18,7 @@ from observer.data.check import check_files
 from observer.data.dataset import read_rows
 from observer.data.importing import read_raw_rows
 from observer.observe.reading import Reader, Row
+from observer.prompts import exchange_of
 from observer.turns.inputs import read_inputs
 
 TEA: dict[str, Any] = {"user_message": "I like tea", "assistant_message": "ok", "label": "STORE"}
@@ -97,6 +98,7 @@ def test_a_row_of_both_tasks_gives_both_rows(tmp_path: Path) -> None:
     path.write_bytes(lines(JAZZ | {"label": "STORE", "reasoning": "taste", "confidence": 0.5, "id": 7}))
     assert check_files([path]) == [f"{path}: 2 rows (1 STORE, 1 extraction)"]
     assert [row["task"] for row in read_rows(path)] == ["grade", "extract"]
+    assert {exchange_of(row) for row in read_rows(path)} == {"USER: I like jazz\nASSISTANT: ok"}
     rows = [placed.row.model_dump(exclude_unset=True) for placed in read_raw_rows([path]).rows]
     assert [row.get("reasoning") for row in rows] == ["taste", None]
     assert [(row["id"], row["confidence"]) for row in rows] == [("7", 0.5)] * 2

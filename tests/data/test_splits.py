@@ -156,18 +156,23 @@ def test_two_families_are_one_part_each_whatever_the_fraction() -> None:
     assert (len(split.train), len(split.val)) == (5, 5)
 
 
+@pytest.fixture(scope="module")
+def shipped() -> list[RawRow]:
+    imported = read_raw_rows([PROJECT_ROOT / GRADING_JSONL, PROJECT_ROOT / EXTRACTION_JSONL])
+    return [placed.row for placed in imported.rows]
+
+
 @pytest.mark.parametrize(
     ("kind", "val_share", "most_set_aside"),
     [("random", (0.19, 0.21), 0), ("family", (0.19, 0.21), 0.2), ("name", (0.19, 0.21), 0), ("both", (0.1, 0.3), 0.5)],
 )
 def test_shipped_rows_can_be_split_every_way(
-    kind: SplitKind, val_share: tuple[float, float], most_set_aside: float
+    kind: SplitKind, val_share: tuple[float, float], most_set_aside: float, shipped: list[RawRow]
 ) -> None:
-    imported = read_raw_rows([PROJECT_ROOT / GRADING_JSONL, PROJECT_ROOT / EXTRACTION_JSONL])
-    split = split_rows([placed.row for placed in imported.rows], kind, 0.2, 42)
+    split = split_rows(shipped, kind, 0.2, 42)
     kept = len(split.train) + len(split.val)
     assert val_share[0] <= len(split.val) / kept <= val_share[1]
-    assert len(split.set_aside) <= most_set_aside * len(imported.rows)
+    assert len(split.set_aside) <= most_set_aside * len(shipped)
     if kind == "both":
         assert {r.unseen for r in split.val} == {"family+name"}
 
@@ -248,39 +253,26 @@ def own_data_run(folder: Path, base: Path) -> list[str]:
     return ["--config", str(config), "--set", "training.max_steps=2"]
 
 
-def test_a_dry_run_shows_the_split_and_writes_nothing(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*own_data_run(tmp_path, tiny_model), "--dry-run") == 0
-    printed = capsys.readouterr().out
-    assert "40 rows; 20 repaired" in printed and "32 train, 8 val" in printed
-    assert f"[{tmp_path / 'outputs/tiny/data/train.jsonl'}]" in printed
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_more_rows_are_trained_on_beside_those_of_ones_own(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("override", "code", "told"),
+    [
+        ("run.seed=1", 0, ["40 rows; 20 repaired", "32 train, 8 val", "[{folder}/outputs/tiny/data/train.jsonl]"]),
+        ("data.more=[{folder}/more.jsonl]", 0, ["train      34 rows", "tiny/data/train.jsonl, {folder}/more.jsonl]"]),
+        ("data.max_length=100", 1, ["extraction.jsonl:1: "]),
+        ("data.val={folder}/val.jsonl", 1, ["data.val: "]),
+    ],
+    ids=["the split", "more rows beside one's own", "too long a row", "split files beside raw rows"],
+)
+def test_a_dry_run_says_what_it_would_train_on_and_writes_nothing(
+    override: str, code: int, told: list[str], tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = own_data_run(tmp_path, tiny_model)
-    more = tmp_path / "more.jsonl"
-    write_jsonl(more, [raw_rows(3)[0] | {"source": source} for source in ("life/train", "life/train", "life/val")])
-    assert run(*arguments, "--dry-run", "--set", f"data.more=[{more}]") == 0
-    printed = capsys.readouterr().out
-    assert "train      34 rows" in printed and f"outputs/tiny/data/train.jsonl, {more}]" in printed
-
-
-def test_too_long_a_row_is_named_where_it_was_read(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*own_data_run(tmp_path, tiny_model), "--dry-run", "--set", "data.max_length=100") == 1
-    assert "extraction.jsonl:1: " in capsys.readouterr().err
-
-
-def test_split_files_beside_raw_rows_are_refused(
-    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*own_data_run(tmp_path, tiny_model), "--dry-run", "--set", f"data.val={tmp_path / 'val.jsonl'}") == 1
-    assert "data.val: " in capsys.readouterr().err
+    more = [raw_rows(3)[0] | {"source": source} for source in ("life/train", "life/train", "life/val")]
+    write_jsonl(tmp_path / "more.jsonl", more)
+    assert run(*arguments, "--dry-run", "--set", override.format(folder=tmp_path)) == code
+    printed = "".join(capsys.readouterr())
+    assert all(words.format(folder=tmp_path) in printed for words in told), printed
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow

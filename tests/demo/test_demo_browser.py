@@ -44,30 +44,16 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(memory: Path) -> Iterator[dict[str, str]]:
     """One page with two models and a memory for each visit, and one with a memory in a file."""
     with ObservingServer().running() as server:
-        environment = os.environ | {
-            "OLLAMA_HOST": server.host,
-            "HTTP_PROXY": "http://127.0.0.1:9",
-            "NO_PROXY": server.host,
-        }
+        proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": server.host}
+        environment = os.environ | {"OLLAMA_HOST": server.host} | proxy
         found: dict[str, str] = {}
         processes = []
         for name, options in {"two": ["--compare", "ollama:other"], "file": ["--memory", str(memory)]}.items():
-            command = [
-                sys.executable,
-                "-m",
-                "observer.cli",
-                "demo",
-                "--model",
-                "ollama:watcher",
-                "--port",
-                "0",
-                *options,
-            ]
-            processes.append(
-                subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-            )
-            assert processes[-1].stdout
-            (found[name],) = re.findall(r"http://127.0.0.1:\d+/", processes[-1].stdout.readline())
+            command = [sys.executable, "-m", "observer.cli", *"demo --model ollama:watcher --port 0".split(), *options]
+            process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+            processes.append(process)
+            assert process.stdout
+            (found[name],) = re.findall(r"http://127.0.0.1:\d+/", process.stdout.readline())
         yield found
         for process in processes:
             process.send_signal(signal.SIGINT)
@@ -92,9 +78,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    page.on(
-        "request", lambda asked: None if re.match(r"http://127\.|data:|blob:", asked.url) else faults.append(asked.url)
-    )
+    page.on("request", lambda asked: None if INSIDE.match(asked.url) else faults.append(asked.url))
     yield page
     page.close()
     assert not faults
@@ -120,11 +104,8 @@ def test_two_models_answer_side_by_side_in_any_window(page: Page, urls: dict[str
     assert cards.count() == 3
     assert cards.nth(0).locator(".obs-answer").count() == 2
     assert "same grade, 1 of 1 relationships in both" in cards.nth(0).inner_text()
-    assert [cards.nth(n).locator(".obs-label").first.inner_text() for n in range(3)] == [
-        "IMPORTANT",
-        "DISCARD",
-        "IMPORTANT",
-    ]
+    labels = [cards.nth(n).locator(".obs-label").first.inner_text() for n in range(3)]
+    assert labels == ["IMPORTANT", "DISCARD", "IMPORTANT"]
     assert cards.nth(0).locator("mark bdi").first.inner_text() == "Oslo"
     assert cards.nth(0).locator("svg.obs-graph").first.get_attribute("aria-label") == "User lives in Oslo (ongoing)"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"

@@ -41,7 +41,15 @@ from tests.support.label_server import LabelServer, Received, Reply, sound_answe
 
 KEY = "sk-canary-0123456789abcdef"
 COUNTS = re.compile(r"(?:grade|extract): ([\d,]+) = ([\d,]+) labelled \+ ([\d,]+) quarantined \+ ([\d,]+) left")
-Serve = Callable[[Callable[[Received], Reply]], LabelServer]
+
+
+def sound(_: Received) -> Reply:
+    return Reply()
+
+
+def write_lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
 
 
 @dataclass(frozen=True)
@@ -58,90 +66,78 @@ class Done:
         return tuple(sum(parts) for parts in list(zip(*sums, strict=True))[1:])
 
 
-Run = Callable[..., Done]
+class Desk:
+    """A folder with an input of one row, servers, and `observer label` run there."""
 
+    def __init__(self, folder: Path, servers: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._servers, self._capsys = folder, servers, capsys
+        self.write("I work at Siemens")
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with ExitStack() as stack:
-        yield lambda plan: stack.enter_context(LabelServer(plan).running())
+    def write(self, *messages: str) -> Path:
+        rows = [{"user_message": message, "assistant_message": "ok"} for message in messages]
+        return write_lines(self.folder / "in.jsonl", *rows)
 
+    def serve(self, plan: Callable[[Received], Reply] = sound) -> LabelServer:
+        return self._servers.enter_context(LabelServer(plan).running())
 
-@pytest.fixture
-def label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Run the command in `tmp_path`; afterwards no file there holds the key."""
-
-    def run(server: LabelServer | None, *arguments: str, source: str = "in.jsonl", out: str = "out.jsonl") -> Done:
-        given = ["label", str(tmp_path / source) if source != "-" else "-", "--out", str(tmp_path / out)]
+    def label(
+        self, server: LabelServer | None, *arguments: str, source: str = "in.jsonl", out: str = "out.jsonl"
+    ) -> Done:
+        given = ["label", str(self.folder / source) if source != "-" else "-", "--out", str(self.folder / out)]
         given += ["--base-url", server.url] if server else []
         defaults = {"--task": "grade", "--model": "gpt-4o", "--timeout": "5", "--max-retries": "1"}
         given += [part for name, value in defaults.items() if name not in arguments for part in (name, value)]
         code = main([*given, *arguments])
-        printed = capsys.readouterr()
+        printed = self._capsys.readouterr()
         assert KEY not in printed.out + printed.err
         return Done(code, printed.out, printed.err)
 
-    yield run
+    def rows(self, name: str = "out.jsonl") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """Afterwards no file of it holds the key."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with ExitStack() as servers:
+        yield Desk(tmp_path, servers, capsys)
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def write_input(folder: Path, *messages: str) -> Path:
-    rows = [{"user_message": message, "assistant_message": "ok"} for message in messages]
-    return write_lines(folder / "in.jsonl", *rows)
-
-
-def write_lines(path: Path, *rows: Any) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def sound(_: Received) -> Reply:
-    return Reply()
 
 
 # ---- the whole way
 
 
-def test_both_tasks_give_raw_rows_that_pass_the_check(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens", "hello there", "I work at Bosch")
-    server = serve(sound)
-    done = label(server, "--task", "both")
+def test_both_tasks_give_raw_rows_that_pass_the_check(desk: Desk) -> None:
+    desk.write("I work at Siemens", "hello there", "I work at Bosch")
+    server = desk.serve()
+    done = desk.label(server, "--task", "both")
     assert (done.code, done.counts) == (0, (6, 0, 0))
-    graded, extracted = tmp_path / "out-grade.jsonl", tmp_path / "out-extract.jsonl"
+    graded, extracted = desk.folder / "out-grade.jsonl", desk.folder / "out-extract.jsonl"
     assert check_files([graded, extracted]) == [
         f"{graded}: 3 rows (1 DISCARD, 2 IMPORTANT)",
         f"{extracted}: 3 rows (1 empty extraction, 2 extraction)",
     ]
-    first = read_lines(graded)[0]
+    first = desk.rows("out-grade.jsonl")[0]
     assert first["source"] == "label/gpt-4o" and first["confidence"] == 0.9 and first["id"] == "in.jsonl:1"
-    assert [row["user_message"] for row in read_lines(extracted)] == [
-        "I work at Siemens",
-        "hello there",
-        "I work at Bosch",
-    ]
+    said = [row["user_message"] for row in desk.rows("out-extract.jsonl")]
+    assert said == ["I work at Siemens", "hello there", "I work at Bosch"]
     assert {request.key for request in server.received} == {KEY}
     assert {request.format for request in server.received} == {"json_schema"}
 
 
-def test_the_same_exchange_twice_is_asked_once_and_a_second_run_asks_nothing(
-    tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens", "I work at Siemens")
-    server = serve(sound)
-    assert label(server).counts == (2, 0, 0)
-    before = (tmp_path / "out.jsonl").read_bytes()
-    assert label(server).counts == (2, 0, 0)
-    assert len(server.received) == 1 and (tmp_path / "out.jsonl").read_bytes() == before
+def test_the_same_exchange_twice_is_asked_once_and_a_second_run_asks_nothing(desk: Desk) -> None:
+    desk.write("I work at Siemens", "I work at Siemens")
+    server = desk.serve()
+    assert desk.label(server).counts == (2, 0, 0)
+    before = (desk.folder / "out.jsonl").read_bytes()
+    assert desk.label(server).counts == (2, 0, 0)
+    assert len(server.received) == 1 and (desk.folder / "out.jsonl").read_bytes() == before
 
 
-def test_every_input_form_and_every_bad_row_in_one_file(tmp_path: Path, serve: Serve, label: Run) -> None:
+def test_every_input_form_and_every_bad_row_in_one_file(desk: Desk) -> None:
     source = write_lines(
-        tmp_path / "in.jsonl",
+        desk.folder / "in.jsonl",
         {"user_message": "I work at Siemens", "id": 7, "family": "f", "note": "x"},
         {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "I work at Bosch"}]},
         "USER: hi\nASSISTANT: hello\nUSER: I work at Nokia\n  and like it\nASSISTANT: nice\n---",
@@ -158,47 +154,47 @@ def test_every_input_form_and_every_bad_row_in_one_file(tmp_path: Path, serve: S
     )
     with source.open("ab") as stream:
         stream.write(b'{"user_message": "caf\xe9"}\n' + b"[" * 5_000 + b"\n" + b'{"a":' * 5_000 + b"\n")
-    done = label(serve(sound))
+    done = desk.label(desk.serve())
     assert (done.code, done.counts) == (0, (5, 0, 0))
     assert "input: 16 rows = 5 readable + 11 unreadable" in done.out and "note (1)" in done.out
-    rows = read_lines(tmp_path / "out.jsonl")
+    rows = desk.rows()
     assert [row["id"] for row in rows] == ["7", "in.jsonl:2", "in.jsonl:3", "in.jsonl:9", "in.jsonl:19"]
     assert rows[0]["family"] == "f" and rows[2]["user_message"] == "I work at Nokia\nand like it"
     assert rows[2]["context"] == [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    quarantined = read_lines(tmp_path / "out.quarantine.jsonl")
+    quarantined = desk.rows("out.quarantine.jsonl")
     assert len(quarantined) == 11 and all(row["place"].startswith(f"{source}:") for row in quarantined)
     reasons = " ".join(row["reason"] for row in quarantined)
     for reason in ("not JSON", "empty user turn", "no user turn", "not UTF-8", "at most 20,000 are sent", "found '5'"):
         assert reason in reasons
 
 
-def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_lines(tmp_path / "in.jsonl", {"instruction": "a"}, {"instruction": "b"}, {"user_message": " "})
-    server = serve(sound)
+def test_a_run_that_reads_or_labels_nothing_fails_and_says_why(desk: Desk) -> None:
+    write_lines(desk.folder / "in.jsonl", {"instruction": "a"}, {"instruction": "b"}, {"user_message": " "})
+    server = desk.serve()
     reasons = (
         "  2 × neither `user_message` nor `messages`, found the fields instruction; rename `instruction` to user_me"
     )
     for arguments in (["--dry-run"], []):
-        done = label(server, *arguments)
+        done = desk.label(server, *arguments)
         assert done.code == 1 and reasons in done.out and "  1 × empty user turn" in done.out
         assert "in.jsonl: no row " in done.err and "for the reasons above" in done.err
     assert not server.received
 
-    write_input(tmp_path, "I work at Siemens", "I work at Bosch")
-    done = label(serve(lambda request: Reply("prose")))
+    desk.write("I work at Siemens", "I work at Bosch")
+    done = desk.label(desk.serve(lambda request: Reply("prose")))
     assert done.code == 1 and done.counts == (0, 2, 0)
     assert "  2 × not JSON" in done.out and "no row was labelled" in done.err
 
 
-def test_standard_input_and_a_limit(tmp_path: Path, serve: Serve, label: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_and_a_limit(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"USER: hello\n\nUSER: I work at Siemens\nASSISTANT: nice\n\nUSER: bye"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-    done = label(serve(sound), "--limit", "2", source="-")
+    done = desk.label(desk.serve(), "--limit", "2", source="-")
     assert (
         done.counts == (2, 0, 0) and "3 rows = 2 readable + 0 unreadable (quarantined) + 1 beyond --limit" in done.out
     )
-    assert [row["id"] for row in read_lines(tmp_path / "out.jsonl")] == ["stdin:1", "stdin:3"]
-    assert (tmp_path / "stdin.ledger.jsonl").exists()
+    assert [row["id"] for row in desk.rows()] == ["stdin:1", "stdin:3"]
+    assert (desk.folder / "stdin.ledger.jsonl").exists()
 
 
 def test_every_turn_labels_each_exchange_with_what_came_before_as_context() -> None:
@@ -227,13 +223,13 @@ def test_any_bytes_are_read_or_named_in_one_line(lines: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_permanent_error_stops_at_once_with_one_line(status: int, tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, *(f"turn {n}" for n in range(50)))
-    server = serve(lambda request: Reply(status=status, message=f"no such thing for {request.key}"))
-    done = label(server, "--concurrency", "2")
+def test_a_permanent_error_stops_at_once_with_one_line(status: int, desk: Desk) -> None:
+    desk.write(*(f"turn {n}" for n in range(50)))
+    server = desk.serve(lambda request: Reply(status=status, message=f"no such thing for {request.key}"))
+    done = desk.label(server, "--concurrency", "2")
     assert (done.code, done.counts) == (1, (0, 0, 50))
     assert done.err.startswith(f"error: 127.0.0.1: {status}, ") and done.err.count("\n") == 1 and "[key]" in done.err
-    assert len(server.received) <= 4 and not (tmp_path / "out.jsonl").exists()
+    assert len(server.received) <= 4 and not (desk.folder / "out.jsonl").exists()
 
 
 ERRORS = {
@@ -252,29 +248,24 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_an_error_is_told_in_the_servers_words(case: str, tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
+def test_an_error_is_told_in_the_servers_words(case: str, desk: Desk) -> None:
     body, words = ERRORS[case]
     text = body if isinstance(body, str) else json.dumps(body)
-    done = label(serve(lambda _: Reply(status=400, body=text)))
+    done = desk.label(desk.serve(lambda _: Reply(status=400, body=text)))
     assert done.code == 1 and "refused the request: 400, " in done.err and words in done.err
     assert done.err.splitlines()[-1].startswith("error: ") and "<" not in done.err
 
 
 @pytest.mark.parametrize(("status", "words"), [(402, "no credit"), (403, "the same command resumes")])
-def test_no_credit_and_a_limit_of_calls_are_not_a_matter_of_rights(
-    status: int, words: str, tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    done = label(serve(lambda _: Reply(status=status, message="Rate limit exceeded")), "--max-retries", "0")
+def test_no_credit_and_a_limit_of_calls_are_not_a_matter_of_rights(status: int, words: str, desk: Desk) -> None:
+    done = desk.label(desk.serve(lambda _: Reply(status=status, message="Rate limit exceeded")), "--max-retries", "0")
     assert done.code == 1 and words in done.err and "rights" not in done.err
 
 
-def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
+def test_retry_after_is_honoured(desk: Desk) -> None:
     limited = Reply(status=429, headers={"Retry-After": "1"})
-    server = serve(lambda request: limited if request.count == 1 else Reply())
-    assert label(server).counts == (1, 0, 0)
+    server = desk.serve(lambda request: limited if request.count == 1 else Reply())
+    assert desk.label(server).counts == (1, 0, 0)
     first, second = server.received
     assert second.time_s - first.time_s >= 1.0
 
@@ -282,10 +273,9 @@ def test_retry_after_is_honoured(tmp_path: Path, serve: Serve, label: Run) -> No
 @pytest.mark.parametrize(
     "fault", [Reply(status=500), Reply(is_cut=True), Reply(delay_s=0.6)], ids=["500", "cut", "slow"]
 )
-def test_a_passing_fault_is_retried(fault: Reply, tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    server = serve(lambda request: fault if request.count == 1 else Reply())
-    assert label(server, "--timeout", "0.4").counts == (1, 0, 0)
+def test_a_passing_fault_is_retried(fault: Reply, desk: Desk) -> None:
+    server = desk.serve(lambda request: fault if request.count == 1 else Reply())
+    assert desk.label(server, "--timeout", "0.4").counts == (1, 0, 0)
     assert len(server.received) == 2
 
 
@@ -294,16 +284,14 @@ def test_a_passing_fault_is_retried(fault: Reply, tmp_path: Path, serve: Serve, 
     [Reply(status=500), Reply(is_cut=True), Reply(delay_s=0.6), Reply(body="<html>"), Reply(body="{}")],
     ids=["500", "cut", "slow", "html", "no completion"],
 )
-def test_a_lasting_fault_leaves_the_row_for_the_next_run(
-    fault: Reply, tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens", "bad row", "hello")
+def test_a_lasting_fault_leaves_the_row_for_the_next_run(fault: Reply, desk: Desk) -> None:
+    desk.write("I work at Siemens", "bad row", "hello")
     is_down = True
-    server = serve(lambda request: fault if is_down and "bad" in request.exchange else Reply())
-    done = label(server, "--timeout", "0.4", "--max-retries", "0")
+    server = desk.serve(lambda request: fault if is_down and "bad" in request.exchange else Reply())
+    done = desk.label(server, "--timeout", "0.4", "--max-retries", "0")
     assert (done.code, done.counts) == (1, (2, 0, 1)) and "the same command resumes" in done.err
     is_down, sent = False, len(server.received)
-    done = label(server, "--timeout", "0.4", "--max-retries", "0")
+    done = desk.label(server, "--timeout", "0.4", "--max-retries", "0")
     assert (done.code, done.counts) == (0, (3, 0, 0)) and len(server.received) == sent + 1
 
 
@@ -354,26 +342,21 @@ WAYS_TO_ANSWER = {
 
 
 @pytest.mark.parametrize("way", WAYS_TO_ANSWER)
-def test_an_answer_is_read_in_every_way_that_servers_write_it(
-    way: str, tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    server = serve(lambda _: WAYS_TO_ANSWER[way])
-    done = label(server)
+def test_an_answer_is_read_in_every_way_that_servers_write_it(way: str, desk: Desk) -> None:
+    server = desk.serve(lambda _: WAYS_TO_ANSWER[way])
+    done = desk.label(server)
     assert (done.code, done.counts, len(server.received)) == (0, (1, 0, 0), 1), done.err
-    assert read_lines(tmp_path / "out.jsonl")[0]["label"] == "IMPORTANT"
+    assert desk.rows()[0]["label"] == "IMPORTANT"
 
 
 TWICE = f"{SOUND}\n{SOUND}"
 
 
 @pytest.mark.parametrize("text", [TWICE, f"```\n{SOUND}\n```\nor\n```\n{SOUND}\n```", f"[{SOUND}]", json.dumps(SOUND)])
-def test_what_could_be_read_in_two_ways_is_asked_again_and_set_aside(
-    text: str, tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens", "hello")
-    server = serve(lambda request: Reply(text) if "Siemens" in request.exchange else Reply())
-    assert label(server).counts == (1, 1, 0) and len(server.received) == 3
+def test_what_could_be_read_in_two_ways_is_asked_again_and_set_aside(text: str, desk: Desk) -> None:
+    desk.write("I work at Siemens", "hello")
+    server = desk.serve(lambda request: Reply(text) if "Siemens" in request.exchange else Reply())
+    assert desk.label(server).counts == (1, 1, 0) and len(server.received) == 3
 
 
 UPSTREAM = {"code": 502, "message": "Upstream idle timeout"}
@@ -418,21 +401,19 @@ UNPAID |= {"a deep error", "a deep message", "a deep answer", "too deep to be re
 
 
 @pytest.mark.parametrize("case", NO_ANSWERS)
-def test_what_is_no_answer_leaves_the_row_is_paid_for_and_asked_again(
-    case: str, tmp_path: Path, serve: Serve, label: Run
-) -> None:
+def test_what_is_no_answer_leaves_the_row_is_paid_for_and_asked_again(case: str, desk: Desk) -> None:
     reply, reason = NO_ANSWERS[case]
-    write_input(tmp_path, "I work at Siemens", "hello")
+    desk.write("I work at Siemens", "hello")
     is_ill = True
-    server = serve(lambda request: reply if is_ill and "Siemens" in request.exchange else Reply())
+    server = desk.serve(lambda request: reply if is_ill and "Siemens" in request.exchange else Reply())
     for _ in range(2):
-        done = label(server, "--concurrency", "1")
+        done = desk.label(server, "--concurrency", "1")
         assert (done.code, done.counts) == (1, (1, 0, 1)) and reason in done.err.splitlines()[-1]
-    assert len(read_lines(tmp_path / "in.ledger.jsonl")) == (1 if case in UNPAID else 3)
+    assert len(desk.rows("in.ledger.jsonl")) == (1 if case in UNPAID else 3)
     is_ill = False
-    done = label(server)
+    done = desk.label(server)
     assert (done.code, done.counts) == (0, (2, 0, 0))
-    paid = [line["cost_usd"] for line in read_lines(tmp_path / "in.ledger.jsonl")]
+    paid = [line["cost_usd"] for line in desk.rows("in.ledger.jsonl")]
     assert f"${sum(paid):.4f} in the ledger" in done.out
 
 
@@ -468,14 +449,12 @@ WITHOUT_SCHEMA = {"no schema either", "a schema alone", "no temperature and no s
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize("case", LIMITED)
-def test_a_request_is_put_as_the_server_takes_it(
-    case: str, status: int, tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens", "hello")
-    server = serve(
+def test_a_request_is_put_as_the_server_takes_it(case: str, status: int, desk: Desk) -> None:
+    desk.write("I work at Siemens", "hello")
+    server = desk.serve(
         lambda request: Reply(status=status, message=words) if (words := LIMITED[case](request.body)) else Reply()
     )
-    done = label(server, "--concurrency", "1")
+    done = desk.label(server, "--concurrency", "1")
     assert (done.code, done.counts) == (0, (2, 0, 0)), done.err
     last = server.received[-1].body
     assert {"max_tokens", "max_completion_tokens"} & last.keys()
@@ -484,30 +463,26 @@ def test_a_request_is_put_as_the_server_takes_it(
     assert ("temperature" in last) == (not is_warned) == (not case.startswith("no temperature"))
 
 
-def test_a_server_that_takes_no_limit_at_all_is_told_with_the_fields_name(
-    tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    done = label(serve(lambda _: Reply(status=422, message="max_tokens: extra_forbidden")))
+def test_a_server_that_takes_no_limit_at_all_is_told_with_the_fields_name(desk: Desk) -> None:
+    done = desk.label(desk.serve(lambda _: Reply(status=422, message="max_tokens: extra_forbidden")))
     assert done.code == 1 and "not one of 1 requests was taken" in done.err and "max_tokens" in done.err
 
 
-def test_another_servers_answers_are_not_this_ones(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    servers = [serve(sound), serve(sound)]
+def test_another_servers_answers_are_not_this_ones(desk: Desk) -> None:
+    servers = [desk.serve(), desk.serve()]
     for _ in range(2):
         for number, server in enumerate(servers):
-            assert label(server, "--model", "local", out=f"{number}.jsonl").counts == (1, 0, 0)
+            assert desk.label(server, "--model", "local", out=f"{number}.jsonl").counts == (1, 0, 0)
     assert [len(server.received) for server in servers] == [1, 1]
     same = Sampling("m", 0.0, Endpoint("http://HOST:80/v1/").identity)
     assert same == Sampling("m", 0.0, Endpoint("http://host:80/v1").identity)
     assert not Endpoint(f"{OPENAI_URL}/").identity, "the keys of ledgers that are there stay"
 
 
-def test_a_server_that_is_down_ends_the_run_early(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, *(f"turn {n}" for n in range(100)))
-    server = serve(lambda _: Reply(status=503))
-    done = label(server, "--max-retries", "0", "--concurrency", "4")
+def test_a_server_that_is_down_ends_the_run_early(desk: Desk) -> None:
+    desk.write(*(f"turn {n}" for n in range(100)))
+    server = desk.serve(lambda _: Reply(status=503))
+    done = desk.label(server, "--max-retries", "0", "--concurrency", "4")
     assert (done.code, done.counts) == (1, (0, 0, 100)) and "in a row without an answer" in done.err
     assert len(server.received) < 20
 
@@ -527,15 +502,13 @@ BAD_ANSWERS = {
 
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)
-def test_an_answer_unfit_to_be_gold_is_quarantined_raw_after_one_told_retry(
-    name: str, tmp_path: Path, serve: Serve, label: Run
-) -> None:
+def test_an_answer_unfit_to_be_gold_is_quarantined_raw_after_one_told_retry(name: str, desk: Desk) -> None:
     reply, reason, calls = BAD_ANSWERS[name]
-    source = write_input(tmp_path, "I work at Siemens", "bad row")
-    server = serve(lambda request: reply if "bad" in request.exchange else Reply())
-    done = label(server, "--task", "extract")
+    source = desk.write("I work at Siemens", "bad row")
+    server = desk.serve(lambda request: reply if "bad" in request.exchange else Reply())
+    done = desk.label(server, "--task", "extract")
     assert (done.code, done.counts) == (0, (1, 1, 0))
-    (row,) = read_lines(tmp_path / "out.quarantine.jsonl")
+    (row,) = desk.rows("out.quarantine.jsonl")
     assert row["place"] == f"{source}:2" and reason in row["reason"] and row["answer"] == reply.text
     asked = [request for request in server.received if "bad" in request.exchange]
     assert len(asked) == calls
@@ -543,11 +516,10 @@ def test_an_answer_unfit_to_be_gold_is_quarantined_raw_after_one_told_retry(
         assert reason in asked[1].body["messages"][-1]["content"]
 
 
-def test_a_retry_that_mends_the_answer_counts(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    server = serve(lambda request: Reply(INVENTED) if len(request.body["messages"]) == 2 else Reply())
-    assert label(server, "--task", "extract").counts == (1, 0, 0)
-    assert label(server, "--task", "extract").counts == (1, 0, 0) and len(server.received) == 2
+def test_a_retry_that_mends_the_answer_counts(desk: Desk) -> None:
+    server = desk.serve(lambda request: Reply(INVENTED) if len(request.body["messages"]) == 2 else Reply())
+    assert desk.label(server, "--task", "extract").counts == (1, 0, 0)
+    assert desk.label(server, "--task", "extract").counts == (1, 0, 0) and len(server.received) == 2
 
 
 NO_SCHEMAS = {
@@ -561,51 +533,43 @@ NO_SCHEMAS = {
 @pytest.mark.parametrize("status", NO_SCHEMAS)
 @pytest.mark.parametrize(("accepted", "calls"), [("json_object", 4), ("text", 5)])
 def test_a_server_without_schemas_is_asked_for_less_and_it_is_said_once(
-    status: int, accepted: str, calls: int, tmp_path: Path, serve: Serve, label: Run
+    status: int, accepted: str, calls: int, desk: Desk
 ) -> None:
-    write_input(tmp_path, "I work at Siemens", "hello", "bye")
+    desk.write("I work at Siemens", "hello", "bye")
     refused = Reply(status=status, message=NO_SCHEMAS[status])
     fenced = Reply("<think>hm</think>\n```json\n" + sound_answer(Task.GRADE, "") + "\n```")
-    server = serve(lambda request: fenced if request.format == accepted else refused)
-    done = label(server, "--concurrency", "1", "--max-retries", "0")
+    server = desk.serve(lambda request: fenced if request.format == accepted else refused)
+    done = desk.label(server, "--concurrency", "1", "--max-retries", "0")
     assert (done.code, done.counts) == (0, (3, 0, 0)) and len(server.received) == calls
     assert done.err.count("does not take a JSON schema") == 1
 
 
-def test_a_request_that_the_server_refuses_is_quarantined_but_not_a_whole_run(
-    tmp_path: Path, serve: Serve, label: Run
-) -> None:
-    write_input(tmp_path, "I work at Siemens", "bad row")
+def test_a_request_that_the_server_refuses_is_quarantined_but_not_a_whole_run(desk: Desk) -> None:
+    desk.write("I work at Siemens", "bad row")
     refused = Reply(status=400, message="context length exceeded")
-    assert label(serve(lambda request: refused)).counts == (0, 0, 2)
-    done = label(serve(lambda request: refused if "bad" in request.exchange else Reply()), "--concurrency", "1")
+    assert desk.label(desk.serve(lambda request: refused)).counts == (0, 0, 2)
+    server = desk.serve(lambda request: refused if "bad" in request.exchange else Reply())
+    done = desk.label(server, "--concurrency", "1")
     assert (done.code, done.counts) == (0, (1, 1, 0))
-    assert "context length exceeded" in (tmp_path / "out.quarantine.jsonl").read_text()
+    assert "context length exceeded" in (desk.folder / "out.quarantine.jsonl").read_text()
 
 
-def test_a_key_that_the_server_echoes_is_written_nowhere(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
-    assert label(serve(lambda request: Reply(f"your key is {request.key}"))).counts == (0, 1, 0)
-    assert "[key]" in (tmp_path / "out.quarantine.jsonl").read_text()
+def test_a_key_that_the_server_echoes_is_written_nowhere(desk: Desk) -> None:
+    assert desk.label(desk.serve(lambda request: Reply(f"your key is {request.key}"))).counts == (0, 1, 0)
+    assert "[key]" in (desk.folder / "out.quarantine.jsonl").read_text()
 
 
-def test_a_missing_key_is_told_before_anything_is_sent(
-    tmp_path: Path, label: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_key_is_told_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    write_input(tmp_path, "hello")
-    done = label(None)
+    done = desk.label(None)
     assert done.code == 1 and "OPENAI_API_KEY: not set" in done.err
 
 
-def test_a_server_on_this_machine_needs_no_key(
-    tmp_path: Path, serve: Serve, label: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve(sound)
+def test_a_server_on_this_machine_needs_no_key(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = desk.serve()
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    write_input(tmp_path, "hello")
-    assert label(server, "--model", "qwen").counts == (1, 0, 0) and server.received[0].key == "none"
+    assert desk.label(server, "--model", "qwen").counts == (1, 0, 0) and server.received[0].key == "none"
 
 
 # ---- a run that is cut
@@ -613,19 +577,20 @@ def test_a_server_on_this_machine_needs_no_key(
 
 @pytest.mark.parametrize("sent_signal", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 def test_a_cut_run_resumes_to_the_same_bytes_and_pays_at_most_the_calls_in_flight_twice(
-    sent_signal: signal.Signals, tmp_path: Path, serve: Serve, label: Run
+    sent_signal: signal.Signals, desk: Desk
 ) -> None:
-    source = write_input(tmp_path, *(f"I work at Company{n}" for n in range(20)))
+    source = desk.write(*(f"I work at Company{n}" for n in range(20)))
     answers = threading.Semaphore(16)
 
     def while_there_are_answers(request: Received) -> Reply:
         answers.acquire()
         return sound(request)
 
-    uncut, server = serve(sound), serve(while_there_are_answers)
-    assert label(uncut, "--task", "both", out="uncut/out.jsonl").counts == (40, 0, 0) and len(uncut.received) == 40
+    uncut, server = desk.serve(), desk.serve(while_there_are_answers)
+    assert desk.label(uncut, "--task", "both", out="uncut/out.jsonl").counts == (40, 0, 0) and len(uncut.received) == 40
 
-    command = [sys.executable, "-m", "observer.cli", "label", str(source), "--out", str(tmp_path / "cut" / "out.jsonl")]
+    cut = desk.folder / "cut"
+    command = [sys.executable, "-m", "observer.cli", "label", str(source), "--out", str(cut / "out.jsonl")]
     command += ["--task", "both", "--model", "gpt-4o", "--base-url", server.url, "--concurrency", "4"]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         while len(server.received) < 16 + 4 and run.poll() is None:
@@ -634,21 +599,20 @@ def test_a_cut_run_resumes_to_the_same_bytes_and_pays_at_most_the_calls_in_fligh
         run.communicate(timeout=600)
     answers.release(1_000)
     assert run.returncode == (-signal.SIGKILL if sent_signal == signal.SIGKILL else 130)
-    with (tmp_path / "cut" / "in.ledger.jsonl").open("ab") as stream:
+    with (cut / "in.ledger.jsonl").open("ab") as stream:
         stream.write(b'{"key": "abc", "ti')  # a last line torn by a power cut
 
-    assert label(server, "--task", "both", out="cut/out.jsonl").counts == (40, 0, 0)
+    assert desk.label(server, "--task", "both", out="cut/out.jsonl").counts == (40, 0, 0)
     for name in ("out-grade.jsonl", "out-extract.jsonl"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "uncut" / name).read_bytes()
+        assert (cut / name).read_bytes() == (desk.folder / "uncut" / name).read_bytes()
     times = Counter((request.task, request.exchange) for request in server.received)
     assert len(times) == 40 and max(times.values()) <= 2 and times.total() <= 40 + 4
 
 
-def test_a_second_run_on_the_same_ledger_is_refused(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "hello")
-    server = serve(sound)
-    with open_ledger(tmp_path / "in.ledger.jsonl"):
-        done = label(server)
+def test_a_second_run_on_the_same_ledger_is_refused(desk: Desk) -> None:
+    server = desk.serve()
+    with open_ledger(desk.folder / "in.ledger.jsonl"):
+        done = desk.label(server)
     assert done.code == 1 and "another run writes to it" in done.err and not server.received
 
 
@@ -661,41 +625,40 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     assert notes.read_bytes() == before
 
 
-def test_no_file_of_a_run_may_overwrite_another(tmp_path: Path, serve: Serve, label: Run) -> None:
-    source = write_input(tmp_path, "hello")
+def test_no_file_of_a_run_may_overwrite_another(desk: Desk) -> None:
+    source, other = desk.folder / "in.jsonl", str(desk.folder / "x")
     before = source.read_bytes()
-    done = label(serve(sound), "--quarantine", str(tmp_path / "x"), "--ledger", str(tmp_path / "x"), out="in.jsonl")
+    done = desk.label(desk.serve(), "--quarantine", other, "--ledger", other, out="in.jsonl")
     assert done.code == 1 and done.err.count("the same file as") == 2 and source.read_bytes() == before
 
 
 # ---- money
 
 
-def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens", "hello", "{")
-    server = serve(sound)
-    done = label(server, "--task", "both", "--dry-run")
-    assert done.code == 0 and not server.received and [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+def test_a_dry_run_sends_and_writes_nothing(desk: Desk) -> None:
+    desk.write("I work at Siemens", "hello", "{")
+    server = desk.serve()
+    done = desk.label(server, "--task", "both", "--dry-run")
+    assert done.code == 0 and not server.received and [path.name for path in desk.folder.iterdir()] == ["in.jsonl"]
     assert "grade: 3 calls to send (0 in the ledger)" in done.out
     prompt_tokens = int(re.findall(r"about ([\d,]+) prompt", done.out)[0].replace(",", ""))
     assert 3 * len(INSTRUCTIONS[Task.GRADE]) / 4 < prompt_tokens < 3 * (len(INSTRUCTIONS[Task.GRADE]) / 4 + 400)
 
 
-def test_the_budget_stops_before_the_call_that_would_pass_it(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, *(f"turn {n}" for n in range(20)))
-    server = serve(sound)  # every call costs 1000 * 2.50 + 50 * 10.00 USD per million: $0.003
-    done = label(server, "--budget-usd", "0.02")
+def test_the_budget_stops_before_the_call_that_would_pass_it(desk: Desk) -> None:
+    desk.write(*(f"turn {n}" for n in range(20)))
+    server = desk.serve()  # every call costs 1000 * 2.50 + 50 * 10.00 USD per million: $0.003
+    done = desk.label(server, "--budget-usd", "0.02")
     assert done.code == 1 and "could pass the budget of $0.02" in done.err
     labelled, quarantined, left = done.counts
     assert labelled == len(server.received) and 5 <= labelled <= 6 and quarantined == 0 and left == 20 - labelled
-    assert len(read_lines(tmp_path / "out.jsonl")) == labelled
-    assert label(server, "--budget-usd", "1").counts == (20, 0, 0) and len(server.received) == 20
+    assert len(desk.rows()) == labelled
+    assert desk.label(server, "--budget-usd", "1").counts == (20, 0, 0) and len(server.received) == 20
 
 
-def test_a_model_without_a_known_price_asks_for_one(tmp_path: Path, label: Run) -> None:
-    write_input(tmp_path, "hello")
-    assert "give --price" in label(None, "--model", "new-model", "--dry-run").err
-    assert "about $" in label(None, "--model", "new-model", "--dry-run", "--price", "1,2").out
+def test_a_model_without_a_known_price_asks_for_one(desk: Desk) -> None:
+    assert "give --price" in desk.label(None, "--model", "new-model", "--dry-run").err
+    assert "about $" in desk.label(None, "--model", "new-model", "--dry-run", "--price", "1,2").out
 
 
 def test_prices() -> None:
@@ -709,27 +672,26 @@ def test_prices() -> None:
 # ---- votes
 
 
-def test_votes_are_asked_warmer_and_their_agreement_is_the_confidence(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "I work at Siemens")
+def test_votes_are_asked_warmer_and_their_agreement_is_the_confidence(desk: Desk) -> None:
     other = Reply('{"reasoning":"?","label":"STORE","confidence":1}')
-    server = serve(lambda request: other if request.count == 2 else Reply())
-    assert label(server, "--votes", "3", "--concurrency", "1").counts == (1, 0, 0)
+    server = desk.serve(lambda request: other if request.count == 2 else Reply())
+    assert desk.label(server, "--votes", "3", "--concurrency", "1").counts == (1, 0, 0)
     assert [request.body["temperature"] for request in server.received] == [0.7] * 3
-    (row,) = read_lines(tmp_path / "out.jsonl")
+    (row,) = desk.rows()
     assert (row["label"], row["confidence"], row["reasoning"]) == ("IMPORTANT", 0.6667, "About Siemens.")
 
 
-def test_a_row_is_quarantined_unless_most_votes_are_sound(tmp_path: Path, serve: Serve, label: Run) -> None:
-    write_input(tmp_path, "one", "two")
+def test_a_row_is_quarantined_unless_most_votes_are_sound(desk: Desk) -> None:
+    desk.write("one", "two")
     bad = {"one": 1, "two": 2}
 
     def plan(request: Received) -> Reply:  # a refusal is not retried: one call for each vote
         is_bad = request.count <= bad[request.exchange.split()[1]]
         return Reply("", refusal="no") if is_bad else Reply()
 
-    assert label(serve(plan), "--votes", "3").counts == (1, 1, 0)
-    assert read_lines(tmp_path / "out.jsonl")[0]["confidence"] == 0.6667
-    assert read_lines(tmp_path / "out.quarantine.jsonl")[0]["reason"].startswith("2 of 3 votes: ")
+    assert desk.label(desk.serve(plan), "--votes", "3").counts == (1, 1, 0)
+    assert desk.rows()[0]["confidence"] == 0.6667
+    assert desk.rows("out.quarantine.jsonl")[0]["reason"].startswith("2 of 3 votes: ")
 
 
 def grading(label: str) -> GradingAnswer:
@@ -771,25 +733,25 @@ def test_votes_that_agree_on_nothing_give_no_gold_unless_most_are_empty() -> Non
 # ---- audit
 
 
-def test_an_audit_reports_agreement_and_leaves_the_gold_alone(tmp_path: Path, serve: Serve, label: Run) -> None:
+def test_an_audit_reports_agreement_and_leaves_the_gold_alone(desk: Desk) -> None:
     gold = json.loads(sound_answer(Task.EXTRACT, "I work at Bosch"))
     gold["entities"][0].pop("attributes")
     source = write_lines(
-        tmp_path / "in.jsonl",
+        desk.folder / "in.jsonl",
         {"user_message": "I work at Siemens", "label": "IMPORTANT"},
         {"user_message": "hello", "label": "STORE"},
         {"user_message": "bye", "label": "MAYBE"},
         {"user_message": "I work at Bosch", **gold},
         {"user_message": "no gold"},
     )
-    before, server = source.read_bytes(), serve(sound)
-    done = label(server, "--task", "both", "--audit", out="report.json")
+    before, server = source.read_bytes(), desk.serve()
+    done = desk.label(server, "--task", "both", "--audit", out="report.json")
     assert (done.code, done.counts) == (0, (3, 1, 0)) and len(server.received) == 3
     assert f"{source}:2: gold STORE, answer DISCARD" in done.out
-    report = json.loads((tmp_path / "report.json").read_text())["tasks"]
+    report = json.loads((desk.folder / "report.json").read_text())["tasks"]
     assert report["grade"]["agreement"] == 0.5 and report["grade"]["confusion"]["STORE"]["DISCARD"] == 1
     assert report["extract"]["triples"] == {"gold": 1, "answered": 1, "both": 1}
-    assert source.read_bytes() == before and not list(tmp_path.glob("*-grade*"))
+    assert source.read_bytes() == before and not list(desk.folder.glob("*-grade*"))
 
 
 def test_kappa_by_hand() -> None:

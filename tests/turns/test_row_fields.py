@@ -91,17 +91,7 @@ def test_the_usual_names_of_roles_and_fields_are_read(user: str, assistant: str,
 
 
 @pytest.mark.parametrize(
-    "role",
-    [
-        "system",
-        "developer",
-        "tool",
-        "function",
-        "function_call",
-        "function_call_output",
-        "observation",
-        "Tool_Response",
-    ],
+    "role", "system developer tool function function_call function_call_output observation Tool_Response".split()
 )
 def test_system_and_tool_turns_are_left_out(role: str) -> None:
     messages = [{"role": role, "content": "x"}, {"role": "user", "content": "hi"}]

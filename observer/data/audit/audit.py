@@ -10,7 +10,7 @@ from pathlib import Path
 from observer.data.audit.content import content
 from observer.data.audit.findings import Finding
 from observer.data.audit.leakage import leakage, parts_of
-from observer.data.audit.measures import Measure, entity_type_counts, figure, measures, predicate_counts, slice_counts
+from observer.data.audit.measures import Measure, entity_type_counts, figure, measure, predicate_counts, slice_counts
 from observer.data.audit.probes import LENGTH_LIMIT, Groups, Probe, run_probes
 from observer.data.audit.rows import TRAIN, VAL, AuditRow, count_tokens, read_rows
 from observer.data.synth.clauses import NAMED_SLICES
@@ -27,7 +27,7 @@ class Audit:
 
     columns: dict[str, list[AuditRow]]
     findings: list[Finding]
-    measured: list[tuple[Measure, dict[str, float | None]]]
+    measured: dict[str, list[Measure]]
     slices: dict[str, dict[str, int]]
     predicates: dict[str, int]
     entity_types: dict[str, int]
@@ -71,10 +71,10 @@ def run_audit(paths: Sequence[Path], tokenizer: Path, max_length: int, progress:
     return Audit(
         columns=columns,
         findings=findings,
-        measured=[(m, {name: m.of(part) for name, part in columns.items()}) for m in measures(known, max_length)],
+        measured={name: measure(part, known, max_length) for name, part in columns.items()},
         slices=_slices(columns),
-        predicates=dict(_by_count(predicate_counts(whole))),
-        entity_types=dict(_by_count(entity_type_counts(whole))),
+        predicates=dict(predicate_counts(whole).most_common()),
+        entity_types=dict(entity_type_counts(whole).most_common()),
         probes=probes,
         groups=groups,
         max_length=max_length,
@@ -102,15 +102,11 @@ def _slices(columns: dict[str, list[AuditRow]]) -> dict[str, dict[str, int]]:
     return {name: {column: counted[name] for column, counted in counts.items()} for name in names}
 
 
-def _by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
 def _measure_warnings(audit: Audit) -> list[str]:
     return [
-        f"{measure.name}: {figure(values[audit.whole], measure.unit)}, expected {measure.bounds}"
-        for measure, values in audit.measured
-        if measure.is_off(values[audit.whole])
+        f"{found.name}: {figure(found.value, found.unit)}, expected {found.bounds}"
+        for found in audit.measured[audit.whole]
+        if found.is_off
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from observer.data.audit.findings import Finding
 from observer.data.audit.leakage import same
@@ -12,52 +12,37 @@ from observer.observation import relation_key
 from observer.prompts import clean
 from observer.schema import ATTRIBUTE_KEYS, MAX_NAME_WORDS, USER, Extraction
 
-Extractions = list[tuple[AuditRow, Extraction]]
-
 
 def content(rows: Sequence[AuditRow], faults: Sequence[str], max_length: int) -> list[Finding]:
     """Hard rules of single rows, and of rows that ask the same. `faults` are the lines that are no rows."""
-    extractions = [(row, row.extraction) for row in rows if row.extraction]
-    n_names = sum(len(_names(gold)) + len(_times(gold)) for _, gold in extractions)
-    n_ends = sum(2 * len(gold.relationships) for _, gold in extractions)
-    broken = [*faults, *(f"{row.place}: {fault}" for row, gold in extractions for fault in _outside(gold))]
+    golds = [(row, row.extraction) for row in rows if row.extraction]
+    pieces = [(row, kind, piece) for row, gold in golds for kind, piece in _pieces(gold)]
+    ungrounded = [f"{row.place}: {kind} {piece!r}" for row, kind, piece in pieces if not _is_in(row, piece)]
+    names = [(row, piece) for row, kind, piece in pieces if kind == "name"]
+    long = [f"{row.place}: name {name!r}" for row, name in names if len(name.split()) > MAX_NAME_WORDS]
+    ends = [(row, end) for row, gold in golds for r in gold.relationships for end in (r.subject, r.object)]
+    known = {row.place: {entity.name for entity in gold.entities} for row, gold in golds}
+    loose = [f"{row.place}: endpoint {end!r}" for row, end in ends if end not in known[row.place]]
+    broken = [*faults, *(f"{row.place}: {fault}" for row, gold in golds for fault in _outside(gold))]
     too_long = [f"{row.place}: {row.tokens} tokens" for row in rows if row.tokens > max_length]
     return [
         _conflicts(rows),
-        Finding("grounding", "name or `when` not in the text", _lines(extractions, _ungrounded), n_names),
-        Finding("endpoints", "endpoint that is no entity", _lines(extractions, _endpoints), n_ends),
+        Finding("grounding", "name or `when` not in the text", ungrounded, len(pieces)),
+        Finding("endpoints", "endpoint that is no entity", loose, len(ends)),
         Finding("closed_inventories", "line unreadable, or outside the schema", broken, len(rows) + len(faults)),
-        Finding("long_names", f"name of over {MAX_NAME_WORDS} words", _lines(extractions, _long_names), n_names),
+        Finding("long_names", f"name of over {MAX_NAME_WORDS} words", long, len(pieces)),
         Finding("truncated", f"row of over {max_length:,} tokens", too_long, len(rows)),
     ]
 
 
-def _lines(extractions: Extractions, faults_of: Callable[[AuditRow, Extraction], list[str]]) -> list[str]:
-    return [f"{row.place}: {fault}" for row, gold in extractions for fault in faults_of(row, gold)]
+def _pieces(gold: Extraction) -> list[tuple[str, str]]:
+    """What has to stand in the text, and what it is."""
+    names = [("name", entity.name) for entity in gold.entities if entity.name != USER]
+    return names + [("when", relation.when) for relation in gold.relationships if relation.when]
 
 
-def _names(gold: Extraction) -> list[str]:
-    return [entity.name for entity in gold.entities if entity.name != USER]
-
-
-def _times(gold: Extraction) -> list[str]:
-    return [relation.when for relation in gold.relationships if relation.when]
-
-
-def _ungrounded(row: AuditRow, gold: Extraction) -> list[str]:
-    text = " ".join(row.exchange.split())
-    pieces = [("name", name) for name in _names(gold)] + [("when", when) for when in _times(gold)]
-    return [f"{kind} {piece!r}" for kind, piece in pieces if " ".join(clean(piece).split()) not in text]
-
-
-def _endpoints(_: AuditRow, gold: Extraction) -> list[str]:
-    names = {entity.name for entity in gold.entities}
-    ends = [end for relation in gold.relationships for end in (relation.subject, relation.object)]
-    return [f"endpoint {end!r}" for end in ends if end not in names]
-
-
-def _long_names(_: AuditRow, gold: Extraction) -> list[str]:
-    return [f"name {name!r}" for name in _names(gold) if len(name.split()) > MAX_NAME_WORDS]
+def _is_in(row: AuditRow, piece: str) -> bool:
+    return " ".join(clean(piece).split()) in " ".join(row.exchange.split())
 
 
 def _outside(gold: Extraction) -> list[str]:

@@ -7,7 +7,7 @@ scikit-learn is imported when a probe runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,15 +67,24 @@ def _sizes(text: str) -> list[int]:
 
 def run_probes(rows: Sequence[AuditRow]) -> tuple[list[Probe], Groups]:
     """Both probes on the grading rows."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     graded = [row for row in rows if row.task == Task.GRADE]
     labels = [row.completion for row in graded]
     groups = family_groups([row.families for row in graded])
-    folds = (_random_folds(labels), _grouped_folds(labels, groups), _train_to_val(graded))
-    makers: tuple[tuple[str, Callable[[], Any], list[Any]], ...] = (
-        ("bag of words", lambda: words_pipeline("balanced"), [row.exchange for row in graded]),
-        ("lengths only", _lengths_classifier, [lengths_of(row) for row in graded]),
+    random, grouped = _folds(StratifiedKFold, labels, None), _folds(StratifiedGroupKFold, labels, groups)
+    every = random, grouped, _train_to_val(graded)
+    by_lengths = HistGradientBoostingClassifier(
+        max_iter=40, max_leaf_nodes=8, class_weight="balanced", random_state=SEED
     )
-    probes = [Probe(name, *(_macro_f1(make, inputs, labels, f) for f in folds)) for name, make, inputs in makers]
+    probes = [
+        Probe(name, *(_macro_f1(model, inputs, labels, folds) for folds in every))
+        for name, model, inputs in (
+            ("bag of words", words_pipeline("balanced"), [row.exchange for row in graded]),
+            ("lengths only", by_lengths, [lengths_of(row) for row in graded]),
+        )
+    ]
     counts = Counter(groups)
     return probes, Groups(len(counts), max(counts.values(), default=0) / max(1, len(graded)))
 
@@ -101,27 +110,11 @@ def family_groups(families: Sequence[Sequence[str]]) -> list[int]:
     return [numbers.setdefault(root(names[0]), len(numbers)) for names in keys]
 
 
-def _lengths_classifier() -> Any:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, class_weight="balanced", random_state=SEED)
-
-
-def _random_folds(labels: Sequence[str]) -> Folds:
-    from sklearn.model_selection import StratifiedKFold
-
-    if min(Counter(labels).values(), default=0) < N_FOLDS:
+def _folds(kind: Any, labels: Sequence[str], groups: Sequence[int] | None) -> Folds:
+    """None where some label has fewer rows than there are folds, or the groups are fewer."""
+    if min(Counter(labels).values(), default=0) < N_FOLDS or (groups is not None and len(set(groups)) < N_FOLDS):
         return []
-    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=SEED)
-    return [(known.tolist(), asked.tolist()) for known, asked in folds.split(labels, labels)]
-
-
-def _grouped_folds(labels: Sequence[str], groups: Sequence[int]) -> Folds:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    if min(Counter(labels).values(), default=0) < N_FOLDS or len(set(groups)) < N_FOLDS:
-        return []
-    folds = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=SEED)
+    folds = kind(N_FOLDS, shuffle=True, random_state=SEED)
     return [(known.tolist(), asked.tolist()) for known, asked in folds.split(labels, labels, groups)]
 
 
@@ -130,7 +123,7 @@ def _train_to_val(rows: Sequence[AuditRow]) -> Folds:
     return [(known, asked)] if known and asked else []
 
 
-def _macro_f1(make: Callable[[], Any], inputs: Sequence[Any], labels: Sequence[str], folds: Folds) -> float | None:
+def _macro_f1(model: Any, inputs: Sequence[Any], labels: Sequence[str], folds: Folds) -> float | None:
     """Of the predictions of all folds together, so that a fold without some label does no harm."""
     from sklearn.metrics import f1_score
 
@@ -140,7 +133,7 @@ def _macro_f1(make: Callable[[], Any], inputs: Sequence[Any], labels: Sequence[s
         taught = [labels[i] for i in known]
         if len(set(taught)) < 2 or not asked:
             return None
-        model = make().fit([inputs[i] for i in known], taught)
+        model.fit([inputs[i] for i in known], taught)
         predicted += [str(label) for label in model.predict([inputs[i] for i in asked])]
         gold += [labels[i] for i in asked]
     return float(f1_score(gold, predicted, average="macro")) if folds else None

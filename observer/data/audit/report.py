@@ -9,7 +9,7 @@ from typing import Any
 from observer.data.audit.audit import Audit
 from observer.data.audit.findings import FIRST_VERSION, MAX_EXAMPLES, Finding
 from observer.data.audit.measures import EVENT_PREDICATES, NONE, figure
-from observer.data.audit.probes import LENGTH_LIMIT, N_FOLDS
+from observer.data.audit.probes import LENGTH_LIMIT, N_FOLDS, Probe
 from observer.data.audit.similarity import DEFINITION
 
 NOTES = (
@@ -42,7 +42,7 @@ def to_markdown(audit: Audit, command: str) -> str:
         "## Measured",
         _measured(audit),
         "## Shortcut probes",
-        table(["probe", "random", "families", "train to val"], [_probe_row(asdict(p)) for p in audit.probes]),
+        table(["probe", "random", "families", "train to val"], [_probe_row(probe) for probe in audit.probes]),
         f"{audit.groups.n:,} groups of families; share of the largest: {figure(audit.groups.largest_share, 'share')}.",
         "## Slices",
         _slices(audit),
@@ -71,8 +71,9 @@ def to_json(audit: Audit, command: str) -> dict[str, Any]:
         "rows": {name: len(rows) for name, rows in audit.columns.items()},
         "hard_rules": findings,
         "measured": {
-            m.key: {"name": m.name, "unit": m.unit, "expected": m.bounds, "values": values}
-            for m, values in audit.measured
+            of[0].key: {"name": of[0].name, "unit": of[0].unit, "expected": of[0].bounds}
+            | {"values": dict(zip(audit.columns, (m.value for m in of), strict=True))}
+            for of in zip(*audit.measured.values(), strict=True)
         },
         "probes": [asdict(probe) for probe in audit.probes],
         "family_groups": asdict(audit.groups),
@@ -102,19 +103,15 @@ def _finding_row(found: Finding) -> list[str]:
 def _measured(audit: Audit) -> str:
     header = ["measure", *audit.columns, "first version", "expected", "verdict"]
     rows = []
-    for measure, values in audit.measured:
-        expected = measure.bounds
-        verdict = "" if not expected or values[audit.whole] is None else "ok"
-        figures = [figure(value, measure.unit) for value in values.values()]
-        reference = FIRST_VERSION.get(measure.key, NONE)
-        rows.append(
-            [measure.name, *figures, reference, expected, "warn" if measure.is_off(values[audit.whole]) else verdict]
-        )
+    for whole, *parts in zip(*audit.measured.values(), strict=True):
+        verdict = "warn" if whole.is_off else "ok" if whole.bounds and whole.value is not None else ""
+        figures = [figure(found.value, found.unit) for found in (whole, *parts)]
+        rows.append([whole.name, *figures, FIRST_VERSION.get(whole.key, NONE), whole.bounds, verdict])
     return table(header, rows)
 
 
-def _probe_row(probe: dict[str, Any]) -> list[str]:
-    return [probe.pop("name"), *(figure(value, "number") for value in probe.values())]
+def _probe_row(probe: Probe) -> list[str]:
+    return [probe.name, *(figure(value, "number") for value in (probe.random, probe.grouped, probe.train_to_val))]
 
 
 def _slices(audit: Audit) -> str:

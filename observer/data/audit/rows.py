@@ -79,7 +79,7 @@ def read_rows(paths: Sequence[Path], unused: Counter[str]) -> tuple[list[AuditRo
         try:
             for value in values_of_file(path):
                 found, fault = _read_value(value, path, unused)
-                rows += [replace(row, place=value.place) for row in found]
+                rows += found
                 faults += [f"{value.place}: {one}" for one in fault]
         except ObserverError as error:  # missing or not UTF-8: the other files are still audited
             faults.append(str(error))
@@ -88,28 +88,26 @@ def read_rows(paths: Sequence[Path], unused: Counter[str]) -> tuple[list[AuditRo
 
 def _read_value(given: Value, path: Path, unused: Counter[str]) -> tuple[list[AuditRow], list[str]]:
     """Rows of either task, and what is wrong with them."""
-    if given.fault:
-        return [], [given.fault]
     if is_split_row(given.value):
-        read = [_read_split_row(given.value, path)]
+        read = [_read_split_row(given.value, given.place, path)]
     else:
         try:
-            raw = raw_rows(given.value)
+            raw = raw_rows(given)
         except Unusable as error:
             return [], [str(error)]
         unused.update(raw.unused)
-        read = [_read_raw_row(row, path) for row in raw.rows]
+        read = [_read_raw_row(row, given.place, path) for row in raw.rows]
     return [row for row, _ in read if row], list(dict.fromkeys(fault for _, faults in read for fault in faults))
 
 
-def _read_raw_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None, list[str]]:
+def _read_raw_row(value: dict[str, Any], place: str, path: Path) -> tuple[AuditRow | None, list[str]]:
     try:
         row = (GradingRow if "label" in value else ExtractionRow).model_validate({"assistant_message": ""} | value)
     except ValidationError as error:
         return None, [describe_fault(fault) for fault in error.errors()]
     part = (row.source or "").rpartition("/")[2]
     return AuditRow(
-        place="",
+        place=place,
         part=part if part in (TRAIN, VAL) else f"{path.resolve().parent.name}-{path.stem}",
         task=row_task(row),
         exchange=row_exchange(row),
@@ -123,16 +121,16 @@ def _read_raw_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None, l
     ), []
 
 
-def _read_split_row(value: dict[str, Any], path: Path) -> tuple[AuditRow | None, list[str]]:
+def _read_split_row(value: dict[str, Any], place: str, path: Path) -> tuple[AuditRow | None, list[str]]:
     extraction = _read_answer(value)
     audited = {f"completion: {fault}" for fault in extraction.faults()} if extraction else set()
     faults = [fault for fault in row_faults(value) if fault not in audited]
-    slices = value.get("slices") or []
-    faults += [] if isinstance(slices, list) else [f"slices: a list is expected, found {slices!r}"]
+    if not isinstance(slices := value.get("slices") or [], list):
+        faults.append(f"slices: a list is expected, found {slices!r}")
     if faults:
         return None, faults
     return AuditRow(
-        place="",
+        place=place,
         part=VAL if value.get("unseen") else path.stem,
         task=Task(value["task"]),
         exchange=exchange_of(value),

@@ -127,14 +127,14 @@ class ClauseMaker:
         """A third person: `who`, the relation word, its predicate (under a key no slot has), the pronouns."""
         predicate = self.rng.choice(list(RELATIONS))
         word, gender = self.rng.choice(RELATIONS[predicate])
-        return {"who": self.draw.person(gender)[0], "rel": word, "rel-predicate": predicate, **PRONOUNS[gender]}
+        return {"who": self.draw.person(gender), "rel": word, "rel-predicate": predicate, **PRONOUNS[gender]}
 
     def _fill_people(self, values: dict[str, str], track: str) -> None:
         """Give people tracks a relation word whose gender fits the name."""
         predicate = TRACKS[track][0][1]
         if predicate in RELATIONS:
             values["rel"], gender = self.rng.choice(RELATIONS[predicate])
-            values["person"], values["wrong_person"] = (self.draw.person(gender)[0] for _ in range(2))
+            values["person"], values["wrong_person"] = (self.draw.person(gender) for _ in range(2))
 
     def _state(self, clause: Clause, view: View, track: str, subject: str) -> None:
         """Write into the clause what its frame states: the facts whose slots it shows, as the log has them."""

@@ -10,7 +10,7 @@ import functools
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +20,7 @@ from observer.data.synth.pools import Names
 from observer.data.synth.surface import Split
 from observer.data.synth.verbalize import Exchange, Verbalizer
 from observer.files import atomic_path, write_row
+from observer.observation import Progress, no_progress
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import Task, training_row
 from observer.schema import ExtractionRow, GradingRow, Label, RawRow, Relationship
@@ -63,13 +64,7 @@ def base_rows(seed: int = SEED) -> Iterator[RawRow]:
         index += 1
 
 
-Progress = Callable[[int, int], None]
-"""Called with how many rows are done, and of how many."""
-
-
-def write_data(
-    out: Path, n_rows: int = SHIPPED_ROWS, seed: int = SEED, progress: Progress = lambda done, of: None
-) -> None:
+def write_data(out: Path, n_rows: int = SHIPPED_ROWS, seed: int = SEED, progress: Progress = no_progress) -> None:
     """Write the four data files below `out` (the folder that holds `data/`), row by row; each appears whole.
 
     With the defaults they are the shipped ones, natural rows first; otherwise all rows are generated.

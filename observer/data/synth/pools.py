@@ -76,7 +76,7 @@ class Draw:
     def value(self, slot: str) -> str:
         """A bare value of the slot, such as `Siemens` for `org`."""
         if SLOT_TYPES.get(slot) is EntityType.PERSON:
-            return self.person()[0]
+            return self.person()
         if slot == "age":
             return str(self.rng.randint(18, 79))
         if slot == "date":
@@ -101,15 +101,15 @@ class Draw:
         drawn = self.rng.sample(self.rng.choice(large_enough), count)
         return [self._made_up(slot) or value for value in drawn]
 
-    def person(self, gender: str | None = None) -> tuple[str, str]:
-        """(name, gender); about a third with a last name."""
+    def person(self, gender: str | None = None) -> str:
+        """A name; about a third with a last name."""
         gender = gender or self.rng.choice(["female", "male"])
         first = self.rng.choice(values(f"first_{gender}", self.names))
         last = self.rng.choice(values("last", self.names))
         if self.names == "base" and self.rng.random() < 0.6:
             first = self.word().capitalize()
             last = self.word().capitalize()
-        return (f"{first} {last}" if self.rng.random() < 0.3 else first), gender
+        return f"{first} {last}" if self.rng.random() < 0.3 else first
 
     def _secret(self, slot: str) -> str:
         """Something nobody should paste: random, so that it opens nothing."""

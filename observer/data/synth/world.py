@@ -171,9 +171,9 @@ TODAY = dt.date(2026, 6, 17)
 """The vantage point of every conversation; logs are sampled around it."""
 
 
-def time_expression(rng: random.Random, day: dt.date, today: dt.date = TODAY) -> str:
+def time_expression(rng: random.Random, day: dt.date) -> str:
     """A phrase for the day as people say it, such as `last week`, `in 2019`, `in two weeks`."""
-    days = (today - day).days
+    days = (TODAY - day).days
     month, numbers = MONTHS[day.month - 1], "one two three four five six seven eight nine ten eleven".split()
     if days < 0:
         weeks, months = -days // 7, -days // 30

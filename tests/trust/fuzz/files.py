@@ -17,8 +17,9 @@ from eval.answers.answering import load_answers
 from observer.config import DataConfig, UnknownPredicates, load_config
 from observer.data.check import check_files
 from observer.data.dataset import read_rows
-from observer.data.importing import numbered_lines, read_raw_rows
+from observer.data.importing import read_raw_rows
 from observer.data.own_data import make_own_data
+from observer.data.raw_rows import values_of_file
 from observer.files import write_jsonl
 from observer.labeling import answers_file
 from observer.memory.graphiti import to_graphiti
@@ -59,7 +60,7 @@ def rows(data: bytes) -> None:
     """Raw rows, strictly and with repairs; every line is a row, set aside, or named in the error."""
     path = scratch() / "rows.jsonl"
     path.write_bytes(data)
-    lines = accepted(lambda: list(numbered_lines([path])))
+    lines = accepted(lambda: list(values_of_file(path)))
     if lines is None:
         return
     n_lines = len(lines)
