@@ -63,9 +63,10 @@ def test_a_node_has_its_type_and_what_was_told_of_it(facts: list[Fact]) -> None:
 
 
 def test_a_plan_is_valid_from_when_it_was_told_as_graphiti_has_it() -> None:
-    facts = known_after(said("User VISITS Kyoto future 2027..", day=2))
+    facts = known_after(said("User VISITS Kyoto future 2027..2028", day=2))
     (edge,) = to_graphiti(facts, "user-1").edges
     assert edge["valid_at"] == edge["reference_time"] == "2026-01-03T12:00:00+00:00"
+    assert edge["invalid_at"] is None
     assert edge["attributes"] == {"temporal": "future", "planned_for": "2027-01-01T00:00:00+00:00"}
 
 
