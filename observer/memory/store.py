@@ -110,7 +110,10 @@ class Store:
                 (fact,) = self._facts(["id = ?"], [fact_id])
         if delete:  # out of the log too, where others have read what was there before
             with self._faults_explained():
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                (is_read, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_read:
+                told = f"deleted, but {self.path}-wal keeps it while another program reads; end that program"
+                raise ObserverError(f"{self.path}: {told}")
         return fact
 
     def _delete(self, fact: Fact) -> None:

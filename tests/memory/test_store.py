@@ -317,3 +317,19 @@ def test_a_file_of_version_1_is_brought_up_to_date_once_or_not_at_all(version_1:
     assert len({len(store.history()) for store in stores}) == 1
     for store in stores:
         store.close()
+
+
+def test_what_is_deleted_while_another_program_reads_is_said_to_be_there_still(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("observer.memory.store.BUSY_TIMEOUT_S", 0.1)
+    with Store(path) as store, contextlib.closing(sqlite3.connect(path)) as reader:
+        store.apply(JOB, "1")
+        (job,) = store.known("Siemens")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM facts").fetchall()
+        with pytest.raises(ObserverError, match=r"deleted, but .*-wal keeps it while another program reads"):
+            store.forget(job.id, delete=True)
+        reader.execute("COMMIT")
+        assert store.known("Siemens") == []
+    assert [b"Siemens" in file.read_bytes() for file in path.parent.iterdir()] == [False]
