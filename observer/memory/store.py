@@ -97,7 +97,8 @@ class Store:
         with self._transaction():
             found = self._facts(["id = ?"], [fact_id])
             if not found:
-                raise ObserverError(f"{self.path}: no fact has the id {fact_id!r}; `observer memory show` has them all")
+                fix = f"`observer memory show {self.path} --all --json` has them all"
+                raise ObserverError(f"{self.path}: no fact has the id {fact_id!r}; {fix}")
             (fact,) = found
             if delete:
                 self._delete(fact)
