@@ -61,22 +61,23 @@ class Timeline:
     """
 
     def __init__(self, facts: Iterable[Fact] = ()) -> None:
-        self._topics: dict[str, dict[str, Fact]] = defaultdict(dict)
-        for fact in facts:
-            self._topics[topic_of(fact.key)][fact.id] = fact
+        self._facts: dict[Key, dict[str, Fact]] = defaultdict(dict)
+        self._current: dict[str, dict[Key, Fact]] = defaultdict(dict)
         self._stated: set[tuple[Key, Temporal]] = set()
         self._changed: dict[str, tuple[Fact | None, Fact]] = {}
+        for fact in facts:
+            self._put(fact)
 
     @property
     def facts(self) -> list[Fact]:
         """In the order in which they became known."""
-        found = [fact for facts in self._topics.values() for fact in facts.values()]
+        found = [fact for facts in self._facts.values() for fact in facts.values()]
         return sorted(found, key=lambda fact: (fact.first_seen, fact.id))
 
     def later_than(self, said: Said) -> list[Fact]:
         """Facts of its topics of which something was told after it."""
-        known = [fact for topic in said.topics for fact in self._topics[topic].values()]
-        return [fact for fact in known if fact.told_at > said.seen_at]
+        topics = said.topics
+        return [fact for fact in self.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]
 
     def tell(self, said: Said) -> list[Operation]:
         """What it changes, and what it says again."""
@@ -89,7 +90,7 @@ class Timeline:
                 if fact.temporal is state:
                     step(fact)
         for end in said.ends:
-            current = self._current(end.key)
+            current = self._current_of(end.key)
             if current and current.temporal is end.temporal:
                 self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
@@ -97,7 +98,7 @@ class Timeline:
 
     def _completed(self, fact: Fact) -> None:
         """It is over: end what is current and see that again; else see again what was over, or add it as past."""
-        current = self._current(fact.key)
+        current = self._current_of(fact.key)
         reason = None
         if current and {(fact.key, Temporal.ONGOING), (fact.key, current.temporal)}.isdisjoint(self._stated):
             reason = _why_over(current, fact)  # else "I left, and now I am there again"
@@ -119,12 +120,13 @@ class Timeline:
             ended_at = old.ended_at or fact.first_seen
             return ended_at == fact.first_seen, n_same_times, ended_at, old.first_seen, old.id
 
-        over = [old for old in self._of(fact.key) if not old.is_current and old.ended_by is not Reason.CAME_TRUE]
+        known = self._facts[fact.key].values()
+        over = [old for old in known if not old.is_current and old.ended_by is not Reason.CAME_TRUE]
         same = [old for old in over if _why_over(old, fact) not in (None, Reason.CAME_TRUE)]
         return max(same, key=closeness, default=None)
 
     def _ongoing(self, fact: Fact) -> None:
-        current = self._current(fact.key)
+        current = self._current_of(fact.key)
         if current and current.temporal is Temporal.ONGOING:
             self._put(_with_more(current, fact))
             return
@@ -133,7 +135,7 @@ class Timeline:
         self._add_in_place_of_rivals(fact)
 
     def _future(self, fact: Fact) -> None:
-        current = self._current(fact.key)
+        current = self._current_of(fact.key)
         if current is None:
             self._add_in_place_of_rivals(fact)
             return
@@ -144,28 +146,29 @@ class Timeline:
 
     def _add_in_place_of_rivals(self, fact: Fact) -> None:
         """End what cannot hold beside it any more."""
-        for old in list(self._topics[topic_of(fact.key)].values()):
-            is_rival = old.is_current and old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
+        for old in list(self._current[topic_of(fact.key)].values()):
+            is_rival = old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
             if is_rival and (reason := why_not_both(fact, old)):
                 self._put(_ended(old, fact.first_seen, reason, fact.valid_at))
         self._add(fact)
 
     def _add(self, fact: Fact) -> None:
-        self._put(fact.model_copy(update={"id": fact_id(fact.key, len(self._of(fact.key)))}))
+        self._put(fact.model_copy(update={"id": fact_id(fact.key, len(self._facts[fact.key]))}))
 
     def _put(self, fact: Fact) -> Fact:
-        facts = self._topics[topic_of(fact.key)]
+        key, facts = fact.key, self._facts[fact.key]
         was, _ = self._changed.get(fact.id, (facts.get(fact.id), fact))
         self._changed[fact.id] = was, fact
         facts[fact.id] = fact
+        current = self._current[topic_of(key)]
+        if fact.is_current:
+            current[key] = fact
+        elif key in current and current[key].id == fact.id:
+            del current[key]
         return fact
 
-    def _of(self, key: Key) -> list[Fact]:
-        """In the order in which they were added."""
-        return [fact for fact in self._topics[topic_of(key)].values() if fact.key == key]
-
-    def _current(self, key: Key) -> Fact | None:
-        return next((fact for fact in self._of(key) if fact.is_current), None)
+    def _current_of(self, key: Key) -> Fact | None:
+        return self._current[topic_of(key)].get(key)
 
 
 def _operation(was: Fact | None, now: Fact) -> Operation:
