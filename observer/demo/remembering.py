@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-from observer.memory.diff import apply_operations, diff
-from observer.memory.facts import Fact, Operation, OperationKind
+from observer.memory.diff import changes, remember
+from observer.memory.facts import Fact, OperationKind
+from observer.memory.said import Said
 from observer.memory.store import Store
 from observer.observation import Observation
 
@@ -16,15 +16,15 @@ from observer.observation import Observation
 class Memory:
     """What is known after the last exchange, ended facts too, and what the last call changed, by the fact's id.
 
-    `sources` are the exchanges it knows; those of a file are the file's business.
+    `told` is what it was told; that of a file is the file's business.
     """
 
     facts: Sequence[Fact] = ()
     changes: Mapping[str, OperationKind] = field(default_factory=dict)
-    sources: frozenset[str] = frozenset()
+    told: Sequence[Said] = ()
 
     def without_changes(self) -> Memory:
-        return Memory(self.facts, {}, self.sources)
+        return Memory(self.facts, {}, self.told)
 
 
 def recall(store: Store | None) -> Memory:
@@ -34,19 +34,16 @@ def recall(store: Store | None) -> Memory:
 
 def take_in(memory: Memory, observation: Observation, store: Store | None) -> Memory:
     """The memory afterwards. An exchange that it knows already changes nothing: each counts once."""
-    source, now = observation.id or "", datetime.now(UTC)
+    said = Said.of(observation, source=observation.id or "")
     if store:
         observation = observation.model_copy(update={"text_hash": None})  # the id tells texts and given times apart
-        operations = store.apply(observation, source, observation.at or now)
-        return _after(memory, store.known(is_current=False), operations, source)
-    if source in memory.sources:
+        operations = store.apply(observation, said.source, said.seen_at)
+        told, facts = memory.told, store.known(is_current=False)
+    elif any(said.source == earlier.source for earlier in memory.told):
         return memory
-    operations = diff(observation, memory.facts, observation.at or now)
-    return _after(memory, apply_operations(memory.facts, operations), operations, source)
-
-
-def _after(memory: Memory, facts: Sequence[Fact], operations: Sequence[Operation], source: str) -> Memory:
-    changes = {
-        operation.fact.id: operation.kind for operation in operations if operation.kind is not OperationKind.NOOP
-    }
-    return Memory(facts, {**memory.changes, **changes}, memory.sources | {source})
+    else:
+        told = [*memory.told, said]
+        facts = remember(told)
+        operations = changes(memory.facts, facts)
+    kinds = {operation.fact.id: operation.kind for operation in operations if operation.kind is not OperationKind.NOOP}
+    return Memory(facts, {**memory.changes, **kinds}, told)

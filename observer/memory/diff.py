@@ -1,67 +1,193 @@
-"""What an observation changes in what is known: ADD, INVALIDATE or NOOP. Pure: nothing is read, nothing is written.
+"""What observations come to: facts, as the fold of what was said in order of time. Pure: nothing is read or written.
 
-Statements of one observation never end one another. What was said later stands: an observation that is older than
-what is known adds to the past and ends nothing.
+Statements of one observation never end one another. Those of one moment count in the order in which they are given.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
-from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of, in_utc
-from observer.memory.rules import RECURRING, TIMELESS, related_predicates, why_not_both
+from observer.errors import ObserverError
+from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of
+from observer.memory.rules import RECURRING, TIMELESS, topic_of, why_not_both
+from observer.memory.said import Said
 from observer.observation import Observation
-from observer.schema import Temporal, canonical_triple
+from observer.schema import Temporal
 from observer.turns.pronouns import is_nobodys_name
 
-_ORDER = (Temporal.COMPLETED, Temporal.ONGOING, Temporal.FUTURE)
+
+def remember(told: Iterable[Said]) -> list[Fact]:
+    """What is known after all of it, by when it was first said: the same in whatever order it is given."""
+    timeline = Timeline()
+    for said in sorted(told, key=lambda said: said.seen_at):
+        timeline.tell(said)
+    return timeline.facts
 
 
 def diff(observation: Observation, known: Iterable[Fact], seen_at: datetime | None = None) -> list[Operation]:
-    """The operations, in an order in which they can be applied. Applying them and asking again gives NOOPs only.
+    """What an observation changes in what is known: the operations, in an order in which they can be applied. Applying
+    them and asking again gives NOOPs only.
 
     `known` holds ended facts too. `seen_at`, when the exchange was said, is by default the observation's own time,
-    else now.
+    else now. Raises ObserverError for one that was said before what is known of the same.
     """
-    seen_at = in_utc(seen_at or observation.at or datetime.now(UTC))
-    grounded, ungrounded = _facts_of(observation, seen_at)
-    comparison = _Comparison(known, grounded, seen_at)
-    for state in _ORDER:
-        for fact in grounded:
-            if fact.temporal is state:
-                comparison.take(fact)
-    left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
-    return comparison.operations + left_out
-
-
-def apply_operations(known: Iterable[Fact], operations: Iterable[Operation]) -> list[Fact]:
-    """What is known afterwards, in the order in which it became known."""
-    facts = {fact.id: fact for fact in known}
-    facts |= {operation.fact.id: operation.fact for operation in operations if operation.is_stored}
-    return list(facts.values())
-
-
-def names_and_predicates(observation: Observation) -> tuple[set[str], set[str]]:
-    """Facts with one of these names, in lower case, and one of these predicates are all that `diff` need know."""
-    names: set[str] = set()
-    predicates: set[str] = set()
-    for relationship in observation.relationships:
-        subject, predicate, obj = canonical_triple(
-            relationship.subject, str(relationship.predicate), relationship.object
+    timeline, said = Timeline(known), Said.of(observation, seen_at)
+    if late := timeline.later_than(said):
+        raise ObserverError(
+            f"an exchange of {said.seen_at}: {late[0].as_text()!r} is known from one of {late[0].told_at}; give `diff` "
+            "what was said in order of time, or give `remember` all of it"
         )
-        names |= {subject, obj}
-        predicates |= related_predicates(predicate)
-    return names, predicates
+    return timeline.tell(said)
 
 
-def _facts_of(observation: Observation, seen_at: datetime) -> tuple[list[Fact], list[Fact]]:
+def changes(before: Iterable[Fact], after: Iterable[Fact]) -> list[Operation]:
+    """The operations between two states of a memory."""
+    was, now = ({fact.id: fact for fact in facts} for facts in (before, after))
+    merged = [
+        fact.model_copy(update={"ended_at": fact.last_seen, "ended_by": Reason.MERGED})
+        for fact in was.values()
+        if fact.is_current and fact.id not in now
+    ]
+    changed = [fact for fact in [*merged, *now.values()] if fact != was.get(fact.id)]
+    return [_operation(was.get(fact.id), fact) for fact in changed]
+
+
+class Timeline:
+    """Facts, and what each observation changes in them: to be told in order of time.
+
+    A triple has at most one current fact, ongoing or planned. `facts` are those known at the beginning.
+    """
+
+    def __init__(self, facts: Iterable[Fact] = ()) -> None:
+        self._facts: dict[Key, dict[str, Fact]] = defaultdict(dict)
+        self._current: dict[str, dict[Key, Fact]] = defaultdict(dict)
+        self._stated: set[tuple[Key, Temporal]] = set()
+        self._changed: dict[str, tuple[Fact | None, Fact]] = {}
+        for fact in facts:
+            self._put(fact)
+
+    @property
+    def facts(self) -> list[Fact]:
+        """In the order in which they became known."""
+        found = [fact for facts in self._facts.values() for fact in facts.values()]
+        return sorted(found, key=lambda fact: (fact.first_seen, fact.id))
+
+    def later_than(self, said: Said) -> list[Fact]:
+        """Facts of its topics of which something was told after it."""
+        topics = said.topics
+        return [fact for fact in self.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]
+
+    def tell(self, said: Said) -> list[Operation]:
+        """What it changes, and what it says again."""
+        grounded, ungrounded = _facts_of(said)
+        self._changed = {}
+        self._stated = {(fact.key, fact.temporal) for fact in grounded}
+        steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
+        for state, step in steps.items():
+            for fact in grounded:
+                if fact.temporal is state:
+                    step(fact)
+        for end in said.ends:
+            current = self._current_of(end.key)
+            if current and current.temporal is end.temporal:
+                self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
+        left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
+        return [_operation(was, now) for was, now in self._changed.values()] + left_out
+
+    def _completed(self, fact: Fact) -> None:
+        """It is over: end what is current and see that again; else see again what was over, or add it as past."""
+        current = self._current_of(fact.key)
+        reason = None
+        if current and {(fact.key, Temporal.ONGOING), (fact.key, current.temporal)}.isdisjoint(self._stated):
+            reason = _why_over(current, fact)  # else "I left, and now I am there again"
+        past = self._over_already(fact)
+        if current and reason:
+            ended = self._put(_ended(current, fact.first_seen, reason, fact.invalid_at))
+            past = None if reason is Reason.CAME_TRUE else ended
+        if past:
+            self._put(_with_more(past, fact))
+        else:
+            self._add(_ended(fact, fact.first_seen, Reason.STATED, fact.invalid_at))
+
+    def _over_already(self, fact: Fact) -> Fact | None:
+        """Of what it can tell again, the one that ended at this moment, then the one of the same times, then the last
+        to end. Seeing it makes it no less close: the same statement finds it again."""
+
+        def closeness(old: Fact) -> tuple[bool, int, datetime, datetime, str]:
+            n_same_times = (old.valid_at == fact.valid_at) + (old.invalid_at == fact.invalid_at)
+            ended_at = old.ended_at or fact.first_seen
+            return ended_at == fact.first_seen, n_same_times, ended_at, old.first_seen, old.id
+
+        known = self._facts[fact.key].values()
+        over = [old for old in known if not old.is_current and old.ended_by is not Reason.CAME_TRUE]
+        same = [old for old in over if _why_over(old, fact) not in (None, Reason.CAME_TRUE)]
+        return max(same, key=closeness, default=None)
+
+    def _ongoing(self, fact: Fact) -> None:
+        current = self._current_of(fact.key)
+        if current and current.temporal is Temporal.ONGOING:
+            self._put(_with_more(current, fact))
+            return
+        if current:
+            self._put(_ended(current, fact.first_seen, Reason.CAME_TRUE, None))
+        self._add_in_place_of_rivals(fact)
+
+    def _future(self, fact: Fact) -> None:
+        current = self._current_of(fact.key)
+        if current is None:
+            self._add_in_place_of_rivals(fact)
+            return
+        if current.temporal is Temporal.FUTURE and fact.valid_at and current.last_seen < fact.first_seen:
+            put_off = {name: getattr(fact, name) for name in ("valid_at", "invalid_at", "when")}
+            current = current.model_copy(update=put_off)
+        self._put(_with_more(current, fact))
+
+    def _add_in_place_of_rivals(self, fact: Fact) -> None:
+        """End what cannot hold beside it any more."""
+        for old in list(self._current[topic_of(fact.key)].values()):
+            is_rival = old.temporal is fact.temporal and (old.key, old.temporal) not in self._stated
+            if is_rival and (reason := why_not_both(fact, old)):
+                self._put(_ended(old, fact.first_seen, reason, fact.valid_at))
+        self._add(fact)
+
+    def _add(self, fact: Fact) -> None:
+        self._put(fact.model_copy(update={"id": fact_id(fact.key, len(self._facts[fact.key]))}))
+
+    def _put(self, fact: Fact) -> Fact:
+        key, facts = fact.key, self._facts[fact.key]
+        was, _ = self._changed.get(fact.id, (facts.get(fact.id), fact))
+        self._changed[fact.id] = was, fact
+        facts[fact.id] = fact
+        current = self._current[topic_of(key)]
+        if fact.is_current:
+            current[key] = fact
+        elif key in current and current[key].id == fact.id:
+            del current[key]
+        return fact
+
+    def _current_of(self, key: Key) -> Fact | None:
+        return self._current[topic_of(key)].get(key)
+
+
+def _operation(was: Fact | None, now: Fact) -> Operation:
+    """`was` is the fact before, None where there was none."""
+    if was is None or (now.is_current and (not was.is_current or was.temporal is not now.temporal)):
+        return Operation(kind=OperationKind.ADD, reason=Reason.NEW, fact=now)
+    if was.is_current and now.ended_by:
+        return Operation(kind=OperationKind.INVALIDATE, reason=now.ended_by, fact=now)
+    return Operation(kind=OperationKind.NOOP, reason=Reason.KNOWN, fact=now)
+
+
+def _facts_of(said: Said) -> tuple[list[Fact], list[Fact]]:
     """What it states, and what it states of names that are none, or stand nowhere in the text."""
-    types = {entity.name: entity.type for entity in observation.entities}
-    invented = {entity.name for entity in observation.entities if not entity.is_grounded}
+    entities = said.observation.entities
+    types = {entity.name: entity.type for entity in entities}
+    invented = {entity.name for entity in entities if not entity.is_grounded}
     grounded, ungrounded = [], []
-    for relationship in observation.relationships:
-        fact = fact_of(relationship, types, seen_at)
+    for relationship in said.observation.relationships:
+        fact = fact_of(relationship, types, said.seen_at)
         if not _is_in_order(fact.valid_at, fact.invalid_at):
             fact = fact.model_copy(update={"invalid_at": None})
         if fact.predicate in TIMELESS:
@@ -89,143 +215,21 @@ def _is_same_past(old: Fact, fact: Fact) -> bool:
     return are_past and old.key == fact.key and _is_same_time(old, fact)
 
 
-class _Comparison:
-    """The known facts, kept up to date with the operations so far."""
+def _why_over(known: Fact, fact: Fact) -> Reason | None:
+    """Why what is known is over where `fact` says that it is; None where `fact` is of another time.
 
-    def __init__(self, known: Iterable[Fact], stated: Iterable[Fact], seen_at: datetime) -> None:
-        self.operations: list[Operation] = []
-        self._seen_at = seen_at
-        self._stated = {(fact.key, fact.temporal) for fact in stated}
-        self._facts: dict[Key, dict[str, Fact]] = {}
-        for fact in known:
-            self._put(fact)
-
-    def take(self, fact: Fact) -> None:
-        steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
-        steps[fact.temporal](fact)
-
-    def _completed(self, fact: Fact) -> None:
-        """It is over: end what is known of it, and see that again, or add it as past."""
-        current = self._current(fact.key, Temporal.ONGOING)
-        if not current and (plan := self._called_off(fact)):
-            return self._end(plan, Reason.CALLED_OFF, None) if plan.is_current else self._see_again(plan, fact)
-        is_back = (fact.key, Temporal.ONGOING) in self._stated  # "I left, and now I am there again"
-        if current and not is_back and current.last_seen <= self._seen_at and _is_same_time(current, fact):
-            self._end(current, Reason.STATED, fact.invalid_at)
-        plan = self._current(fact.key, Temporal.FUTURE)
-        is_planned_again = (fact.key, Temporal.FUTURE) in self._stated
-        same = [old for old in self._past(fact.key) if _is_same_time(old, fact)]
-        if plan and not is_planned_again and plan.last_seen <= self._seen_at and not self._is_to_come(plan):
-            self._end(plan, Reason.CAME_TRUE, fact.invalid_at)
-            same = [old for old in same if old.ended_at == self._seen_at]  # what was over before was another time
-        if same:
-            self._see_again(_closest(same, fact, self._seen_at), fact)
-        else:
-            self._add(_ended(fact, self._seen_at, Reason.STATED, fact.invalid_at))
-
-    def _called_off(self, fact: Fact) -> Fact | None:
-        """The plan that is over before its time has come, where no other time is named; or that was before."""
-        is_told = any(old.ended_at == self._seen_at for old in self._past(fact.key))  # it was of that, not of the plan
-        if is_told or fact.valid_at or fact.invalid_at or (fact.key, Temporal.FUTURE) in self._stated:
-            return None
-        plans = [
-            old
-            for old in self._of(fact.key)
-            if self._is_to_come(old)
-            and (old.last_seen <= self._seen_at if old.is_current else old.ended_by is Reason.CALLED_OFF)
-        ]
-        return max(plans, key=lambda plan: (plan.is_current, plan.id), default=None)
-
-    def _is_to_come(self, fact: Fact) -> bool:
-        """A plan whose time is known, and lies behind what is being said."""
-        return fact.temporal is Temporal.FUTURE and fact.valid_at is not None and fact.valid_at > self._seen_at
-
-    def _ongoing(self, fact: Fact) -> None:
-        held = [old for old in self._of(fact.key) if old.temporal is not Temporal.FUTURE]
-        not_over = [old for old in held if old.ended_at is None or old.ended_at > self._seen_at]
-        known = min(not_over, key=_told_at, default=None)
-        over_at = self._over_since(fact).ended_at
-        if known and (over_at is None or _told_at(known) <= over_at):
-            if known.temporal is Temporal.COMPLETED:  # told only as over so far: here it held
-                self._end_rivals(fact)
-                known = known.model_copy(update={"temporal": fact.temporal, "first_seen": fact.first_seen})
-            return self._see_again(known, fact)
-        plan = self._current(fact.key, Temporal.FUTURE)
-        if plan and plan.last_seen <= self._seen_at:
-            self._end(plan, Reason.CAME_TRUE, None)
-        self._add_in_place_of_rivals(fact)
-
-    def _future(self, fact: Fact) -> None:
-        current = self._current(fact.key, Temporal.ONGOING) or self._current(fact.key, Temporal.FUTURE)
-        later = [old for old in self._of(fact.key) if old.ended_at and old.ended_at > self._seen_at]
-        if current and current.temporal is Temporal.FUTURE and fact.valid_at and current.last_seen < self._seen_at:
-            put_off = {name: getattr(fact, name) for name in ("valid_at", "invalid_at", "when")}
-            current = current.model_copy(update=put_off)
-        if current or later:
-            return self._see_again(current or min(later, key=_end_of), fact)
-        self._add_in_place_of_rivals(fact)
-
-    def _add_in_place_of_rivals(self, fact: Fact) -> None:
-        self._end_rivals(fact)
-        self._add(self._over_since(fact))
-
-    def _end_rivals(self, fact: Fact) -> None:
-        """End what cannot hold beside it any more."""
-        for old in self._others(fact):
-            if old.is_current and old.last_seen <= self._seen_at and (reason := why_not_both(fact, old)):
-                self._end(old, reason, fact.valid_at)
-
-    def _over_since(self, fact: Fact) -> Fact:
-        """The fact, as over where that was said later, or what cannot hold beside it: by the first that was."""
-        told = Reason.STATED if fact.temporal is Temporal.ONGOING else Reason.CAME_TRUE
-        was_over = [old for old in self._of(fact.key) if old.ended_at and old.ended_at <= self._seen_at]
-        ends: list[tuple[datetime, Reason, datetime | None]] = []
-        ends += [(old.last_seen, told, None) for old in was_over]  # where its end was told once more
-        for old in self._others(fact):
-            is_new = old.first_seen > self._seen_at
-            if (is_new or old.is_current) and (reason := why_not_both(old, fact)):
-                ends.append((old.first_seen if is_new else old.last_seen, reason, old.valid_at))
-        later = [end for end in ends if end[0] > self._seen_at]
-        if not later:
-            return fact
-        ended_at, reason, invalid_at = min(later, key=lambda end: end[0])
-        return _ended(fact, ended_at, reason, fact.invalid_at or invalid_at)
-
-    def _others(self, fact: Fact) -> list[Fact]:
-        """Those of the same state that this observation does not state itself."""
-        known = [old for facts in self._facts.values() for old in facts.values() if old.temporal is fact.temporal]
-        return [old for old in known if (old.key, old.temporal) not in self._stated]
-
-    def _add(self, fact: Fact) -> None:
-        fact = fact.model_copy(update={"id": fact_id(fact.key, len(self._of(fact.key)))})
-        self._operate(OperationKind.ADD, Reason.NEW, fact)
-
-    def _end(self, old: Fact, reason: Reason, invalid_at: datetime | None) -> None:
-        self._operate(OperationKind.INVALIDATE, reason, _ended(old, self._seen_at, reason, invalid_at))
-
-    def _see_again(self, old: Fact, fact: Fact) -> None:
-        kind, reason = OperationKind.NOOP, Reason.KNOWN
-        if self.operations and self.operations[-1].fact.id == old.id:  # just ended, or just seen
-            last = self.operations.pop()
-            kind, reason = last.kind, last.reason
-        self._operate(kind, reason, _with_more(old, fact))
-
-    def _operate(self, kind: OperationKind, reason: Reason, fact: Fact) -> None:
-        self._put(fact)
-        self.operations.append(Operation(kind=kind, reason=reason, fact=fact))
-
-    def _put(self, fact: Fact) -> None:
-        self._facts.setdefault(fact.key, {})[fact.id] = fact
-
-    def _of(self, key: Key) -> list[Fact]:
-        return list(self._facts.get(key, {}).values())
-
-    def _current(self, key: Key, temporal: Temporal) -> Fact | None:
-        return next((fact for fact in self._of(key) if fact.is_current and fact.temporal is temporal), None)
-
-    def _past(self, key: Key) -> list[Fact]:
-        """What held once; a plan never held."""
-        return [fact for fact in self._of(key) if fact.ended_at and fact.temporal is not Temporal.FUTURE]
+    A plan is over without having come true where its time has not come. A past that lies before the plan was told is
+    not what was planned.
+    """
+    if known.temporal is not Temporal.FUTURE:
+        return Reason.STATED if _is_same_time(known, fact) else None
+    is_to_come = known.valid_at is not None and known.valid_at > fact.first_seen
+    if happened_at := fact.invalid_at or fact.valid_at:
+        is_other = is_to_come or happened_at.date() < known.first_seen.date()
+        return None if is_other else Reason.CAME_TRUE
+    if known.valid_at is None:
+        return Reason.CLOSED
+    return Reason.CALLED_OFF if is_to_come else Reason.CAME_TRUE
 
 
 def _ended(fact: Fact, ended_at: datetime, reason: Reason, invalid_at: datetime | None) -> Fact:
@@ -236,18 +240,17 @@ def _ended(fact: Fact, ended_at: datetime, reason: Reason, invalid_at: datetime 
 
 
 def _with_more(old: Fact, fact: Fact) -> Fact:
-    """The known fact, seen once more: what was unknown of it is filled in, nothing that was known changes."""
+    """The known fact, seen once more: what was unknown of it is filled in, nothing that was known changes. A plan and
+    what holds tell one another nothing."""
+    seen = {"last_seen": fact.last_seen}
+    if (old.temporal is Temporal.FUTURE) is not (fact.temporal is Temporal.FUTURE):
+        return old.model_copy(update=seen)
     names = ["subject_type", "object_type", "when", "stated_by", "confidence"]
     is_past = old.ended_at or old.temporal is Temporal.COMPLETED
     times = ["valid_at", "invalid_at"] if is_past else ["valid_at"]
     more = {name: getattr(fact, name) for name in names + times if getattr(old, name) is None}
     if not _is_in_order(old.valid_at or more.get("valid_at"), old.invalid_at or more.get("invalid_at")):
         more = {name: value for name, value in more.items() if name not in times}
-    seen = {"last_seen": max(old.last_seen, fact.last_seen)}
-    if old.temporal is fact.temporal:  # a plan, or an end, told earlier is no earlier beginning
-        seen["first_seen"] = min(old.first_seen, fact.first_seen)
-        if old.temporal is Temporal.COMPLETED and old.ended_at:
-            seen["ended_at"] = min(old.ended_at, fact.last_seen)
     return old.model_copy(update=more | seen)
 
 
@@ -264,25 +267,3 @@ def _is_same_time(old: Fact, fact: Fact) -> bool:
         return False
     begin, end = (one or other for one, other in times)
     return _is_in_order(begin, end)
-
-
-def _closest(past: list[Fact], fact: Fact, seen_at: datetime) -> Fact:
-    """Of the past facts that it can be, the one that ended at this moment, or before it, then the one of the same
-    times, then the last to end. Seeing it makes it no less close: the same statement finds it again."""
-
-    def closeness(old: Fact) -> tuple[bool, bool, int, tuple[datetime, str]]:
-        ended_at, _ = end = _end_of(old)
-        n_same_times = (old.valid_at == fact.valid_at) + (old.invalid_at == fact.invalid_at)
-        return ended_at == seen_at, ended_at < seen_at, n_same_times, end
-
-    return max(past, key=closeness)
-
-
-def _told_at(fact: Fact) -> datetime:
-    """When it was first told to hold, or only that it is over."""
-    return fact.ended_at if fact.ended_at and fact.temporal is Temporal.COMPLETED else fact.first_seen
-
-
-def _end_of(fact: Fact) -> tuple[datetime, str]:
-    assert fact.ended_at
-    return fact.ended_at, fact.id

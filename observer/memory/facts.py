@@ -1,7 +1,4 @@
-"""What a memory holds: facts with two times each, when they hold in the world and when a conversation told us.
-
-A fact is never rewritten: it is added, seen again, and at most once ended. Only who asks for it deletes one.
-"""
+"""What a memory holds: facts with two times each, when they hold in the world and when a conversation told us."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from observer.observation import Observation, ObservedRelationship
+from observer.observation import ObservedRelationship
 from observer.schema import EntityType, Predicate, Temporal, canonical_triple
 
 Key = tuple[str, str, str]
@@ -29,7 +26,7 @@ class OperationKind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an operation is what it is; the middle six also say why a fact ended."""
+    """Why an operation is what it is; all but the first and the last two also say why a fact ended."""
 
     NEW = "new"
     STATED = "stated"
@@ -42,6 +39,10 @@ class Reason(StrEnum):
     """A plan that is now so, or done."""
     CALLED_OFF = "called_off"
     """A plan that was said to be over before its time had come."""
+    CLOSED = "closed"
+    """A plan without a date that was said to be over: it came true or was called off, and nothing says which."""
+    MERGED = "merged"
+    """What was read late shows it to be one with another fact."""
     FORGOTTEN = "forgotten"
     """Somebody asked to forget it."""
     KNOWN = "known"
@@ -57,9 +58,8 @@ class Fact(_Frozen):
     """One triple, in canonical direction, with names as they were first written.
 
     `valid_at` and `invalid_at` are when it began and ceased to hold, None where no conversation told. `ended_at` is
-    the time of the conversation that ended it, at the latest: None says that it is current. `first_seen`, when it was
-    first stated as `temporal` has it, and `last_seen` are times of conversations too. All times have a zone. `temporal`
-    is as the first of the conversations stated it, in whatever order they were read.
+    the time of the conversation that ended it: None says that it is current. `first_seen` and `last_seen` are times of
+    conversations too. All times have a zone. `temporal` is as the first of the conversations stated it.
     """
 
     id: str
@@ -70,11 +70,11 @@ class Fact(_Frozen):
     object_type: EntityType | None = None
     temporal: Temporal
     when: str | None = None
-    valid_at: datetime | None = None
-    invalid_at: datetime | None = None
-    first_seen: datetime
-    last_seen: datetime
-    ended_at: datetime | None = None
+    valid_at: AwareDatetime | None = None
+    invalid_at: AwareDatetime | None = None
+    first_seen: AwareDatetime
+    last_seen: AwareDatetime
+    ended_at: AwareDatetime | None = None
     ended_by: Reason | None = None
     stated_by: Literal["user", "assistant", "both"] | None = None
     confidence: float | None = None
@@ -86,6 +86,11 @@ class Fact(_Frozen):
     @property
     def is_current(self) -> bool:
         return self.ended_at is None
+
+    @property
+    def told_at(self) -> datetime:
+        """The time of the last conversation that changed it."""
+        return max(self.last_seen, self.ended_at or self.last_seen)
 
     @property
     def state(self) -> str:
@@ -114,6 +119,22 @@ class Operation(_Frozen):
         return self.reason is not Reason.UNGROUNDED
 
 
+class End(_Frozen):
+    """The end of what is current of a key, where no relationship tells it: somebody asked to forget it, or what it
+    gave way to has been deleted."""
+
+    key: Key
+    temporal: Temporal
+    reason: Reason
+    invalid_at: AwareDatetime | None = None
+
+    @classmethod
+    def of(cls, fact: Fact) -> Self:
+        """As a fact that is over has it."""
+        assert fact.ended_by
+        return cls(key=fact.key, temporal=fact.temporal, reason=fact.ended_by, invalid_at=fact.invalid_at)
+
+
 def in_utc(moment: datetime) -> datetime:
     """The same moment in UTC; one without a zone, or beyond the calendar in UTC, counts as UTC."""
     try:
@@ -122,10 +143,13 @@ def in_utc(moment: datetime) -> datetime:
         return moment.replace(tzinfo=UTC)
 
 
+def key_of(relationship: ObservedRelationship) -> Key:
+    return canonical_triple(relationship.subject, str(relationship.predicate), relationship.object)
+
+
 def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType], seen_at: datetime) -> Fact:
     """The fact that a relationship states, with the id of the first fact of its key. `types` are those of names."""
-    names = (relationship.subject, relationship.object)
-    key = canonical_triple(names[0], str(relationship.predicate), names[1])
+    names, key = (relationship.subject, relationship.object), key_of(relationship)
     subject, obj = names if names[0].casefold() == key[0] else (names[1], names[0])
     return Fact(
         id=fact_id(key, 0),
@@ -145,20 +169,6 @@ def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType],
     )
 
 
-def without(observation: Observation, key: Key) -> Observation:
-    """The observation less what it states of one triple, less the names that stood only there, and less what a fault
-    quotes of the answer."""
-    left, gone = [], []
-    for relationship in observation.relationships:
-        triple = canonical_triple(relationship.subject, str(relationship.predicate), relationship.object)
-        (gone if triple == key else left).append(relationship)
-    names = {name for relationship in gone for name in (relationship.subject, relationship.object)}
-    names -= {name for relationship in left for name in (relationship.subject, relationship.object)}
-    entities = [entity for entity in observation.entities if entity.name not in names]
-    fault = observation.fault and observation.fault.partition(": ")[0]
-    return observation.model_copy(update={"relationships": left, "entities": entities, "fault": fault})
-
-
 def fact_id(key: Key, number: int) -> str:
-    """The id of the `number`-th fact of a key, from 0; the same in every memory."""
+    """The id of the `number`-th fact of a key in order of time, from 0; the same in every memory."""
     return str(uuid.uuid5(_NAMESPACE, "\0".join((*key, str(number)))))

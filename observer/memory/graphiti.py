@@ -81,7 +81,7 @@ def _edge(fact: Fact, group_id: str, episodes: list[str]) -> dict[str, Any]:
         "episodes": episodes,
         "expired_at": _iso(fact.ended_at),
         "valid_at": _iso(fact.first_seen if is_plan else fact.valid_at),
-        "invalid_at": _iso(fact.invalid_at or fact.ended_at),
+        "invalid_at": _iso(fact.ended_at if is_plan else fact.invalid_at or fact.ended_at),
         "reference_time": fact.first_seen.isoformat(),
         "attributes": {key: value for key, value in attributes.items() if value is not None},
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from observer.memory.facts import Fact, Reason
+from observer.memory.facts import Fact, Key, Reason
 from observer.schema import SYMMETRIC_PREDICATES
 
 ONE_AT_A_TIME: dict[str, str] = {
@@ -57,8 +57,25 @@ def why_not_both(new: Fact, old: Fact) -> Reason | None:
     return Reason.SUPERSEDED if shares_one else None
 
 
-def related_predicates(predicate: str) -> frozenset[str]:
-    """The predicate itself, those that a fact of it may end, and those that may end one of it."""
-    later_stages = {stage for stage, earlier in EARLIER_STAGES.items() if predicate in earlier}
-    related = {predicate, *OPPOSITES.get(predicate, ()), *EARLIER_STAGES.get(predicate, ()), *later_stages}
-    return frozenset(related)
+def topic_of(key: Key) -> str:
+    """What may end one another is of one topic: what is known of a topic follows from what was said of it alone."""
+    subject, predicate, obj = key
+    family = next((family for family in _FAMILIES if predicate in family), {predicate})
+    one_at_a_time = family & ONE_AT_A_TIME.keys()
+    names = [] if one_at_a_time & SYMMETRIC_PREDICATES else [subject] if one_at_a_time else [subject, obj]
+    return " ".join([min(family), *names])
+
+
+def _families() -> list[set[str]]:
+    """Predicates that may end one another, directly or by way of others."""
+    families: list[set[str]] = []
+    for predicate, ended in [*OPPOSITES.items(), *EARLIER_STAGES.items()]:
+        family = {predicate, *ended}
+        for other in [other for other in families if other & family]:
+            families.remove(other)
+            family |= other
+        families.append(family)
+    return families
+
+
+_FAMILIES = _families()

@@ -1,4 +1,4 @@
-"""A memory in one SQLite file: facts, every operation on them, and the observations they came from.
+"""A memory in one SQLite file: observations, and the facts and operations that follow from them in order of time.
 
 Each observation is one transaction and counts once. Facts are ended; deleted only by `forget`, when that is asked for.
 One file remembers for one user.
@@ -13,43 +13,28 @@ import shutil
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from pydantic import BaseModel
+
 from observer.errors import ObserverError
 from observer.files import explain_os_error
-from observer.memory.diff import diff, names_and_predicates
-from observer.memory.facts import Fact, Operation, OperationKind, Reason, in_utc, without
+from observer.memory.diff import Timeline, changes
+from observer.memory.facts import End, Fact, Operation, OperationKind, Reason, in_utc
+from observer.memory.rules import topic_of
+from observer.memory.said import ENDS, Said
+from observer.memory.schema import APPLICATION_ID, SCHEMA_VERSION, add_tables, pragma, version_of
+from observer.memory.version_1 import ends_by_source
 from observer.observation import Observation, id_of_another
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x6F627376  # "obsv", in the file's header: no other program's file is taken for a memory
 BUSY_TIMEOUT_S = 30.0
 PAGE_BYTES = 1 << 16
 """What SQLite may ask of the disk at once: its index of the log grows by half of it."""
 
-SCHEMA = """
-CREATE TABLE sources (
-    id TEXT PRIMARY KEY, seen_at TEXT NOT NULL, applied_at TEXT NOT NULL, observation TEXT NOT NULL
-);
-CREATE TABLE facts (
-    id TEXT PRIMARY KEY, subject_key TEXT NOT NULL, object_key TEXT NOT NULL,
-    subject TEXT NOT NULL, predicate TEXT NOT NULL, object TEXT NOT NULL, subject_type TEXT, object_type TEXT,
-    temporal TEXT NOT NULL, "when" TEXT, valid_at TEXT, invalid_at TEXT, first_seen TEXT NOT NULL,
-    last_seen TEXT NOT NULL, ended_at TEXT, ended_by TEXT, stated_by TEXT, confidence REAL
-);
-CREATE INDEX facts_of_subject ON facts (subject_key, predicate);
-CREATE INDEX facts_of_object ON facts (object_key, predicate);
-CREATE TABLE operations (
-    number INTEGER PRIMARY KEY, source TEXT NOT NULL REFERENCES sources, seen_at TEXT NOT NULL,
-    kind TEXT NOT NULL, reason TEXT NOT NULL, fact_id TEXT NOT NULL, fact TEXT NOT NULL
-);
-CREATE INDEX operations_of_fact ON operations (fact_id);
-"""
 _FACT_COLUMNS = tuple(Fact.model_fields)
 
 
@@ -94,21 +79,13 @@ class Store:
     def apply(self, observation: Observation, source: str, seen_at: datetime | None = None) -> list[Operation]:
         """Take in what an observation says, and return what that changed; nothing when `source` was applied before.
 
-        `source` is the id of the exchange; one that stood for another text gets a hash after it. `seen_at` is as `diff`
-        has it. It is on the disk when this returns.
+        `source` is the id of the exchange; one that stood for another text gets a hash after it. `seen_at` is when it
+        was said: by default the observation's own time, else now. One that is older than what is known of the same
+        counts from when it was said: what follows from all of it is derived anew. It is on the disk when this returns.
         """
-        seen_at = in_utc(seen_at or observation.at or datetime.now(UTC))
         with self._transaction():
-            source = self._own_source(observation, source)
-            if not self._insert_source(observation, source, seen_at):
-                return []
-            operations = diff(observation, self._concerned(observation), seen_at)
-            for operation in operations:
-                if operation.is_stored:
-                    self._upsert(operation.fact)
-                if operation.kind is not OperationKind.NOOP:
-                    self._record(operation, source, seen_at)
-        return operations
+            said = Said.of(observation, seen_at, self._own_source(observation, source))
+            return self._take_in(said) if self._insert(said) else []
 
     def forget(self, fact_id: str, *, delete: bool = False) -> Fact:
         """End a fact because somebody asks for it, and return it as it is left; one that is over stays as it is.
@@ -120,30 +97,39 @@ class Store:
         with self._transaction():
             found = self._facts(["id = ?"], [fact_id])
             if not found:
-                raise ObserverError(f"{self.path}: no fact has the id {fact_id!r}; `observer memory show` has them all")
+                fix = f"`observer memory show {self.path} --all --json` has them all"
+                raise ObserverError(f"{self.path}: no fact has the id {fact_id!r}; {fix}")
             (fact,) = found
             if delete:
                 self._delete(fact)
             elif fact.is_current:
-                now = max(datetime.now(UTC), fact.last_seen)
-                fact = fact.model_copy(update={"ended_at": now, "ended_by": Reason.FORGOTTEN})
-                source = f"forgotten-{uuid.uuid4()}"
-                self._insert_source(Observation(model="forget"), source, now)
-                self._upsert(fact)
-                self._record(Operation(kind=OperationKind.INVALIDATE, reason=Reason.FORGOTTEN, fact=fact), source, now)
+                end = End(key=fact.key, temporal=fact.temporal, reason=Reason.FORGOTTEN)
+                now = max(datetime.now(UTC), fact.told_at)
+                said = Said(Observation(model="forget"), now, f"forgotten-{uuid.uuid4()}", (end,))
+                self._insert(said)
+                self._take_in(said)
+                (fact,) = self._facts(["id = ?"], [fact_id])
         if delete:  # out of the log too, where others have read what was there before
             with self._faults_explained():
-                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                (is_read, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_read:
+                told = f"deleted, but {self.path}-wal keeps it while another program reads; end that program"
+                raise ObserverError(f"{self.path}: {told}")
         return fact
 
     def _delete(self, fact: Fact) -> None:
-        of_triple = "SELECT id FROM facts WHERE (subject_key, predicate, object_key) = (?, ?, ?)"
-        self._database.execute(f"DELETE FROM operations WHERE fact_id IN ({of_triple})", fact.key)
-        self._database.execute(f"DELETE FROM facts WHERE id IN ({of_triple})", fact.key)
-        for source, observation, _ in self.observations():
-            if (left := without(observation, fact.key)) != observation:
-                text = left.model_dump_json(exclude_defaults=True)
-                self._database.execute("UPDATE sources SET observation = ? WHERE id = ?", (text, source))
+        topic = topic_of(fact.key)
+        self._database.execute("DELETE FROM topics WHERE topic = ?", [topic])
+        timeline = Timeline()
+        for said in self.told():
+            operations = timeline.tell(said.about({topic}))
+            left = said.without(fact.key, operations)
+            if left != said:
+                row = (_json(left.observation), _json_of_ends(left), left.source)
+                self._database.execute("UPDATE sources SET observation = ?, ends = ? WHERE id = ?", row)
+            if topic in left.topics:
+                self._database.execute("INSERT INTO topics VALUES (?, ?)", (topic, left.source))
+        self._derive([topic])
 
     def known(self, subject: str | None = None, *, is_current: bool = True) -> list[Fact]:
         """Facts, of one name (as subject or object) or all; with `is_current` False the ended ones as well."""
@@ -153,72 +139,79 @@ class Store:
         return self._facts(conditions, values)
 
     def history(self, name: str | None = None) -> list[Event]:
-        """Every ADD and INVALIDATE in the order in which they were made, of facts with this name or of all."""
+        """Every ADD and INVALIDATE in the order in which it was said, of facts with this name or of all."""
         conditions, values = _about(name)
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         query = (
-            "SELECT o.kind, o.reason, o.fact, o.source, o.seen_at FROM operations o JOIN facts ON facts.id = o.fact_id"
-            f"{where} ORDER BY o.number"
+            "SELECT o.kind, o.reason, o.fact, o.source, o.seen_at FROM operations o JOIN facts ON facts.id = o.fact_id "
+            f"JOIN sources ON sources.id = o.source{where} ORDER BY o.seen_at, sources.rowid, o.number"
         )
         with self._faults_explained():
             rows = self._database.execute(query, values).fetchall()
-        return self._parsed(_event, rows)
+        return list(self._parsed(_event, rows))
 
     def has(self, source: str) -> bool:
         with self._faults_explained():
             return self._database.execute("SELECT 1 FROM sources WHERE id = ?", (source,)).fetchone() is not None
 
-    def observations(self, before: datetime | None = None) -> list[tuple[str, Observation, datetime]]:
-        """Sources, what was applied and when it was said, in that order; all, or what was said `before` a moment."""
-        query, values = "SELECT id, observation, seen_at FROM sources", []
+    def told(self, before: datetime | None = None, topics: Collection[str] | None = None) -> Iterator[Said]:
+        """What was applied, in the order in which it was said: all, or what was said `before` a moment, or what tells
+        of one of these topics."""
+        conditions, values = ["TRUE"], []
         if before:
-            query, values = f"{query} WHERE seen_at < ?", [in_utc(before).isoformat()]
+            conditions, values = ["seen_at < ?"], [in_utc(before).isoformat()]
+        if topics is not None:
+            conditions.append(f"id IN (SELECT source FROM topics WHERE topic IN ({_marks(topics)}))")
+            values += topics
+        query = f"SELECT * FROM sources WHERE {' AND '.join(conditions)} ORDER BY seen_at, rowid"
         with self._faults_explained():
-            rows = self._database.execute(f"{query} ORDER BY seen_at, rowid", values).fetchall()
-        return self._parsed(_source, rows)
+            rows = self._database.execute(query, values).fetchall()
+        return self._parsed(_said, rows)
 
     def sources_of(self) -> dict[str, list[str]]:
         """fact id -> the sources that added or ended it."""
         found: dict[str, list[str]] = {}
         with self._faults_explained():
-            for row in self._database.execute("SELECT fact_id, source FROM operations ORDER BY number"):
+            for row in self._database.execute("SELECT fact_id, source FROM operations ORDER BY seen_at, number"):
                 found.setdefault(row["fact_id"], []).append(row["source"])
         return found
 
     def attributes(self) -> dict[str, dict[str, str]]:
         """Case-folded name -> what the observations told of it beside the facts; of each key the last."""
         found: dict[str, dict[str, str]] = {}
-        for _, observation, _ in self.observations():
-            for entity in observation.entities:
+        for said in self.told():
+            for entity in said.observation.entities:
                 found.setdefault(entity.name.casefold(), {}).update(entity.attributes)
         return found
 
     def _prepare(self) -> None:
         self._database.execute("PRAGMA secure_delete = ON")  # what is deleted leaves no bytes behind
-        application_id, version = self._pragma("application_id"), self._pragma("user_version")
-        if application_id == APPLICATION_ID:
-            if version != SCHEMA_VERSION:
-                raise ObserverError(
-                    f"{self.path}: a memory of version {version}, this program reads version {SCHEMA_VERSION}; "
-                    "use the version of observer that wrote it, or name another file"
-                )
-            if (shape := _shape_of(self._database)) != shape_of_a_memory():
-                odd = ", ".join(sorted(shape ^ shape_of_a_memory()))[:200]
-                raise ObserverError(f"{self.path}: no memory: unlike ours in {odd}; name another file")
-            return
-        with self._transaction():  # two programs may come to a new file at once
-            if self._pragma("application_id") == APPLICATION_ID:
-                return
-            if self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise ObserverError(f"{self.path}: a database of another program; name another file")
-            for statement in SCHEMA.split(";"):
-                self._database.execute(statement)
-            self._database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        head = pragma(self._database, "application_id"), pragma(self._database, "user_version")
+        if head == (APPLICATION_ID, SCHEMA_VERSION):
+            version_of(self._database, self.path)  # reading waits for nobody
+        else:
+            with self._transaction():  # two programs may come to the same file at once
+                self._upgrade(version_of(self._database, self.path))
         self._database.execute("PRAGMA journal_mode = WAL")
 
-    def _pragma(self, name: str) -> int:
-        return self._database.execute(f"PRAGMA {name}").fetchone()[0]
+    def _upgrade(self, version: int) -> None:
+        """From that version to ours: the observations stay as they are, the rest is derived from them anew."""
+        if version == SCHEMA_VERSION:
+            return
+        add_tables(self._database, version)
+        if version == 1:
+            query = "SELECT o.kind, o.reason, o.fact, o.source, o.seen_at FROM operations o WHERE reason = 'forgotten'"
+            events = self._parsed(_event, self._database.execute(query).fetchall())
+            forgotten = [(event.source, event.operation.fact) for event in events]
+            for source, ends in ends_by_source(forgotten, self.known(is_current=False), self.told()).items():
+                row = (ENDS.dump_json(tuple(ends)).decode(), source)
+                self._database.execute("UPDATE sources SET ends = ? WHERE id = ?", row)
+        self._database.execute("DELETE FROM operations")
+        self._database.execute("DELETE FROM facts")
+        for said in self.told():
+            self._index(said)
+        for (topic,) in self._database.execute("SELECT DISTINCT topic FROM topics").fetchall():
+            self._derive([topic])
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -259,17 +252,39 @@ class Store:
         (known,) = self._parsed(lambda row: Observation.model_validate_json(row["observation"]).text_hash, [row])
         return source if known in (None, observation.text_hash) else id_of_another(source, observation.text_hash)
 
-    def _insert_source(self, observation: Observation, source: str, seen_at: datetime) -> bool:
-        text = observation.model_dump_json(exclude_defaults=True)
-        row = (source, seen_at.isoformat(), datetime.now(UTC).isoformat(), text)
-        return self._database.execute("INSERT OR IGNORE INTO sources VALUES (?, ?, ?, ?)", row).rowcount == 1
+    def _insert(self, said: Said) -> bool:
+        row = (said.source, said.seen_at.isoformat(), datetime.now(UTC).isoformat(), _json(said.observation))
+        query = "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, ?, ?)"
+        return self._database.execute(query, (*row, _json_of_ends(said))).rowcount == 1
 
-    def _concerned(self, observation: Observation) -> list[Fact]:
-        """All known facts that one of the observation could be the same as, or could end."""
-        names, predicates = names_and_predicates(observation)
-        of_names = f"IN ({_marks(names)})"
-        conditions = [f"(subject_key {of_names} OR object_key {of_names})", f"predicate IN ({_marks(predicates)})"]
-        return self._facts(conditions, [*names, *names, *predicates])
+    def _take_in(self, said: Said) -> list[Operation]:
+        topics = self._index(said)
+        known = self._facts([f"topic IN ({_marks(topics)})"], topics)
+        timeline = Timeline(known)
+        if timeline.later_than(said):
+            return changes(known, self._derive(topics))
+        operations = timeline.tell(said)
+        self._record(said, operations)
+        self._upsert(operation.fact for operation in operations if operation.is_stored)
+        return operations
+
+    def _index(self, said: Said) -> list[str]:
+        """Its topics, by which it is found again."""
+        topics = sorted(said.topics)
+        self._database.executemany("INSERT INTO topics VALUES (?, ?)", [(topic, said.source) for topic in topics])
+        return topics
+
+    def _derive(self, topics: Collection[str]) -> list[Fact]:
+        """Facts and operations of these topics anew, from all that was told of them."""
+        of_topics = f"topic IN ({_marks(topics)})"
+        query = f"DELETE FROM operations WHERE fact_id IN (SELECT id FROM facts WHERE {of_topics})"
+        self._database.execute(query, [*topics])
+        self._database.execute(f"DELETE FROM facts WHERE {of_topics}", [*topics])
+        timeline = Timeline()
+        for said in self.told(topics=topics):
+            self._record(said, timeline.tell(said.about(topics)))
+        self._upsert(timeline.facts)
+        return timeline.facts
 
     def _facts(self, conditions: Sequence[str], values: Sequence[Any]) -> list[Fact]:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -278,40 +293,31 @@ class Store:
             rows = self._database.execute(
                 f"SELECT {columns} FROM facts{where} ORDER BY first_seen, id", values
             ).fetchall()
-        return self._parsed(lambda row: Fact.model_validate(dict(row)), rows)
+        return list(self._parsed(lambda row: Fact.model_validate(dict(row)), rows))
 
-    def _parsed(self, parse: Callable[[sqlite3.Row], T], rows: Iterable[sqlite3.Row]) -> list[T]:
+    def _parsed(self, parse: Callable[[sqlite3.Row], T], rows: Iterable[sqlite3.Row]) -> Iterator[T]:
         try:
-            return [parse(row) for row in rows]
+            yield from map(parse, rows)
         except (ValueError, TypeError) as error:
             what = str(error).partition("\n")[0]
             raise ObserverError(f"{self.path}: holds what is none of ours ({what}); take a copy of before") from error
 
-    def _upsert(self, fact: Fact) -> None:
-        subject, _, obj = fact.key
-        values = fact.model_dump(mode="json") | {"subject_key": subject, "object_key": obj}
-        columns = ", ".join(f'"{name}"' for name in values)
-        query = f"INSERT OR REPLACE INTO facts ({columns}) VALUES ({_marks(values)})"
-        self._database.execute(query, [*values.values()])
+    def _upsert(self, facts: Iterable[Fact]) -> None:
+        for fact in facts:
+            subject, _, obj = fact.key
+            keys = {"subject_key": subject, "object_key": obj, "topic": topic_of(fact.key)}
+            values = fact.model_dump(mode="json") | keys
+            columns = ", ".join(f'"{name}"' for name in values)
+            query = f"INSERT OR REPLACE INTO facts ({columns}) VALUES ({_marks(values)})"
+            self._database.execute(query, [*values.values()])
 
-    def _record(self, operation: Operation, source: str, seen_at: datetime) -> None:
-        fact = operation.fact
-        row = (source, seen_at.isoformat(), operation.kind, operation.reason, fact.id, fact.model_dump_json())
-        columns = "source, seen_at, kind, reason, fact_id, fact"
-        self._database.execute(f"INSERT INTO operations ({columns}) VALUES ({_marks(row)})", row)
-
-
-@cache
-def shape_of_a_memory() -> set[str]:
-    with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(SCHEMA)
-        return _shape_of(database)
-
-
-def _shape_of(database: sqlite3.Connection) -> set[str]:
-    """Kind, name and words of every table, index, view and trigger: a view could ask for anything, and for ever."""
-    rows = database.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
-    return {" ".join(" ".join(map(str, row)).split()) for row in rows}
+    def _record(self, said: Said, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if operation.kind is not OperationKind.NOOP:
+                fact = operation.fact
+                row = (said.source, said.seen_at.isoformat(), operation.kind, operation.reason, fact.id, _json(fact))
+                columns = "source, seen_at, kind, reason, fact_id, fact"
+                self._database.execute(f"INSERT INTO operations ({columns}) VALUES ({_marks(row)})", row)
 
 
 def _create_private(path: Path) -> None:
@@ -330,9 +336,17 @@ def _marks(values: Iterable[Any]) -> str:
     return ", ".join("?" for _ in values)
 
 
-def _source(row: sqlite3.Row) -> tuple[str, Observation, datetime]:
+def _json(record: BaseModel) -> str:
+    return record.model_dump_json(exclude_defaults=True)
+
+
+def _json_of_ends(said: Said) -> str:
+    return ENDS.dump_json(said.ends).decode()
+
+
+def _said(row: sqlite3.Row) -> Said:
     observation = Observation.model_validate_json(row["observation"])
-    return row["id"], observation, datetime.fromisoformat(row["seen_at"])
+    return Said(observation, in_utc(datetime.fromisoformat(row["seen_at"])), row["id"], ENDS.validate_json(row["ends"]))
 
 
 def _event(row: sqlite3.Row) -> Event:

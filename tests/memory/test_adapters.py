@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from observer.errors import ObserverError
-from observer.memory.diff import apply_operations, diff
+from observer.memory.diff import diff
 from observer.memory.facts import Fact
 from observer.memory.graphiti import Graph, to_graphiti
 from observer.memory.mem0 import to_mem0, to_mem0_events
 from observer.memory.store import Store
 from observer.schema import ATTRIBUTE_KEYS
-from tests.memory.test_diff import DAY, remember, said
+from tests.memory.test_diff import DAY, known_after, said
 
 OBSERVATIONS = [
     said("User WORKS_AT Siemens ongoing 2019..", "Ana CHILD_OF User ongoing"),
@@ -29,12 +29,13 @@ MEM0_KEYS = {"data", "user_id", "agent_id", "run_id", "actor_id", "role", "attri
 
 @pytest.fixture
 def facts() -> list[Fact]:
-    return remember(*OBSERVATIONS)[0]
+    return known_after(*OBSERVATIONS)
 
 
 @pytest.fixture
 def graph(facts: list[Fact]) -> Graph:
-    return to_graphiti(facts, "user-1", {facts[0].id: ["chat-1", "chat-2"]})
+    siemens = next(fact for fact in facts if fact.object == "Siemens")
+    return to_graphiti(facts, "user-1", {siemens.id: ["chat-1", "chat-2"]})
 
 
 def test_an_edge_tells_when_it_held_and_when_that_was_learnt(graph: Graph) -> None:
@@ -62,9 +63,10 @@ def test_a_node_has_its_type_and_what_was_told_of_it(facts: list[Fact]) -> None:
 
 
 def test_a_plan_is_valid_from_when_it_was_told_as_graphiti_has_it() -> None:
-    facts, _ = remember(said("User VISITS Kyoto future 2027..", day=2))
+    facts = known_after(said("User VISITS Kyoto future 2027..2028", day=2))
     (edge,) = to_graphiti(facts, "user-1").edges
     assert edge["valid_at"] == edge["reference_time"] == "2026-01-03T12:00:00+00:00"
+    assert edge["invalid_at"] is None
     assert edge["attributes"] == {"temporal": "future", "planned_for": "2027-01-01T00:00:00+00:00"}
 
 
@@ -87,9 +89,8 @@ def test_records_are_json(facts: list[Fact], graph: Graph) -> None:
 
 
 def test_mem0_gets_sentences_and_a_delete_for_what_is_over() -> None:
-    known: list[Fact] = []
     first, second = OBSERVATIONS
-    known = apply_operations(known, diff(first, known))
+    known = known_after(first)
     events = to_mem0_events(diff(second, known))
     assert [(event["event"], event["text"]) for event in events] == [
         ("DELETE", "User works at Siemens (completed)"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from datetime import UTC, date, datetime, timedelta
-from itertools import permutations, product
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from hypothesis import strategies as st
 
 from observer.cli import main
 from observer.errors import ObserverError
-from observer.memory.as_of import as_of, holds_before
+from observer.memory.as_of import as_of
 from observer.memory.facts import Fact
 from observer.memory.store import Store
 from observer.observation import Observation
-from tests.memory.test_diff import DAY, IN_ANY_ORDER, OBSERVATIONS, remember, said
+from tests.memory.test_diff import DAY, OBSERVATIONS, said
 
 
 def told(facts: list[Fact]) -> set[str]:
@@ -56,7 +55,7 @@ CASES: dict[str, tuple[list[Observation], int, set[str], set[str]]] = {
         [said("User WORKS_AT Bosch completed 2025..2027", day=9)], 3, set(), {"WORKS_AT Bosch completed"},
     ),
     "a plan that came true later": (
-        [said("User VISITS Kyoto future"), said("User VISITS Kyoto completed", day=9)], 3,
+        [said("User VISITS Kyoto future"), said("User VISITS Kyoto completed ..2026", day=9)], 3,
         {"VISITS Kyoto future"}, {"VISITS Kyoto came_true"},
     ),
     "a birth that was corrected": (
@@ -102,22 +101,6 @@ def test_a_date_that_was_filled_in_later_was_not_known_then(path: Path) -> None:
         held = as_of(store, day(3))
         assert [fact.valid_at for fact in held.known_then] == [None]
         assert [str(fact.valid_at)[:4] for fact in held.known_now] == ["2025"]
-
-
-@pytest.mark.parametrize(("triples", "n_said"), IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
-def test_what_held_is_the_same_in_whatever_order_it_was_read(triples: list[str], n_said: int) -> None:
-    """But for what is read last and was said in between: it ends nothing, though it would have."""
-    moments = [DAY + timedelta(days=number, hours=1) for number in range(n_said)]
-    stated = [f"User {triple} {state}" for triple in triples for state in ("ongoing", "completed")]
-    for statements in product(stated, repeat=n_said):
-        observations = [said(statement, day=number) for number, statement in enumerate(statements)]
-        outcomes = [
-            [{fact.key for fact in known if holds_before(fact, moment)} for moment in moments]
-            for order in permutations(observations)
-            if order[-1] in (observations[0], observations[-1])
-            for known, _ in [remember(*order)]
-        ]
-        assert outcomes == outcomes[:1] * len(outcomes), statements
 
 
 @settings(max_examples=60, deadline=None)

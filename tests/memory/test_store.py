@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import subprocess
@@ -17,13 +18,15 @@ from hypothesis import strategies as st
 
 from observer.cli import main
 from observer.errors import ObserverError
-from observer.memory.diff import apply_operations, diff
+from observer.memory.as_of import as_of
+from observer.memory.diff import Timeline, remember
 from observer.memory.facts import Fact, OperationKind
+from observer.memory.said import Said
 from observer.memory.store import SCHEMA_VERSION, Store
 from observer.observation import Observation
 from observer.paths import PROJECT_ROOT
 from observer.turns.after_model import read_extraction
-from tests.memory.test_diff import DAY, OBSERVATIONS, said
+from tests.memory.test_diff import DAY, OBSERVATIONS, PASTS, said
 
 JOB = said("User WORKS_AT Siemens ongoing", "User LIVES_IN Porto ongoing")
 CHANGE = said("User WORKS_AT Siemens completed", "User WORKS_AT Bosch ongoing", day=3)
@@ -51,32 +54,53 @@ def test_a_change_of_job_ends_one_fact_adds_the_other_and_keeps_both(path: Path)
 def test_it_holds_exactly_what_diff_says(path: Path) -> None:
     observations = [JOB, CHANGE, said("Ana CHILD_OF User ongoing 2019..", day=4), said("User DISLIKES tea ongoing"),
                     said("User LIKES tea ongoing", "User LIVES_IN Lisbon ongoing 2026..", day=9)]  # fmt: skip
-    known: list[Fact] = []
+    timeline = Timeline()
     with Store(path) as store:
         for number, observation in enumerate(observations):
-            operations = diff(observation, known)
-            known = apply_operations(known, operations)
-            assert store.apply(observation, str(number)) == operations
-        assert by_id(store.known(is_current=False)) == by_id(known)
+            assert store.apply(observation, str(number)) == timeline.tell(Said.of(observation))
+        assert store.known(is_current=False) == timeline.facts
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(OBSERVATIONS, max_size=6))
-def test_what_it_reads_to_compare_with_is_enough(observations: list[Observation]) -> None:
-    known: list[Fact] = []
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "memory.sqlite") as store:
-        for number, observation in enumerate(observations):
-            operations = diff(observation, known)
-            known = apply_operations(known, operations)
-            assert store.apply(observation, str(number)) == operations
-        assert by_id(store.known(is_current=False)) == by_id(known)
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_it_comes_to_the_same_in_whatever_order_it_reads(data: st.DataObject) -> None:
+    """Facts, history, and what held on a day; and what it reads to compare with is enough."""
+    observations = data.draw(st.lists(OBSERVATIONS | PASTS, max_size=6, unique_by=lambda one: one.at))
+    in_time = sorted(enumerate(observations), key=lambda pair: str(pair[1].at))
+    current: dict[str, Fact] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store(Path(folder) / "read.sqlite") as read,
+        Store(Path(folder) / "said.sqlite") as in_order,
+    ):
+        for number, observation in data.draw(st.permutations(in_time)):
+            for operation in read.apply(observation, str(number)):
+                if operation.is_stored:
+                    current[operation.fact.id] = operation.fact
+        for number, observation in in_time:
+            in_order.apply(observation, str(number))
+        facts = remember(map(Said.of, observations))
+        assert read.known(is_current=False) == in_order.known(is_current=False) == facts
+        assert sorted(read.history(), key=str) == sorted(in_order.history(), key=str)
+        day = DAY.date() + timedelta(days=data.draw(st.integers(-1, 5)))
+        assert as_of(read, day) == as_of(in_order, day)
+        assert {id: fact for id, fact in current.items() if fact.is_current} == by_id(read.known())
+
+
+def test_what_was_said_at_one_moment_counts_in_the_order_in_which_it_is_read(path: Path) -> None:
+    with Store(path) as store:
+        for home in ("Oslo", "Rome"):
+            store.apply(said(f"User LIVES_IN {home} ongoing", day=2), home)
+        store.apply(said("User LIVES_IN Lima ongoing", day=1), "Lima")
+        assert [fact.object for fact in store.known()] == ["Rome"]
+        assert [event.source for event in store.history()] == ["Lima", "Oslo", "Oslo", "Rome", "Rome"]
 
 
 def test_threads_may_share_it(path: Path) -> None:
     with Store(path) as store, ThreadPoolExecutor(8) as pool:
         observations = [said(f"User LIVES_IN town{n} ongoing", day=n) for n in range(40)]
         done = list(pool.map(store.apply, observations * 2, [str(n) for n in range(40)] * 2))
-        assert sum(map(len, done)) == len(store.history()) + len([o for ops in done for o in ops if o.kind == "NOOP"])
+        assert len([operations for operations in done if operations]) == 40 and len(store.history()) == 40 + 39
         assert [fact.object for fact in store.known()] == ["town39"]
         assert len(store.known(is_current=False)) == 40
 
@@ -211,7 +235,7 @@ def test_what_is_forgotten_is_over_and_can_be_told_anew(path: Path) -> None:
         assert store.apply(JOB, "1") == []  # the same exchange tells nothing new
         day = (datetime.now(UTC) - DAY).days + 2
         assert [o.kind for o in store.apply(said("User WORKS_AT Siemens ongoing", day=day), "2")] == ["ADD"]
-        with pytest.raises(ObserverError, match="no fact has the id 'nonsense'"):
+        with pytest.raises(ObserverError, match=r"no fact has the id 'nonsense'; .* --all --json"):
             store.forget("nonsense")
 
 
@@ -248,3 +272,64 @@ def test_the_command_forgets(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
     with Store(path) as store:
         assert [fact.object for fact in store.known(is_current=False)] == ["Siemens"]
+
+
+VERSION_1 = Path(__file__).with_name("version_1.sql")
+"""A file that version 1 wrote: see its first lines."""
+
+
+@pytest.fixture
+def version_1(path: Path) -> Path:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(VERSION_1.read_text(encoding="utf-8"))
+    return path
+
+
+def test_a_file_of_version_1_is_brought_up_to_date(version_1: Path) -> None:
+    """What was forgotten stays so, what gave way to a deleted fact stays over, and what was read late counts where it
+    was said."""
+    with Store(version_1) as store:
+        states = {(fact.predicate, fact.object, fact.state) for fact in store.known(is_current=False)}
+        assert states == {
+            ("WORKS_AT", "Siemens", "completed"), ("WORKS_AT", "Bosch", "ongoing"), ("LIKES", "tea", "forgotten"),
+            ("LIVES_IN", "Oslo", "superseded"), ("LIVES_IN", "Porto", "ongoing"), ("VISITS", "Kyoto", "closed"),
+        }  # fmt: skip
+        assert [str(event.operation.reason) for event in store.history("tea")] == ["new", "forgotten"]
+        assert store.apply(said("User LIVES_IN Lima ongoing"), "oslo") == []
+        facts, history = store.known(is_current=False), store.history()
+    with Store(version_1) as store:
+        assert (store.known(is_current=False), store.history()) == (facts, history)
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_once_or_not_at_all(version_1: Path) -> None:
+    with contextlib.closing(sqlite3.connect(version_1)) as database:
+        (text,) = database.execute("SELECT observation FROM sources WHERE id = 'oslo'").fetchone()
+        database.execute("UPDATE sources SET observation = 'none' WHERE id = 'oslo'")
+        database.commit()
+        with pytest.raises(ObserverError, match="holds what is none of ours"):
+            Store(version_1)
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        database.execute("UPDATE sources SET observation = ? WHERE id = 'oslo'", (text,))
+        database.commit()
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(Store, [version_1] * 4))
+    assert len({len(store.history()) for store in stores}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_what_is_deleted_while_another_program_reads_is_said_to_be_there_still(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("observer.memory.store.BUSY_TIMEOUT_S", 0.1)
+    with Store(path) as store, contextlib.closing(sqlite3.connect(path)) as reader:
+        store.apply(JOB, "1")
+        (job,) = store.known("Siemens")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM facts").fetchall()
+        with pytest.raises(ObserverError, match=r"deleted, but .*-wal keeps it while another program reads"):
+            store.forget(job.id, delete=True)
+        reader.execute("COMMIT")
+        assert store.known("Siemens") == []
+    assert [b"Siemens" in file.read_bytes() for file in path.parent.iterdir()] == [False]

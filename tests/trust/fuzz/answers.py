@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -16,8 +15,8 @@ from observer.backends.ollama import _label_in, label_shares
 from observer.demo.highlight import pieces_of
 from observer.labeling.answers import judge
 from observer.labeling.answers_file import Answer
-from observer.memory.diff import apply_operations, diff
-from observer.memory.facts import OperationKind
+from observer.memory.diff import remember
+from observer.memory.said import Said
 from observer.observation import Completion, Exchange, Observation
 from observer.observe.observations_file import to_line
 from observer.observe.printing import print_observation
@@ -75,13 +74,13 @@ def answers(data: bytes) -> None:
 
 def observations(data: bytes) -> None:
     """Observations that somebody hands over, a line each, taken into a memory."""
-    known: list[Any] = []
+    told: list[Said] = []
     for line in data.split(b"\n"):
         try:
             found = Observation.model_validate_json(line)
         except ValidationError:
             continue
-        known = _check_memory(found, known)
+        told = _check_memory(found, told)
         assert Observation.model_validate_json(to_line(found)) == found
         _check_printed(found.id or "", found)
 
@@ -109,12 +108,11 @@ def _check_printed(text: str, found: Observation) -> None:
     assert not HIDDEN.search(page.getvalue()), "control characters on the terminal"
 
 
-def _check_memory(found: Observation, known: Sequence[Any] = ()) -> list[Any]:
-    """Asked again with what it taught, an observation changes nothing (`diff` promises)."""
-    seen_at = found.at or AT
-    facts = apply_operations(known, diff(found, known, seen_at))
-    assert all(operation.kind is OperationKind.NOOP for operation in diff(found, facts, seen_at))
-    return facts
+def _check_memory(found: Observation, told: Sequence[Said] = ()) -> list[Said]:
+    """Told again, an observation changes nothing."""
+    told = [*told, Said.of(found, found.at or AT)]
+    assert remember([*told, told[-1]]) == remember(told)
+    return told
 
 
 def _told(found: Observation) -> list[str]:
