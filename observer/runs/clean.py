@@ -6,19 +6,17 @@ Never touched: adapter, reports, the GGUF files of the config and of the adapter
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observer.errors import ObserverError
-from observer.files import read_text
 
 if TYPE_CHECKING:
     from observer.runs.finished_run import Run
@@ -56,6 +54,7 @@ def add_clean_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 def run(args: argparse.Namespace) -> int:
     from observer.runs.finished_run import read_run
+    from observer.runs.lock import held_for_one_run
 
     found = read_run(args.run_folder)
     chosen = [name for name in CHOICES if getattr(args, name)]
@@ -68,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     doomed = [removal for removal in removals if removal.choice in chosen]
     if not doomed:
         return 0
-    with held_idle(found):
+    check_unwritten(found)
+    with held_for_one_run(found.paths.lock, "stop it"):
         if not args.yes and not _agrees(doomed, found):
             print("nothing was removed")
             return 1
@@ -99,24 +99,13 @@ def render(removals: Sequence[Removal], chosen: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@contextlib.contextmanager
-def held_idle(run: Run) -> Iterator[None]:
-    """Keep other commands of ours out of the run. Raises ObserverError while one is at work in it."""
+def check_unwritten(run: Run) -> None:
+    """Raise ObserverError while another command writes a file of the run."""
     import psutil
 
-    from observer.runs.lock import held_for_one_run
-
-    root, at_work = run.paths.root, "wait until it is done, or stop it"
     for path, pid in _leavings(run).items():
         if psutil.pid_exists(pid):
-            raise ObserverError(f"{path}: process {pid} is writing this; {at_work}")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(held_for_one_run(run.paths.lock))
-        except ObserverError as error:
-            holder = read_text(run.paths.lock).strip() or "unknown"
-            raise ObserverError(f"{root}: a training is at work here (process {holder}); {at_work}") from error
-        yield
+            raise ObserverError(f"{path}: process {pid} is writing this; wait until it is done, or stop it")
 
 
 def remove(removals: Sequence[Removal]) -> None:

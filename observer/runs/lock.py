@@ -13,8 +13,8 @@ from observer.files import disk_errors_explained
 
 
 @contextmanager
-def held_for_one_run(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which names our process, until the block ends.
+def held_for_one_run(path: Path, fix: str = "give this one a folder of its own by --run-name") -> Iterator[None]:
+    """Hold the lock file `path`, which names our process, until the block ends. `fix` is what to do otherwise.
 
     The system lets go of it when the process ends, however that comes. Raises ObserverError while another has it,
     and where nothing can be locked or written.
@@ -26,10 +26,7 @@ def held_for_one_run(path: Path) -> Iterator[None]:
         if not _take(stream.fileno(), path):
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise ObserverError(
-                f"{path.parent}: another run is at work here (process {holder}); wait for it, "
-                "or give this one a folder of its own by --run-name"
-            )
+            raise ObserverError(f"{path.parent}: another run is at work here (process {holder}); wait for it, or {fix}")
         with disk_errors_explained(path):
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")

@@ -18,10 +18,10 @@ from observer.config import Config
 from observer.prompts import Task
 from observer.training.batching.forest import FILLED_UP_TO, Batch, Forest, Row, collate
 from observer.training.batching.loss import completion_nll, sharing_obstacle, sum_nll_by_task
-from observer.training.batching.order import RowSampler
+from observer.training.batching.order import RowSampler, SharedOrder
 from observer.training.device import Runtime
 from observer.training.model import compile_blocks
-from observer.training.multiprocess.processes import Launch, SharedOrder, add_up
+from observer.training.multiprocess.processes import Launch, add_up
 from observer.training.multiprocess.sharding import keep_precision, let_cpus_shard, whole_adapter
 from observer.training.rows import IGNORED, Splits, TokenRow
 

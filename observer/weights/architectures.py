@@ -11,6 +11,9 @@ import gguf
 
 from observer.errors import ObserverError
 
+ROPE_FACTORS = "rope_freqs.weight"
+"""What a GGUF holds beside the tensors of a checkpoint, where its RoPE is scaled."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -35,10 +38,6 @@ class Architecture:
     def gguf_name(self) -> str:
         """As in general.architecture and in front of the keys."""
         return gguf.MODEL_ARCH_NAMES[self.gguf_arch]
-
-    def tensor_names(self, block_count: int) -> gguf.TensorNameMap:
-        """gguf's names of the tensors."""
-        return gguf.get_tensor_name_map(self.gguf_arch, block_count)
 
     def pairs_rows_of(self, module: str) -> bool:
         """Whether this module's rows stand in another order in GGUF; see `has_paired_rows`."""

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -154,7 +155,7 @@ def read_shape(folder: Path) -> ModelShape:
                "model" for key, known in _AS_LLAMA_CPP.items() if _has_other(config.get(key), known)])  # fmt: skip
     rope = _rope_parameters(path, config)
     config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
-    _add_defaults(path, config, architecture)
+    add_defaults(path, config, architecture)
     return shape_of_values(path, config, architecture, _scaled_rope(path, rope, architecture))
 
 
@@ -274,8 +275,9 @@ def _scaled_rope(path: Path, rope: dict[str, Any], architecture: Architecture) -
     return Llama3Rope(**values)  # type: ignore[arg-type]
 
 
-def _add_defaults(path: Path, config: dict[str, Any], architecture: Architecture) -> None:
-    """What transformers takes where a Llama's or Qwen2's config says nothing."""
+def add_defaults(path: Path, config: dict[str, Any], architecture: Architecture) -> None:
+    """What transformers and llama.cpp take where a Llama or a Qwen2 says nothing. Raises ObserverError for a size of a
+    head that llama.cpp would not compute with."""
     if architecture.has_head_norms:  # Qwen3's own default is a number, not a rule
         return
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
@@ -326,7 +328,7 @@ def expected_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 
 def gguf_names(shape: ModelShape) -> dict[str, str]:
     """Hugging Face name -> gguf's, of every tensor of `expected_shapes`."""
-    known = shape.architecture.tensor_names(shape.block_count)
+    known = gguf.get_tensor_name_map(shape.architecture.gguf_arch, shape.block_count)
     names = {name: known.get_name(name, try_suffixes=(".weight", ".bias")) for name in expected_shapes(shape)}
     assert all(names.values()), "gguf has a name for every tensor"
     return {name: found for name, found in names.items() if found}

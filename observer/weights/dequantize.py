@@ -17,17 +17,19 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as GGML
 
 from observer.console.progress import show_progress
 from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, check_writable, disk_errors_explained, sha256_file, write_json
 from observer.paths import cache_folder
 from observer.prompts import IM_END, IM_START, Task, render_exchange, render_prompt
-from observer.weights.architectures import ARCHITECTURES, Architecture, architecture_of_gguf
+from observer.weights.architectures import ARCHITECTURES, ROPE_FACTORS, Architecture, architecture_of_gguf
 from observer.weights.checkpoint import (
     CHUNK_ELEMENTS,
     Llama3Rope,
     ModelShape,
+    add_defaults,
     config_values,
     expected_shapes,
     gguf_names,
@@ -50,8 +52,8 @@ _KEYS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
 }
 """Keys of config.json -> those of a GGUF, behind its architecture's name."""
-_SAFETENSORS = {"float32": ("F32", "<f4"), "bfloat16": ("BF16", "<u2"), "float16": ("F16", "<f2")}
-_ROPE_FACTORS = "rope_freqs.weight"
+_DTYPES = {GGML.F32: "float32", GGML.BF16: "bfloat16", GGML.F16: "float16"}
+"""How weights are written: gguf's type, whose name is also safetensors' -> config.json's dtype."""
 _ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 """Other names that llama.cpp takes for a pre-tokenizer of ours."""
 
@@ -85,18 +87,18 @@ def _convert(file: Path, base: str, folder: Path) -> None:
     shape = _read_shape(file, header, architecture)
     _check_tensors(file, header, shape)
     tokenizer = _read_tokenizer(file, header)
-    dtype = _dtype(header)
-    width = np.dtype(_SAFETENSORS[dtype][1]).itemsize
-    sizes = {name: math.prod(size) * width for name, size in _written(shape).items()}
-    check_writable(folder.parent, sum(sizes.values()), "or set XDG_CACHE_HOME to a folder with more room")
-    print(f"{base}: written as {dtype} weights to {folder}, once", file=sys.stderr)
+    kind = _stored_type(header)
+    n_bytes = sum(_n_bytes(size, kind) for size in _written(shape).values())
+    check_writable(folder.parent, n_bytes, "or set XDG_CACHE_HOME to a folder with more room")
+    print(f"{base}: written as {_DTYPES[kind]} weights to {folder}, once", file=sys.stderr)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write_weights(file, header, shape, dtype, temporary / "model.safetensors")
+        _write_weights(file, header, shape, kind, temporary / "model.safetensors")
         tokenizer.save_pretrained(str(temporary))
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-        kind = {"architectures": [architecture.class_name], "model_type": architecture.model_type, "dtype": dtype}
-        write_json(temporary / "config.json", kind | config_values(shape) | ids | {"hidden_act": "silu"})
+        names = {"architectures": [architecture.class_name], "model_type": architecture.model_type}
+        names["dtype"] = _DTYPES[kind]
+        write_json(temporary / "config.json", names | config_values(shape) | ids | {"hidden_act": "silu"})
         _check_ids(file, tokenizer)
 
 
@@ -114,11 +116,7 @@ def _architecture(file: Path, header: GGUFHeader) -> Architecture:
 def _read_shape(file: Path, header: GGUFHeader, architecture: Architecture) -> ModelShape:
     prefix, metadata = architecture.gguf_name, header.metadata
     values: dict[str, Any] = {key: metadata.get(f"{prefix}.{name}") for key, name in _KEYS.items()}
-    heads, hidden = values["num_attention_heads"], values["hidden_size"]
-    if values["num_key_value_heads"] is None:
-        values["num_key_value_heads"] = heads
-    if values["head_dim"] is None and type(heads) is int and type(hidden) is int and heads > 0:
-        values["head_dim"] = hidden // heads
+    add_defaults(file, values, architecture)
     if values["rope_theta"] is None:
         values["rope_theta"] = 10_000.0
     values |= {
@@ -129,17 +127,15 @@ def _read_shape(file: Path, header: GGUFHeader, architecture: Architecture) -> M
     scaling = metadata.get(f"{prefix}.rope.scaling.type", "none")
     if scaling != "none" or metadata.get(f"{prefix}.rope.dimension_count", values["head_dim"]) != values["head_dim"]:
         raise ObserverError(f"{file}: its RoPE is not the plain one ({scaling}); take another model")
-    if not architecture.has_own_head_size and values["head_dim"] and values["head_dim"] * heads != hidden:
-        raise ObserverError(f"{file}: a head's size is {values['head_dim']}; hidden size / heads is expected")
     shape = shape_of_values(file, values, architecture, None)
-    if _ROPE_FACTORS not in header.tensor_types or not architecture.has_scaled_rope:
+    if ROPE_FACTORS not in header.tensor_types or not architecture.has_scaled_rope:
         return shape
     return shape_of_values(file, values, architecture, _scaled_rope(file, header, shape))
 
 
 def _scaled_rope(file: Path, header: GGUFHeader, shape: ModelShape) -> Llama3Rope:
     """A file holds the factors, not what they are made of: of that, all Llama 3 share all but the largest factor."""
-    (factors,) = _rows(file, header, _ROPE_FACTORS, 1)
+    (factors,) = _rows(file, header, ROPE_FACTORS, 1)
     rope = Llama3Rope(float(factors.max()), 1.0, 4.0, 8192)
     if factors.shape != (shape.key_length // 2,) or not np.allclose(
         factors, rope.factors(shape.rope_freq_base, shape.key_length), rtol=1e-4
@@ -165,36 +161,40 @@ def _check_tensors(file: Path, header: GGUFHeader, shape: ModelShape) -> None:
             what = "missing" if found is None else f"{found}, its keys say {size}"
             faults.append(f"{file}: tensor {names[name]} is {what}; download or export it again")
             continue
-        kind = gguf.GGMLQuantizationType[header.tensor_types[names[name]]]
+        kind = GGML[header.tensor_types[names[name]]]
         if not _can_decode(kind):
             undecodable.add(kind.name)
-        elif header.tensor_places[names[name]] + math.prod(gguf.quant_shape_to_byte_shape(size, kind)) > file_bytes:
+        elif header.tensor_places[names[name]] + _n_bytes(size, kind) > file_bytes:
             raise ObserverError(f"{file}: ends inside tensor {names[name]}; download or export it again")
-    unknown = header.tensor_types.keys() - {names[name] for name in sizes} - {_ROPE_FACTORS}
+    unknown = header.tensor_types.keys() - {names[name] for name in sizes} - {ROPE_FACTORS}
     faults += [f"{file}: tensor {name} is not one of a {shape.model_type} model" for name in sorted(unknown)]
     if undecodable:
         faults.append(f"{file}: type {', '.join(sorted(undecodable))} cannot be dequantized; take q8_0, q4_k_m or f16")
     raise_all(faults)
 
 
-def _can_decode(kind: gguf.GGMLQuantizationType) -> bool:
+def _n_bytes(shape: tuple[int, ...], kind: GGML) -> int:
+    return math.prod(gguf.quant_shape_to_byte_shape(shape, kind))
+
+
+def _can_decode(kind: GGML) -> bool:
     _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     try:
         gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
     except (NotImplementedError, ValueError):
-        return kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16)
+        return False
     return True
 
 
-def _dtype(header: GGUFHeader) -> str:
+def _stored_type(header: GGUFHeader) -> GGML:
     """Of the weights: as they are stored, else float16."""
     kinds = {kind for name, kind in header.tensor_types.items() if len(header.tensor_shapes[name]) == 2}
-    return "float32" if "F32" in kinds else "bfloat16" if kinds == {"BF16"} else "float16"
+    return GGML.F32 if "F32" in kinds else GGML.BF16 if kinds == {"BF16"} else GGML.F16
 
 
 def _rows(file: Path, header: GGUFHeader, name: str, together: int) -> Iterator[np.ndarray]:
     """A tensor's rows as float32, a multiple of `together` at a time; a vector is one block."""
-    kind, shape = gguf.GGMLQuantizationType[header.tensor_types[name]], header.tensor_shapes[name]
+    kind, shape = GGML[header.tensor_types[name]], header.tensor_shapes[name]
     n_rows, row_bytes = math.prod(shape[:-1]), gguf.quant_shape_to_byte_shape(shape, kind)[-1]
     step = max(1, CHUNK_ELEMENTS // shape[-1] // together) * together
     with file.open("rb") as stream:
@@ -202,23 +202,18 @@ def _rows(file: Path, header: GGUFHeader, name: str, together: int) -> Iterator[
         for start in range(0, n_rows, step):
             count = min(step, n_rows - start)
             data = np.frombuffer(stream.read(count * row_bytes), np.uint8).reshape(count, row_bytes)
-            if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
-                rows = data.view(np.float32 if kind == gguf.GGMLQuantizationType.F32 else np.float16)
-            else:
-                rows = gguf.dequantize(data, kind)
-            rows = rows.astype(np.float32, copy=False)
+            rows = gguf.dequantize(data, kind)
             yield rows if len(shape) > 1 else rows[0]
 
 
-def _write_weights(file: Path, header: GGUFHeader, shape: ModelShape, dtype: str, out: Path) -> None:
+def _write_weights(file: Path, header: GGUFHeader, shape: ModelShape, kind: GGML, out: Path) -> None:
     """A safetensors file, a few rows in memory at a time."""
     sizes, names = _written(shape), gguf_names(shape)
-    stored, numpy_dtype = _SAFETENSORS[dtype]
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     total_bytes = 0
     for name, size in sizes.items():
-        end = total_bytes + math.prod(size) * np.dtype(numpy_dtype).itemsize
-        entries[name] = {"dtype": stored, "shape": list(size), "data_offsets": [total_bytes, end]}
+        end = total_bytes + _n_bytes(size, kind)
+        entries[name] = {"dtype": kind.name, "shape": list(size), "data_offsets": [total_bytes, end]}
         total_bytes = end
     head = json.dumps(entries).encode()
     head += b" " * (-len(head) % 8)
@@ -229,19 +224,13 @@ def _write_weights(file: Path, header: GGUFHeader, shape: ModelShape, dtype: str
             is_paired = shape.architecture.pairs_rows_of(name.rpartition(".")[0])
             for rows in _rows(file, header, names[name], shape.key_length if is_paired else 1):
                 rows = unpair_rows(rows, shape.key_length) if is_paired else rows
-                data = _as_stored(rows, dtype)
-                if dtype == "float16" and not np.isfinite(data).all():
+                with np.errstate(over="ignore"):  # found and said below
+                    data = gguf.quantize(rows, kind)
+                if kind == GGML.F16 and not np.isfinite(data).all():
                     raise ObserverError(f"{file}: {names[name]} has values beyond float16; take a file in bf16 or f32")
-                stream.write(np.ascontiguousarray(data).tobytes())
+                stream.write(data.tobytes())
                 done_bytes += data.nbytes
                 show(done_bytes, total_bytes)
-
-
-def _as_stored(rows: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype != "bfloat16":
-        with np.errstate(over="ignore"):
-            return rows.astype(_SAFETENSORS[dtype][1])
-    return gguf.quants.quantize(rows, gguf.GGMLQuantizationType.BF16).view(np.uint16)
 
 
 def _read_tokenizer(file: Path, header: GGUFHeader) -> Any:

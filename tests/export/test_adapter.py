@@ -1,4 +1,4 @@
-"""Base GGUF + adapter GGUF in llama.cpp is the merged model; what is not plain LoRA is refused."""
+"""Base GGUF + adapter GGUF in llama.cpp is the merged model; an adapter that fits no base of it is refused."""
 
 from __future__ import annotations
 
@@ -20,30 +20,17 @@ BASE = PROJECT_ROOT / NANO_BASE
 IDS = [5, 80, 33, 200, 7, 12, 911, 45, 1800, 3, 64, 700]
 
 
-@pytest.fixture(scope="module")
-def base_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(BASE, tmp_path_factory.mktemp("base") / "base-f32.gguf", "f32", name="base")
-
-
-@pytest.mark.parametrize(
-    ("settings", "dtype"),
-    [
-        ({}, "f32"),
-        ({}, "f16"),
-        ({"use_rslora": True}, "f16"),
-        ({"target_modules": ["q_proj", "o_proj"], "r": 2}, "f32"),
-    ],
-)
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"target_modules": ["q_proj", "o_proj"], "r": 2}])
 def test_base_and_adapter_give_the_merged_models_logits(
-    base_gguf: Path, tmp_path: Path, settings: dict[str, Any], dtype: Any
+    nano_gguf: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """Both in llama.cpp: its cache of keys and values is in 16 bits, which alone sets it 0.02 apart from torch."""
     adapter = save_adapter(BASE, tmp_path / "adapter", **({"r": 8, "lora_alpha": 16, "spread": 0.02} | settings))
-    out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours", dtype=dtype)
+    out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
     merge_adapter(adapter, BASE, tmp_path / "merged", dtype="float32")
     merged = llama_logits(write_gguf(tmp_path / "merged", tmp_path / "merged.gguf", "f32", name="merged"), IDS)
-    assert np.abs(merged - llama_logits(base_gguf, IDS)).max() > 0.3
-    assert np.abs(merged - llama_logits(base_gguf, IDS, out)).max() < 0.01
+    assert np.abs(merged - llama_logits(nano_gguf, IDS)).max() > 0.3
+    assert np.abs(merged - llama_logits(nano_gguf, IDS, out)).max() < 0.01
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
@@ -61,24 +48,6 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert set(header.tensor_types.values()) == {"F16"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"use_dora": True}, '"use_dora": true'),
-        ({"modules_to_save": ["norm"]}, '"modules_to_save"'),
-        ({"bias": "all"}, '"bias": "all"'),
-        ({"rank_pattern": {"q_proj": 2}}, '"rank_pattern"'),
-        ({"alpha_pattern": {"q_proj": 2}}, '"alpha_pattern"'),
-    ],
-)
-def test_what_is_not_plain_lora_is_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
-    adapter = save_adapter(BASE, tmp_path / "adapter", **settings)
-    with pytest.raises(ObserverError, match=r"nor written as GGUF; train plain LoRA") as raised:
-        write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
-    assert words in str(raised.value) and "\n" not in str(raised.value)
-    assert not (tmp_path / "adapter.gguf").exists()
-
-
 def test_another_models_adapter_is_refused_with_every_module(tiny_model: Path, tmp_path: Path) -> None:
     adapter = save_adapter(BASE, tmp_path / "adapter", target_modules=["gate_proj"])
     with pytest.raises(ObserverError) as raised:
@@ -92,11 +61,3 @@ def test_another_models_adapter_is_refused_with_every_module(tiny_model: Path, t
 def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ObserverError, match="changes no weight"):
         write_adapter_gguf(save_adapter(BASE, tmp_path / "a", spread=0), BASE, tmp_path / "adapter.gguf", name="ours")
-
-
-def test_llama_cpp_refuses_it_over_another_base(tiny_model: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(BASE, tmp_path / "adapter", target_modules=["gate_proj"])
-    out = write_adapter_gguf(adapter, BASE, tmp_path / "adapter.gguf", name="ours")
-    other = write_gguf(tiny_model, tmp_path / "other.gguf", name="other")
-    with pytest.raises(AssertionError, match="cannot put it over"):
-        llama_logits(other, IDS, out)

@@ -11,8 +11,6 @@ import gguf
 import llama_cpp
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
@@ -22,10 +20,9 @@ from observer.export.quantize.imatrix_file import Imatrix, read_imatrix, write_i
 from observer.export.quantize.quantize import quantize
 from observer.paths import NANO_BASE, PROJECT_ROOT
 from observer.weights.gguf_header import read_header
-from tests.conftest import make_tiny_model
+from tests.support.models import edit_weights
 
 PARTS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
-MUL_MAT = b"MUL_MAT"
 
 
 def random_rows(n_rows: int, vocab_size: int = 512) -> list[list[int]]:
@@ -111,31 +108,6 @@ def test_it_is_what_llama_cpp_collects_in_its_own_graph(base: str, tiny_model: P
         np.testing.assert_allclose(ours.sums[name], sums, rtol=1e-3)
 
 
-def test_the_sums_of_the_first_projection_follow_from_the_embeddings(tiny_model: Path) -> None:
-    """By hand: the input of layer 0 is the RMS-normed embedding of each token, whatever stands around it."""
-    rows = random_rows(5)
-    weights = AutoModelForCausalLM.from_pretrained(tiny_model).model
-    embedded = weights.embed_tokens.weight.detach().double()[torch.tensor([token for row in rows for token in row])]
-    scale = torch.rsqrt(embedded.square().mean(1, keepdim=True) + weights.config.rms_norm_eps)
-    expected = (embedded * scale * weights.layers[0].input_layernorm.weight.detach()).square().sum(0)
-    found = compute_imatrix(tiny_model, rows).sums
-    for part in ("attn_q", "attn_k", "attn_v"):
-        np.testing.assert_allclose(found[f"blk.0.{part}.weight"], expected.numpy(), rtol=1e-5)
-
-
-def test_padding_and_the_order_of_rows_change_nothing(tiny_model: Path) -> None:
-    rows = random_rows(6)
-    together = compute_imatrix(tiny_model, rows[::-1])
-    alone = [compute_imatrix(tiny_model, [row]) for row in rows]
-    for name, sums in together.sums.items():
-        np.testing.assert_allclose(sums, sum(part.sums[name] for part in alone), rtol=1e-4)
-
-
-def test_an_untied_head_is_left_out_as_by_llama_cpp(tmp_path: Path) -> None:
-    folder = make_tiny_model(tmp_path / "untied", tie_word_embeddings=False)
-    assert all(name.startswith("blk.") for name in compute_imatrix(folder, random_rows(1)).sums)
-
-
 def test_the_file_has_llama_cpps_keys_and_tensors_and_is_read_back(tiny_model: Path, tmp_path: Path) -> None:
     imatrix = compute_imatrix(tiny_model, random_rows(3))
     path = write_imatrix(imatrix, tmp_path / "imatrix.gguf", datasets=["data/train.jsonl"])
@@ -164,16 +136,15 @@ def test_rows_are_drawn_by_seed_and_never_twice() -> None:
     assert sorted(list(row) for row in sample_rows(rows, 99, seed=1)) == rows
 
 
-def test_it_reaches_the_quantizer_and_lowers_the_error_where_inputs_are_large(tiny_model: Path, tmp_path: Path) -> None:
-    source = write_gguf(tiny_model, tmp_path / "f16.gguf", name="tiny")
+def test_it_reaches_the_quantizer_and_lowers_the_error_where_inputs_are_large(tiny_gguf: Path, tmp_path: Path) -> None:
     name, is_large = "blk.0.ffn_up.weight", np.arange(256) % 8 == 0
     weights = np.where(is_large, 1000, 1).astype(np.float32)
     sums = {f"blk.{n}.{part}.weight": weights for n in range(2) for part in PARTS}
     imatrix = write_imatrix(Imatrix(sums, dict.fromkeys(sums, 1), 1), tmp_path / "imatrix.gguf")
     errors = {}
     for label, used in (("with", imatrix), ("without", None)):
-        quantize(source, tmp_path / f"{label}.gguf", "q4_k_m", imatrix=used)
-        errors[label] = squared_errors(source, tmp_path / f"{label}.gguf", name)[is_large].sum()
+        quantize(tiny_gguf, tmp_path / f"{label}.gguf", "q4_k_m", imatrix=used)
+        errors[label] = squared_errors(tiny_gguf, tmp_path / f"{label}.gguf", name)[is_large].sum()
     assert errors["with"] < 0.5 * errors["without"]
     metadata = read_header(tmp_path / "with.gguf").metadata
     assert (metadata["quantize.imatrix.entries_count"], metadata["quantize.imatrix.chunks_count"]) == (14, 1)
@@ -189,38 +160,32 @@ def squared_errors(source: Path, quantized: Path, name: str) -> np.ndarray:
     return ((values[0] - values[1]) ** 2).sum(0)
 
 
-def test_one_of_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    source = write_gguf(tiny_model, tmp_path / "f16.gguf", name="tiny")
+def test_one_of_another_model_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
     sums = {"blk.0.attn_q.weight": np.ones(128, np.float32)}
     imatrix = write_imatrix(Imatrix(sums, dict.fromkeys(sums, 1), 1), tmp_path / "imatrix.gguf")
     with pytest.raises(ObserverError, match=r"imatrix\.gguf: lacks 14 layers of .*f16\.gguf, such as blk\."):
-        quantize(source, tmp_path / "out.gguf", "iq2_xs", imatrix=imatrix)
+        quantize(tiny_gguf, tmp_path / "out.gguf", "iq2_xs", imatrix=imatrix)
 
 
-def test_a_bad_file_is_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_bad_file_is_told(tiny_model: Path, tiny_gguf: Path, tmp_path: Path) -> None:
     good = write_imatrix(compute_imatrix(tiny_model, random_rows(1)), tmp_path / "good.gguf")
     (tmp_path / "cut.gguf").write_bytes(good.read_bytes()[:-2000])
     write_imatrix(Imatrix({"a": np.ones(4, np.float32)}, {"a": 0}, 1), tmp_path / "empty.gguf")
     write_imatrix(Imatrix({"a": np.full(4, np.nan, np.float32)}, {"a": 1}, 1), tmp_path / "nan.gguf")
-    model = write_gguf(tiny_model, tmp_path / "model.gguf", name="tiny")
     for path, words in {
         tmp_path / "missing.gguf": "no such file",
         tmp_path / "cut.gguf": "cut short",
         tmp_path / "empty.gguf": "a is no row of sums with its count",
         tmp_path / "nan.gguf": "a is no row of sums with its count",
-        model: "general.type is 'model', not 'imatrix'",
+        tiny_gguf: "general.type is 'model', not 'imatrix'",
     }.items():
         with pytest.raises(ObserverError, match=words):
             read_imatrix(path)
 
 
-def test_no_rows_and_a_model_that_is_not_finite_are_told(tmp_path: Path) -> None:
-    folder = make_tiny_model(tmp_path / "model")
+def test_no_rows_and_a_model_that_is_not_finite_are_told(copy: Path) -> None:
     with pytest.raises(ObserverError, match="no rows"):
-        compute_imatrix(folder, [[]])
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight.fill_(float("inf"))
-    model.save_pretrained(folder)
+        compute_imatrix(copy, [[]])
+    edit_weights(lambda weights: weights["model.layers.0.mlp.up_proj.weight"].fill_(float("inf")))(copy)
     with pytest.raises(ObserverError, match=r"inputs of blk\.0\.ffn_down\.weight are not finite"):
-        compute_imatrix(folder, random_rows(1))
+        compute_imatrix(copy, random_rows(1))

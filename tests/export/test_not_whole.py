@@ -11,8 +11,7 @@ import pytest
 
 from observer.console.run import run_cli
 from tests.export.test_export import parse
-from tests.export.test_gguf import Spoil, cut, edit_json
-from tests.support.models import save_adapter
+from tests.support.models import Spoil, edit_json
 
 WEIGHTS = "model.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11422654\n"
@@ -20,6 +19,10 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 114
 
 def without(*names: str) -> Spoil:
     return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def cut(name: str) -> Spoil:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-1000])
 
 
 def holding(name: str, text: str | bytes) -> Spoil:
@@ -75,7 +78,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "a tokenizer.json that leads nowhere": (dangling("tokenizer.json"), TOKENIZER),
     "a tokenizer.json that is a folder": (as_folder("tokenizer.json"), TOKENIZER),
     "a tokenizer.json that was not fetched": (holding("tokenizer.json", POINTER), r"tokenizer\.json: .*git lfs pull"),
-    "a cut tokenizer.json": (lambda folder: cut(folder / "tokenizer.json"), r"tokenizer\.json:\d+: not JSON"),
+    "a cut tokenizer.json": (cut("tokenizer.json"), r"tokenizer\.json:\d+: not JSON"),
     "an empty tokenizer.json": (holding("tokenizer.json", ""), r"tokenizer\.json:1: not JSON"),
     "a tokenizer.json of nothing": (holding("tokenizer.json", "{}"), "no byte-level BPE|cannot read it"),
     "a cut tokenizer_config.json": (holding("tokenizer_config.json", '{"eos'), r"tokenizer_config\.json:1: not JSON"),
@@ -86,7 +89,7 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "weights that lead nowhere": (dangling(WEIGHTS), r"model\.safetensors: no such file"),
     "weights that were not fetched": (holding(WEIGHTS, POINTER), r"model\.safetensors: .*git lfs pull"),
     "empty weights": (holding(WEIGHTS, b""), r"model\.safetensors: not a whole safetensors file"),
-    "cut weights": (lambda folder: cut(folder / WEIGHTS), r"model\.safetensors: not a whole safetensors file"),
+    "cut weights": (cut(WEIGHTS), r"model\.safetensors: not a whole safetensors file"),
     "a shard is missing": (with_index("one.safetensors", "two.safetensors"), r"two\.safetensors: no such file"),
     "an index of nothing": (holding(f"{WEIGHTS}.index.json", "{}"), "weight_map is to name files"),
     "an empty config": (holding("config.json", "{}"), r"config\.json: model_type is 'None'"),
@@ -94,17 +97,6 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "a config of other layers": (edit_json("config.json", num_hidden_layers=3), r"layers\.2\..* is missing"),
     "a config that transformers cannot read": (edit_json("config.json", layer_types=[None]), "cannot read it"),
 }  # fmt: skip
-
-
-@pytest.fixture
-def copy(tiny_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One with no tokenizer of its own."""
-    return save_adapter(tiny_model, tmp_path_factory.mktemp("run") / "adapter")
 
 
 def refusal(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str | Path) -> str:
@@ -137,7 +129,7 @@ def test_an_adapter_over_a_base_that_is_not_whole(
 ADAPTERS: dict[str, tuple[Spoil, str]] = {
     "no weights": (without("adapter_model.safetensors"), r"adapter_model\.safetensors: no such file; save it again"),
     "empty weights": (holding("adapter_model.safetensors", b""), "not a whole safetensors file"),
-    "cut weights": (lambda folder: cut(folder / "adapter_model.safetensors"), "not a whole safetensors file"),
+    "cut weights": (cut("adapter_model.safetensors"), "not a whole safetensors file"),
     "weights that were not fetched": (holding("adapter_model.safetensors", POINTER), "git lfs pull"),
     "a cut config": (holding("adapter_config.json", "{\n"), r"adapter_config\.json:\d+: not JSON"),
     "an empty config": (holding("adapter_config.json", "{}"), "r is None"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,10 +35,10 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A finished run with two GGUF files of the nano base, a card and an adapter with PEFT's blank card."""
-    root = tmp_path / "outputs" / "nano"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two GGUF files of the nano base, a card and an adapter with PEFT's blank card."""
+    root = tmp_path_factory.mktemp("push") / "nano"
     config = load_config(PROJECT_ROOT / "configs/nano.yaml", ["export.quantizations=[f16,q8_0]"])
     paths = RunPaths(root, "nano")
     for quantization in ("f16", "q8_0"):
@@ -49,11 +50,18 @@ def run(tmp_path: Path) -> Run:
     (paths.adapter / "adapter_model.safetensors").write_bytes(b"weights" * 1000)
     (paths.adapter / "adapter_config.json").write_text("{}")
     (paths.adapter / "README.md").write_text("# Model Card for Model ID\n")
-    return read_run(root)
+    return root
 
 
-def push(hub: HubServer, run: Run, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "observer.cli", "push", str(run.paths.root), "--repo", REPO, *more]
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Run:
+    return read_run(shutil.copytree(finished, tmp_path / "outputs" / "nano"))
+
+
+def push(
+    hub: HubServer, run: Run, *more: str, repo: str = REPO, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "observer.cli", "push", str(run.paths.root), "--repo", repo, *more]
     env = hub.environment | environment
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, stdin=-3, env=env)
 
@@ -182,6 +190,5 @@ def test_folders_of_this_machine_are_told_before_anybody_reads_them(
 
 
 def test_a_name_without_an_owner_is_told(hub: HubServer, run: Run) -> None:
-    command = [sys.executable, "-m", "observer.cli", "push", str(run.paths.root), "--repo", "watcher", "--yes"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, env=hub.environment)
+    done = push(hub, run, "--yes", repo="watcher")
     assert done.returncode == 1 and "USER/NAME is expected" in done.stderr

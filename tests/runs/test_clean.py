@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from observer.cli import main
 from observer.config import Config, load_config
 from observer.paths import RunPaths
 from tests.runs.test_locks import held_by_another
+from tests.support.small_disk import small_disk
 
 KEPT = (
     "adapter/adapter_model.safetensors", "reports/summary.md", "gguf/run-f16.gguf", "gguf/run-q8_0.gguf",
@@ -113,9 +115,19 @@ def test_checkpoints_of_an_unfinished_training_are_named_as_such(paths: RunPaths
 def test_a_run_at_work_is_left_alone(paths: RunPaths, capsys) -> None:
     with held_by_another("run", paths.lock) as pid:
         assert clean(paths, "--merged", "--yes") == 1
-        assert f"a training is at work here (process {pid})" in capsys.readouterr().err
+        assert f"another run is at work here (process {pid}); wait for it, or stop it" in capsys.readouterr().err
         assert paths.merged.exists()
     assert clean(paths, "--merged", "--yes") == 0
+
+
+def test_a_disk_that_cannot_be_written_is_not_taken_for_a_run_at_work(paths: RunPaths, tmp_path: Path, capsys) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        there = RunPaths(shutil.copytree(paths.root, disk.root / "run"), "run")
+        there.lock.write_text("1\n")
+        disk.remount("ro")
+        assert clean(there, "--merged", "--yes") == 1
+    message = capsys.readouterr().err
+    assert f"{there.lock}: cannot be written" in message and "at work" not in message
 
 
 def test_a_file_being_written_is_left_alone(paths: RunPaths, capsys) -> None:

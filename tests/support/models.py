@@ -1,8 +1,10 @@
-"""Adapters that nobody trained, and what llama.cpp makes of a GGUF: its logits, and its token ids."""
+"""Adapters that nobody trained, folders that somebody changed, and what llama.cpp makes of a GGUF: logits and ids."""
 
 from __future__ import annotations
 
 import ctypes
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import llama_cpp
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from observer.engine.llama_context import BatchToken, LlamaContext
@@ -18,6 +21,9 @@ from observer.prompts import IM_END, IM_START, Task, render_exchange, render_pro
 from tests.conftest import hostile_texts
 
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+Spoil = Callable[[Path], object]
+"""Changes a folder."""
 
 
 def save_adapter(base: Path, folder: Path, *, spread: float = 0.05, **settings: Any) -> Path:
@@ -31,6 +37,27 @@ def save_adapter(base: Path, folder: Path, *, spread: float = 0.05, **settings: 
                 parameter.normal_(0, spread)
     model.save_pretrained(str(folder))
     return folder
+
+
+def edit_json(name: str, **values: object) -> Spoil:
+    """Set keys of a file of the folder; None takes one out."""
+
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | values
+        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+    return spoil
+
+
+def edit_weights(change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors") -> Spoil:
+    """`change` is given the tensors by name."""
+
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / name)
+        change(weights)
+        save_file(weights, folder / name, metadata={"format": "pt"})
+
+    return spoil
 
 
 def llama_logits(path: Path, tokens: list[int], adapter: Path | None = None) -> np.ndarray:

@@ -71,6 +71,13 @@ def test_the_cheaper_of_smaller_batches_and_recomputing_is_taken(tmp_path: Path)
     assert settled(config, max(need(config, 2), need(config, 16, recompute=True)))[0] == (16, 1, True)
 
 
+@pytest.mark.parametrize("choice", [True, False])
+def test_a_config_that_says_whether_to_compute_again_is_followed(tmp_path: Path, choice: bool) -> None:
+    found, lines = settled(config_of(tmp_path, f"training.gradient_checkpointing={choice}"), 80e9)
+    assert found == (16, 1, choice)
+    assert lines.endswith(f"\nrecompute {'on' if choice else 'off'}: gradient_checkpointing says so")
+
+
 def test_where_nothing_fits_the_smallest_is_tried_and_the_plan_says_so(tmp_path: Path) -> None:
     choice, lines = settled(config_of(tmp_path), 1e9)
     assert choice == (1, 16, True) and "even so it may not fit" in lines

@@ -84,13 +84,6 @@ def split_weights(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) ->
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
-    """The folder of a run up to its adapter by two processes, and what they printed."""
-    folder = tmp_path_factory.mktemp("two")
-    return folder, finish(launch(write_tiny_run(folder, tiny_model, n_rows=N_ROWS), "--until", "train"))
-
-
-@pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Path, str]:
     """The folder of a whole run by two processes that Ctrl-C has cut, and what they printed when launched again."""
     folder = tmp_path_factory.mktemp("resumed")
@@ -107,10 +100,12 @@ def resumed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_losses_of_one_at_the_same_global_batch(
-    one_process: tuple[Config, list[dict[str, Any]]], two_processes: tuple[Path, str]
+def test_two_processes_reach_the_losses_of_one_at_the_same_global_batch_though_ctrl_c_has_cut_them(
+    one_process: tuple[Config, list[dict[str, Any]]], resumed: tuple[Path, str]
 ) -> None:
-    assert_same_course(one_process[1], read_metrics(paths_in(two_processes[0]).metrics))
+    paths = paths_in(resumed[0])
+    assert_same_course(one_process[1], read_metrics(paths.metrics))
+    assert "resuming from" in paths.log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -222,17 +217,6 @@ def test_the_first_process_alone_writes_prints_and_exports(resumed: tuple[Path, 
 
 
 @pytest.mark.slow
-def test_the_same_launch_again_trains_nothing_twice(two_processes: tuple[Path, str]) -> None:
-    printed = finish(launch(two_processes[0] / "tiny.yaml", "--until", "train"))
+def test_the_same_launch_again_trains_nothing_twice(resumed: tuple[Path, str]) -> None:
+    printed = finish(launch(resumed[0] / "tiny.yaml", "--until", "train"))
     assert "train: done before on the same inputs, skipped" in printed
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_a_checkpoint_of_all_processes_and_the_same_launch_goes_on(
-    resumed: tuple[Path, str], two_processes: tuple[Path, str]
-) -> None:
-    paths, uncut = paths_in(resumed[0]), paths_in(two_processes[0])
-    assert "resuming from" in paths.log.read_text(encoding="utf-8")
-    courses = [read_metrics(metrics) for metrics in (paths.metrics, uncut.metrics)]
-    losses = [[record["loss"] for record in course if "loss" in record] for course in courses]
-    assert losses[0] == losses[1]

@@ -92,18 +92,6 @@ def test_bad_input_gets_one_line_with_the_place_and_the_mend(
     assert {path.name for path in root.glob("*")} <= {"config.yaml", "run.lock"}, "nothing half-written"
 
 
-def test_every_fault_of_both_data_files_is_named(tmp_path: Path, tiny_model: Path, capsys: Captured) -> None:
-    config = write_tiny_run(tmp_path, tiny_model)
-    for name in ("train.jsonl", "val.jsonl"):
-        path = tmp_path / name
-        path.write_text(path.read_text() + '{"prompt": 1}\nnot json\n')
-    assert run("--config", str(config)) == 1
-    message = capsys.readouterr().err
-    for place in ("train.jsonl:25:", "train.jsonl:26:", "val.jsonl:9:", "val.jsonl:10:"):
-        assert place in message
-    assert not (tmp_path / "outputs").exists()
-
-
 def test_a_base_without_safetensors_is_refused(tmp_path: Path, tiny_model: Path, capsys: Captured) -> None:
     base = tmp_path / "pickled"
     base.mkdir()

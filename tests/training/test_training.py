@@ -6,13 +6,12 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from observer.config import Config
@@ -43,6 +41,8 @@ from tests.support.tiny_runs import split_rows, tiny_config
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from observer.training.trainer import CompletionTrainer
+
 
 def loaded(config: Config) -> tuple[PeftModel, Runtime]:
     runtime = choose_runtime(config)
@@ -59,6 +59,15 @@ def trained(config: Config, *, inputs: str = "the same", resume: bool = False) -
     splits = load_splits(config, encode_with(tokenizer))
     train(model, tokenizer, splits, config, runtime, inputs=inputs, resume=resume)
     return metrics_of(config)
+
+
+def trainer_of(config: Config, device: str = "cpu") -> CompletionTrainer:
+    """A trainer of the config's rows; `device` is what it is told of its device, whatever it runs on."""
+    model, runtime = loaded(config)
+    from observer.training.trainer import make_trainer
+
+    tokenizer, runtime = load_tokenizer(Path(config.model.base)), replace(runtime, device=device)  # type: ignore[arg-type]
+    return make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
 
 
 def metrics_of(config: Config) -> list[dict[str, Any]]:
@@ -86,29 +95,6 @@ def test_prompt_tokens_are_those_of_the_rendered_prompt_and_the_answer_ends_with
         assert answer[-1] == tokenizer.eos_token_id
 
 
-def test_the_loss_is_the_mean_over_completion_tokens_of_full_logits(tmp_path: Path, tiny_model: Path) -> None:
-    config = tiny_config(tmp_path, tiny_model)
-    model, _ = loaded(config)
-    tokenizer = load_tokenizer(tiny_model)
-    rows = tokenize_rows(split_rows(6), encode_with(tokenizer))
-    expected, n_tokens = 0.0, 0
-    with torch.no_grad():
-        for row in rows:  # one row at a time, no padding, all logits
-            logits = model(input_ids=torch.tensor([row.input_ids])).logits[0]
-            targets = torch.tensor(row.input_ids[row.prompt_length :])
-            predicted = logits[row.prompt_length - 1 : -1]
-            expected += functional.cross_entropy(predicted, targets, reduction="sum").item()
-            n_tokens += len(targets)
-        batch = collate([{"input_ids": r.input_ids, "labels": r.labels} for r in rows])
-        nll = completion_nll(model, batch)
-    assert len(nll) == n_tokens
-    assert nll.mean().item() == pytest.approx(expected / n_tokens, rel=1e-5)
-    for batch_size in (1, 4):
-        sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), rows, batch_size, model.device)
-        assert sums["all"] == (pytest.approx(expected, rel=1e-5), n_tokens)
-        assert set(sums) == {"all", "grade", "extract"}
-
-
 def test_the_loss_falls_and_the_files_tell_it(uncut: tuple[Config, list[dict[str, Any]]]) -> None:
     config, records = uncut
     losses = [record["loss"] for record in records if "loss" in record]
@@ -133,26 +119,6 @@ def test_an_adapter_names_its_base_as_the_config_does_and_holds_no_card_of_blank
     assert not (config.paths.adapter / "README.md").exists()
 
 
-def test_two_runs_give_the_same_losses(tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]) -> None:
-    config, records = uncut
-    assert trained(tiny_config(tmp_path, Path(config.model.base))) == records
-
-
-def test_a_run_stopped_by_a_signal_resumes_with_the_losses_of_an_uncut_one(
-    tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
-) -> None:
-    config = tiny_config(tmp_path, Path(uncut[0].model.base))
-    stopper = threading.Thread(target=terminate_after, args=(config.paths.metrics, 5), daemon=True)
-    stopper.start()
-    with pytest.raises(KeyboardInterrupt):
-        trained(config)
-    stopped_at = last_whole_checkpoint(config.paths.checkpoints)
-    assert stopped_at is not None and not config.paths.adapter.exists()
-    assert len(metrics_of(config)) < len(uncut[1])
-    assert trained(config) == uncut[1]
-    assert "resuming from" in config.paths.log.read_text(encoding="utf-8")
-
-
 @pytest.mark.slow
 def test_a_run_that_was_killed_resumes_with_the_losses_of_an_uncut_one(
     tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
@@ -175,12 +141,6 @@ def script(folder: Path, *overrides: str) -> str:
         "from observer.config import load_config;"
         f"trained(load_config(Path({str(folder / 'tiny.yaml')!r}), {list(overrides)!r}))"
     )
-
-
-def terminate_after(metrics: Path, n_records: int) -> None:
-    while len(read_metrics(metrics)) < n_records:
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_other_inputs_do_not_go_on_with_an_unfinished_training_unless_asked(
@@ -268,11 +228,6 @@ def test_what_was_trained_before_is_an_input_of_the_training(tmp_path: Path, tin
     assert len(keys) == 3
 
 
-def test_resume_without_a_checkpoint_is_refused(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(ObserverError, match="no checkpoint to resume from"):
-        find_checkpoint(tiny_config(tmp_path, tiny_model).paths, "inputs", resume=True)
-
-
 def test_from_the_checkpoint_of_the_last_step_none_is_trained(tmp_path: Path, tiny_model: Path) -> None:
     """It is not the last of its epoch."""
     config = tiny_config(tmp_path, tiny_model, "training.max_steps=4")
@@ -292,24 +247,16 @@ def test_a_checkpoint_cut_while_it_was_written_is_passed_over(tmp_path: Path) ->
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
-@pytest.mark.parametrize("grade_weight", [1, 10])
-def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
-    grade_weight: int, tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
-) -> None:
+def test_gradient_accumulation_gives_the_steps_of_the_large_batch(tmp_path: Path, tiny_model: Path) -> None:
     """Rows have 3 to 60 completion tokens, so a mean of means would differ."""
-    from observer.training.sft import make_trainer
-
-    base = Path(uncut[0].model.base)
-    tokenizer = load_tokenizer(base)
     found = []
     for batch, accumulation in ((8, 1), (2, 4)):
         config = tiny_config(
-            tmp_path, base, f"training.per_device_train_batch_size={batch}",
+            tmp_path, tiny_model, f"training.per_device_train_batch_size={batch}",
             f"training.gradient_accumulation_steps={accumulation}", "training.max_steps=1",
-            f"training.grade_weight={grade_weight}",
+            "training.grade_weight=10",
         )  # fmt: skip
-        model, runtime = loaded(config)
-        trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
+        trainer = trainer_of(config)
         trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(range(8))  # type: ignore[assignment]
         trainer.train()
         record = next(record for record in trainer.state.log_history if "grad_norm" in record)
@@ -319,19 +266,14 @@ def test_gradient_accumulation_gives_the_steps_of_the_large_batch(
 
 def test_a_label_weighs_what_the_config_says(tmp_path: Path, tiny_model: Path) -> None:
     """The loss of the first step, before any change, against the rows one at a time; all train rows are one batch."""
-    from observer.training.sft import make_trainer
-
-    tokenizer = load_tokenizer(tiny_model)
     config = tiny_config(
         tmp_path, tiny_model, "training.grade_weight=10", "training.per_device_train_batch_size=512",
         "training.max_steps=1",
     )  # fmt: skip
-    model, runtime = loaded(config)
-    splits = load_splits(config, encode_with(tokenizer))
-    sums = sum_nll_by_task(lambda batch: completion_nll(model, batch), splits.train, 1, model.device)
+    trainer = trainer_of(config)
+    sums = sum_nll_by_task(trainer.score, trainer.splits.train, 1, trainer.peft_model.device)
     (label_nats, n_label_tokens), (json_nats, n_json_tokens) = sums["grade"], sums["extract"]
     assert n_label_tokens and n_json_tokens, "one task alone would prove nothing"
-    trainer = make_trainer(model, tokenizer, splits, config, runtime)
     trainer.train()
     loss = next(record["loss"] for record in trainer.state.log_history if "loss" in record)
     weighed = (10 * label_nats + json_nats) / (10 * n_label_tokens + n_json_tokens)
@@ -342,12 +284,7 @@ def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     """`meta` stands in for a GPU; the loop's own loader moves batches by itself."""
-    from observer.training.sft import make_trainer
-
-    config, tokenizer = tiny_config(tmp_path, tiny_model), load_tokenizer(tiny_model)
-    model, runtime = loaded(config)
-    splits = load_splits(config, encode_with(tokenizer))
-    trainer = make_trainer(model, tokenizer, splits, config, runtime)
+    trainer = trainer_of(tiny_config(tmp_path, tiny_model))
     batch = trainer.collate_counted([trainer.train_dataset[n] for n in range(6)])  # pyright: ignore[reportOptionalSubscript]
     trainer.args.__dict__["_setup_devices"] = torch.device("meta")
     moved = list(tensors_of(trainer._prepare_inputs(batch)))
@@ -356,11 +293,7 @@ def test_a_step_that_is_handed_its_batch_moves_all_of_it_to_the_trainers_device(
 
 def test_on_a_gpu_a_batch_is_filled_up_and_on_a_cpu_it_is_as_it_was(tmp_path: Path, tiny_model: Path) -> None:
     """`meta` stands in for a GPU."""
-    from observer.training.trainer import make_trainer
-
-    config, tokenizer = tiny_config(tmp_path, tiny_model), load_tokenizer(tiny_model)
-    model, runtime = loaded(config)
-    trainer = make_trainer(model, tokenizer, load_splits(config, encode_with(tokenizer)), config, runtime)
+    trainer = trainer_of(tiny_config(tmp_path, tiny_model))
     rows = [trainer.train_dataset[n] for n in range(6)]  # pyright: ignore[reportOptionalSubscript]
     plain = trainer.collate_counted(rows)
     trainer.args.__dict__["_setup_devices"] = torch.device("meta")
@@ -386,8 +319,6 @@ def test_a_gpu_is_waited_for_only_where_a_loss_is_recorded(tmp_path: Path, tiny_
     """With CUDA's settings, on the CPU: a record of the first step, of each third, and before it is evaluated."""
     from transformers import TrainerCallback
 
-    from observer.training.trainer import make_trainer
-
     recorded: dict[str, list[dict[str, Any]]] = {}
     n_waits: list[int] = []
     for device in ("cpu", "cuda"):
@@ -395,10 +326,7 @@ def test_a_gpu_is_waited_for_only_where_a_loss_is_recorded(tmp_path: Path, tiny_
             tmp_path / device, tiny_model, "training.max_steps=8", "training.eval_steps=5", "training.logging_steps=3",
             "training.optim=adamw_torch_fused",
         )  # fmt: skip
-        tokenizer, (model, runtime) = load_tokenizer(tiny_model), loaded(config)
-        splits = load_splits(config, encode_with(tokenizer))
-        trainer = make_trainer(model, tokenizer, splits, config, replace(runtime, device=device))  # type: ignore[arg-type]
-        waits = Waits()
+        trainer, waits = trainer_of(config, device), Waits()
 
         class Count(TrainerCallback):
             def on_step_end(self, *_: Any, waits: Waits = waits, **__: Any) -> None:
@@ -406,7 +334,7 @@ def test_a_gpu_is_waited_for_only_where_a_loss_is_recorded(tmp_path: Path, tiny_
 
         n_waits.clear()
         trainer.add_callback(Count())
-        with waits:
+        with waits if device == "cuda" else nullcontext():
             trainer.train()
         recorded[device] = [record for record in trainer.state.log_history if "loss" in record]
     assert [record["step"] for record in recorded["cpu"]] == list(range(1, 9))
@@ -520,7 +448,3 @@ def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path: Path, tiny_model:
     (tmp_path / "file").touch()
     tokenizer = load_tokenizer(tiny_model)
     assert encode_with(tokenizer, tmp_path / "file" / "tokens")(["hello"]) == encode_with(tokenizer)(["hello"])
-
-
-def test_token_rows_know_their_length() -> None:
-    assert len(TokenRow([1, 2, 3], 2, "grade")) == 3

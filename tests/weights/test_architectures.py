@@ -132,7 +132,7 @@ def test_the_merged_model_s_gguf_computes_what_transformers_does(make: Make, kin
         expected = merged(torch.tensor([tokens])).logits[0].numpy()
     assert np.abs(llama_logits(path, tokens) - expected).max() < 4e-3
     # The same adapter over the base's own GGUF.
-    over = write_adapter_gguf(adapter, base, tmp_path / "adapter.gguf", name="ours", dtype="f32")
+    over = write_adapter_gguf(adapter, base, tmp_path / "adapter.gguf", name="ours")
     found = llama_logits(write_gguf(base, tmp_path / "base.gguf", "f32", name="tiny"), tokens, over)
     assert np.abs(found - expected).max() < 4e-3
 

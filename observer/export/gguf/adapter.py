@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Literal
 
 import gguf
 import numpy as np
@@ -18,13 +17,9 @@ from observer.files import atomic_path
 from observer.weights.checkpoint import ModelShape, gguf_names, pair_rows, read_shape
 from observer.weights.merge import Lora, misfits, read_lora
 
-_DTYPES = {"f32": np.float32, "f16": np.float16}
 
-
-def write_adapter_gguf(
-    adapter: Path, base: Path, out: Path, *, name: str, dtype: Literal["f32", "f16"] = "f16"
-) -> Path:
-    """Convert a PEFT folder; of `base` only config.json is read. `name` becomes general.name.
+def write_adapter_gguf(adapter: Path, base: Path, out: Path, *, name: str) -> Path:
+    """Convert a PEFT folder to float16; of `base` only config.json is read. `name` becomes general.name.
 
     Raises ObserverError naming every module the base lacks, for anything but plain LoRA, and for an adapter
     that changes nothing.
@@ -41,7 +36,7 @@ def write_adapter_gguf(
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(lora))
         for module in sorted(lora.modules):
-            a, b = (side.numpy().astype(_DTYPES[dtype]) for side in lora.modules[module])
+            a, b = (side.numpy().astype(np.float16) for side in lora.modules[module])
             if shape.architecture.pairs_rows_of(module):
                 b = pair_rows(b, shape.key_length)
             writer.add_tensor(f"{names[f'{module}.weight']}.lora_a", a)

@@ -5,7 +5,6 @@ The model runs in transformers, in float32 on the CPU. What the file alone can t
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from observer.engine.engine import Engine
-from observer.engine.llama_context import BatchToken, LlamaContext, Logits
-from observer.engine.llama_model import LlamaModel, usable_cores
+from observer.engine.llama_context import Logits
+from observer.engine.llama_model import LlamaModel
+from observer.export.gguf.verify import last_logits
 from observer.observation import Completion
 from observer.prompts import END_OF_TEXT, IM_END, Task, render_exchange, render_prompt
 from observer.weights.checkpoint import faults_of_transformers, list_tensors, read_shape
@@ -150,7 +150,7 @@ def check_logits(model: LlamaModel, reference: Reference, file_type: str) -> Che
     errors, largest, agreeing = [], 0.0, []
     for tokens in map(model.tokenize, prompts):
         expected = reference.last_logits(tokens)
-        difference = _last_logits(model, tokens, len(expected)) - expected
+        difference = last_logits(model, tokens, len(expected)) - expected
         errors.append(float(np.sqrt(np.mean(difference**2)) / expected.std()))
         largest = max(largest, float(np.abs(difference).max()))
         agreeing += ((difference + expected).argmax(-1) == expected.argmax(-1)).tolist()
@@ -194,13 +194,6 @@ def check_changed(model: Path, base: Path | None) -> Check:
         if any(not np.array_equal(a, b) for a, b in zip(tensor.chunks(), other.chunks(), strict=True)):
             return Check("changed", Outcome.PASSED, f"{tensor.name} differs from the base's")
     return Check("changed", Outcome.FAILED, f"every weight equals that of {base}: the training is not in them")
-
-
-def _last_logits(model: LlamaModel, tokens: Sequence[int], count: int) -> Logits:
-    first = len(tokens) - count
-    with contextlib.closing(LlamaContext(model, n_ctx=2048, n_seq_max=1, n_threads=usable_cores())) as context:
-        batch = [BatchToken(token, place, (0,), place >= first) for place, token in enumerate(tokens)]
-        return np.stack([logits.copy() for _, logits in context.decode(batch)])
 
 
 def _would_have_ended(reference: Reference, prompt: str, answer: Completion) -> bool:

@@ -6,24 +6,25 @@ What needs the model it was made of is `against_transformers`'s.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from observer.engine.llama_context import BatchToken, LlamaContext
-from observer.engine.llama_model import LlamaModel
+from observer.engine.llama_context import BatchToken, LlamaContext, Logits
+from observer.engine.llama_model import LlamaModel, usable_cores
 from observer.errors import ObserverError, raise_all
 from observer.prompts import CHAT_TEMPLATE, IM_END, Task, render_exchange, render_prompt
-from observer.weights.architectures import Architecture, architecture_of_gguf
+from observer.weights.architectures import ROPE_FACTORS, Architecture, architecture_of_gguf
 from observer.weights.checkpoint import gguf_names
 from observer.weights.gguf_header import GGUFHeader, read_header
 from observer.weights.gguf_types import UNQUANTIZED, file_types
 from observer.weights.size import QWEN3_0_6B
 from observer.weights.tokenizer import PRE_TOKENIZERS
 
-_MAY_BE_TIED, _ROPE_FACTORS = "output.weight", "rope_freqs.weight"
+_MAY_BE_TIED = "output.weight"
 
 
 def verify_gguf(path: Path, *, expected_file_type: str) -> GGUFHeader:
@@ -61,7 +62,7 @@ def _tensor_faults(header: GGUFHeader, architecture: Architecture, file_type: st
     n_blocks = header.metadata.get(f"{architecture.gguf_name}.block_count", 0)
     known = replace(QWEN3_0_6B, model_type=architecture.model_type, block_count=max(1, n_blocks))
     expected, found = set(gguf_names(known).values()), set(header.tensor_types)
-    may_be_there = {_ROPE_FACTORS} if architecture.has_scaled_rope else set()
+    may_be_there = {ROPE_FACTORS} if architecture.has_scaled_rope else set()
     faults = [f"tensor {name} is missing" for name in sorted(expected - found - {_MAY_BE_TIED})]
     faults += [
         f"tensor {name} is not one of a {architecture.model_type} model"
@@ -85,13 +86,15 @@ def _token(metadata: dict[str, Any], key: str) -> str | None:
     return tokens[number] if number is not None and number < len(tokens) else None
 
 
+def last_logits(model: LlamaModel, tokens: Sequence[int], n: int = 1) -> Logits:
+    """(n, vocabulary), of the last positions of a prompt."""
+    batch = [BatchToken(token, place, (0,), place >= len(tokens) - n) for place, token in enumerate(tokens)]
+    with contextlib.closing(LlamaContext(model, n_ctx=2048, n_seq_max=1, n_threads=usable_cores())) as context:
+        return np.stack([logits.copy() for _, logits in context.decode(batch)])
+
+
 def _decode_once(path: Path) -> None:
-    with (
-        contextlib.closing(LlamaModel(path)) as model,
-        contextlib.closing(LlamaContext(model, n_ctx=1024, n_seq_max=1, n_threads=2)) as context,
-    ):
-        tokens = model.tokenize(render_prompt(Task.GRADE, render_exchange("Hello", "")))
-        batch = [BatchToken(token, place, (0,), place == len(tokens) - 1) for place, token in enumerate(tokens)]
-        is_finite = all(np.isfinite(logits).all() for _, logits in context.decode(batch))
-    if not is_finite:
+    with contextlib.closing(LlamaModel(path)) as model:
+        logits = last_logits(model, model.tokenize(render_prompt(Task.GRADE, render_exchange("Hello", ""))))
+    if not np.isfinite(logits).all():
         raise ObserverError(f"{path}: its logits are not finite; check the merged model, then export again")

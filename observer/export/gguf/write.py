@@ -21,6 +21,7 @@ from observer.console.progress import show_progress
 from observer.errors import ObserverError
 from observer.export.gguf.vocabulary import add_vocabulary
 from observer.files import atomic_path
+from observer.weights.architectures import ROPE_FACTORS
 from observer.weights.checkpoint import ModelShape, Tensor, gguf_names, list_tensors, pair_rows, read_shape
 from observer.weights.tokenizer import tokenizer_json
 
@@ -116,7 +117,7 @@ def plan_tensors(tensors: list[Tensor], shape: ModelShape, wanted: GGMLQuantizat
     names, entries = gguf_names(shape), []
     if shape.scaled_rope:
         factors = Computed(shape.scaled_rope.factors(shape.rope_freq_base, shape.key_length))
-        entries.append(Entry(factors, "rope_freqs.weight", GGMLQuantizationType.F32))
+        entries.append(Entry(factors, ROPE_FACTORS, GGMLQuantizationType.F32))
     for tensor in tensors:
         name, module = names[tensor.name], tensor.name.rpartition(".")[0]
         head_length = shape.key_length if shape.architecture.pairs_rows_of(module) else None

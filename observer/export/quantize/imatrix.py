@@ -22,7 +22,7 @@ from observer.errors import ObserverError, raise_all
 from observer.export.quantize.imatrix_file import Imatrix, write_imatrix
 from observer.runs.finished_run import Run
 from observer.training.rows import encode_with, tokenize_rows
-from observer.weights.checkpoint import read_shape
+from observer.weights.checkpoint import gguf_names, read_shape
 from observer.weights.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
@@ -113,18 +113,12 @@ def _load_body(merged: Path, device: str) -> tuple[Any, dict[str, str]]:
     import torch
     from transformers import AutoModel
 
-    shape = read_shape(merged)
     dtype = torch.float32 if device == "cpu" else "auto"
     body = AutoModel.from_pretrained(
         str(merged), dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
-    known = shape.architecture.tensor_names(shape.block_count)
-    names: dict[str, str] = {}
-    for module, layer in body.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            name = known.get_name(f"model.{module}.weight", try_suffixes=(".weight",))
-            assert name is not None, f"gguf knows no name for {module}"
-            names[module] = name
+    known, layers = gguf_names(read_shape(merged)), body.named_modules()
+    names = {name: known[f"model.{name}.weight"] for name, layer in layers if isinstance(layer, torch.nn.Linear)}
     return body.eval().to(device), names
 
 

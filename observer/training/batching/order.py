@@ -74,5 +74,27 @@ class RowSampler(Sampler[int]):
         return batches
 
 
+class SharedOrder(Sampler[int]):
+    """Row indices for a data loader that deals whole batches to the processes in turn.
+
+    Each step takes the rows that one process with the whole batch would take. A step with too few rows for all is
+    filled up with `filler`, the index of a row without labels.
+    """
+
+    def __init__(self, order: RowSampler, n_processes: int, batch_size: int, filler: int) -> None:
+        self.order, self.n_processes, self.batch_size, self.filler = order, n_processes, batch_size, filler
+        self.set_epoch = order.set_epoch
+
+    def __len__(self) -> int:
+        step = self.n_processes * self.batch_size
+        return -(-len(self.order) // step) * step
+
+    def __iter__(self) -> Iterator[int]:
+        for taken in _cut(list(self.order), self.n_processes * self.batch_size):
+            for rank in range(self.n_processes):  # every n-th row: a batch sorted by length is shared out evenly
+                share = taken[rank :: self.n_processes]
+                yield from share + [self.filler] * (self.batch_size - len(share))
+
+
 def _cut(items: list[T], length: int) -> list[list[T]]:
     return [items[start : start + length] for start in range(0, len(items), length)]

@@ -7,11 +7,9 @@ one process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
@@ -98,30 +96,3 @@ def least(launch: Launch, value: int | None, device: Any) -> int | None:
     found = torch.tensor(value, device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MIN)
     return int(found)
-
-
-class SharedOrder(Sampler[int]):
-    """Row indices for a data loader that deals whole batches to the processes in turn.
-
-    Each step takes the rows that one process with the whole batch would take. A step with too few rows for all is
-    filled up with `filler`, the index of a row without labels.
-    """
-
-    def __init__(self, order: Sampler[int], n_processes: int, batch_size: int, filler: int) -> None:
-        self.order, self.n_processes, self.batch_size, self.filler = order, n_processes, batch_size, filler
-
-    def set_epoch(self, epoch: int) -> None:
-        if (set_epoch := getattr(self.order, "set_epoch", None)) is not None:
-            set_epoch(epoch)
-
-    def __len__(self) -> int:
-        step = self.n_processes * self.batch_size
-        return -(-len(self.order) // step) * step  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[int]:
-        rows, step = list(self.order), self.n_processes * self.batch_size
-        for start in range(0, len(rows), step):
-            taken = rows[start : start + step]
-            for rank in range(self.n_processes):  # every n-th row: a batch sorted by length is shared out evenly
-                share = taken[rank :: self.n_processes]
-                yield from share + [self.filler] * (self.batch_size - len(share))

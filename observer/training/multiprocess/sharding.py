@@ -7,7 +7,6 @@ needs besides: weights that are whole when they are read or saved, and losses th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from observer.config import Config
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 LAUNCH_FILE = "configs/accelerate/fsdp.yaml"
 
 
-def sharding_faults(
-    config: Config, launch: Launch, backend: str, environment: Mapping[str, str] | None = None
-) -> list[str]:
+def sharding_faults(config: Config, launch: Launch, backend: str) -> list[str]:
     """Why this run's weights cannot be split as its launch asks; empty where they can, or need not be."""
-    found = os.environ if environment is None else environment
+    found = os.environ
     if found.get("ACCELERATE_USE_FSDP", "").lower() != "true":
         return []
     faults = []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from observer.config import Config, load_config
 from observer.errors import ObserverError
 from observer.training.device import Runtime
-from observer.training.planning.cost import estimate_memory, training_work
+from observer.training.planning.cost import Work, estimate_memory, training_work
 from observer.training.planning.memory import USABLE
 from observer.training.rows import Splits
 from observer.weights.checkpoint import ModelShape
@@ -47,17 +48,21 @@ def settle_memory(
     Of the ways that fit into the free memory, the one that computes fewest tokens; the smallest where none fits, and
     the fastest where nobody knows what is free. Raises ObserverError where `train_batch_size` cannot be shared out.
     """
+
+    def fits(choice: Choice) -> bool:
+        return free_bytes is None or choice.need_bytes <= USABLE * free_bytes
+
     kept = recorded_batch_size(config, runtime.launch.n_processes)
-    batch_sizes = [kept] if kept else batch_sizes_of(config, runtime.launch.n_processes)
     wanted = config.training.gradient_checkpointing
-    choices = [
-        weigh(with_choice(config, runtime, rows, recompute), runtime, splits, shape)
-        for rows in batch_sizes
-        for recompute in ((False, True) if wanted == "auto" else (wanted,))
-    ]
-    fitting = [choice for choice in choices if free_bytes is None or choice.need_bytes <= USABLE * free_bytes]
+    choices: list[Choice] = []
+    for rows in [kept] if kept else batch_sizes_of(config, runtime.launch.n_processes):
+        ways = [with_choice(config, runtime, rows, way) for way in ((False, True) if wanted == "auto" else (wanted,))]
+        work = training_work(ways[0], splits.train, runtime.launch.n_processes)  # recomputing leaves it as it is
+        choices += [weigh(way, runtime, work, shape) for way in ways]
+        if fits(choices[-len(ways)]):
+            break  # smaller batches have more tokens to compute
     smallest = min(choices, key=lambda choice: choice.need_bytes)
-    chosen = min(fitting, key=lambda choice: choice.cost, default=smallest)
+    chosen = min(filter(fits, choices), key=lambda choice: choice.cost, default=smallest)
     lines = [] if config.training.per_device_train_batch_size != "auto" else [
         batch_line(choices, chosen, free_bytes, is_kept=kept is not None)]  # fmt: skip
     return chosen.config, [*lines, recompute_line(config, runtime, choices, chosen, free_bytes)]
@@ -104,8 +109,7 @@ def with_choice(config: Config, runtime: Runtime, batch_size: int, recompute: bo
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
 
-def weigh(config: Config, runtime: Runtime, splits: Splits, shape: ModelShape) -> Choice:
-    work = training_work(config, splits.train, runtime.launch.n_processes)
+def weigh(config: Config, runtime: Runtime, work: Sequence[Work], shape: ModelShape) -> Choice:
     factor = RECOMPUTING if config.training.gradient_checkpointing is True else 1.0
     n_tokens = sum(batch.n_tokens + TOKENS_A_BATCH for batch in work)
     return Choice(config, estimate_memory(config, runtime, work, shape), factor * n_tokens)

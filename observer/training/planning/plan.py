@@ -31,8 +31,6 @@ class Plan:
     """
 
     steps: int
-    n_parameters: int
-    n_trainable: int
     memory_bytes: float
     seconds: float | None
     artefact_bytes: dict[str, float]
@@ -76,7 +74,7 @@ def make_plan(config: Config, runtime: Runtime, splits: Splits, shape: ModelShap
         f"{3 * artefacts['adapter/'] / 1e6:,.1f} MB each",
     ]
     artefacts["checkpoints/"] = n_checkpoints * 3 * artefacts["adapter/"]
-    return Plan(steps, n_parameters, n_trainable, memory_bytes, seconds, artefacts, "\n".join(lines))
+    return Plan(steps, memory_bytes, seconds, artefacts, "\n".join(lines))
 
 
 def compare_with_plan(plan: Plan, seconds: float, peak_bytes: float) -> str:
