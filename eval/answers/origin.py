@@ -57,7 +57,7 @@ def code_hash(*places: str) -> str:
     Part of the key of what is kept, so that answers and figures of older code are never mixed with newer ones.
     """
     paths = [PROJECT_ROOT / place for place in (*_ENGINE, *places)]
-    sources = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    sources = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     return fingerprint({file.relative_to(PROJECT_ROOT).as_posix(): file for file in sources})
 
 
