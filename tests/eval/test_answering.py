@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from eval.answers.answering import Answers, answer_rows, load_answers, save_answers
-from eval.answers.rows import families_of, spread
+from eval.answers.rows import families_of
 from eval.reports.scoring import score
 from observer.backends.base import Backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
-from observer.export.gguf.write import write_gguf
 from observer.observation import Completion, Grade, Progress, no_progress
 from observer.prompts import training_row
 from observer.schema import Label, parse_row
@@ -62,15 +61,8 @@ class Reticent:
 
 
 @pytest.fixture(scope="module")
-def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf"
-    write_gguf(tiny_model, path, name="tiny")
-    return path
-
-
-@pytest.fixture(scope="module")
-def answers(gguf: Path) -> Answers:
-    with Engine(gguf, n_threads=1, max_new_tokens=8) as engine:
+def answers(tiny_gguf: Path) -> Answers:
+    with Engine(tiny_gguf, n_threads=1, max_new_tokens=8) as engine:
         return answer_rows(engine, ROWS, split="rows.jsonl")
 
 
@@ -89,9 +81,9 @@ def test_saved_answers_come_back_with_their_rows(answers: Answers, tmp_path: Pat
     assert lines[3]["family"] == "a+b"
 
 
-def test_grades_survive_a_run_cut_in_extraction(gguf: Path, tmp_path: Path, capsys) -> None:
+def test_grades_survive_a_run_cut_in_extraction(tiny_gguf: Path, tmp_path: Path, capsys) -> None:
     kept = tmp_path / "cut.answers.jsonl"
-    with Interrupted(gguf, n_threads=1) as engine, pytest.raises(KeyboardInterrupt):
+    with Interrupted(tiny_gguf, n_threads=1) as engine, pytest.raises(KeyboardInterrupt):
         answer_rows(engine, ROWS, keep_in=kept)
     assert f"grade: answers kept; eval/evaluate.py --model {kept}" in capsys.readouterr().err
     saved = load_answers(kept)
@@ -111,10 +103,10 @@ def test_a_server_that_tells_little_is_evaluated_all_the_same() -> None:
     assert (report.extraction.correct_empty_rate, report.extraction.hallucination_rate) == (1.0, None)
 
 
-def test_a_row_too_long_for_the_model_is_named_by_its_id(gguf: Path) -> None:
+def test_a_row_too_long_for_the_model_is_named_by_its_id(tiny_gguf: Path) -> None:
     long = parse_row({"user_message": "tea " * 3000, "assistant_message": "", "label": "STORE", "id": "too-much"})[0]
     assert long is not None
-    with Engine(gguf, n_threads=1) as engine, pytest.raises(ObserverError, match="grade row too-much: "):
+    with Engine(tiny_gguf, n_threads=1) as engine, pytest.raises(ObserverError, match="grade row too-much: "):
         answer_rows(engine, [*ROWS, training_row(long)])
 
 
@@ -145,8 +137,3 @@ def test_every_faulty_line_is_named(answers: Answers, tmp_path: Path) -> None:
 
 def test_rows_without_a_family_stand_alone_and_joined_ones_are_another_family() -> None:
     assert families_of(ROWS) == ["thanks", "row tea", "a+b", "row 3"]
-
-
-@pytest.mark.parametrize(("n_rows", "limit", "indices"), [(10, 3, [0, 3, 6]), (2, 5, [0, 1]), (0, 5, [])])
-def test_a_sample_is_spread_evenly(n_rows: int, limit: int, indices: list[int]) -> None:
-    assert spread(n_rows, limit) == indices

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eval import evaluate
-from eval.answers.answering import answer_rows
+from eval.answers.answering import Answers, answer_rows
 from eval.answers.origin import STAND_IN_NOTE, ModelInfo, split_prefix
 from eval.answers.rows import take
 from eval.reports.evaluation_report import Report, report_path, summary_table
@@ -60,6 +60,12 @@ def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
     return paths
 
 
+@pytest.fixture(scope="module")
+def answers(run: RunPaths) -> Answers:
+    with Engine(run.gguf("f16"), n_threads=1) as engine:
+        return answer_rows(engine, rows() + [row | {"family": "f"} for row in rows()])
+
+
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
     write_jsonl(tmp_path / "rows.jsonl", rows())
@@ -99,6 +105,12 @@ def test_an_evaluation_writes_both_reports_and_prints_one_table(run: RunPaths, s
     for name in ("quadratic_kappa", "mean_cost", "brier", "ece", "probability of the label"):
         assert name in markdown
 
+    saved = path.with_name(path.name.replace(".json", ".answers.jsonl"))
+    assert evaluate.main(["--model", str(saved), "--train", str(split), "--out", str(split.parent)]) == 0
+    again = json.loads(next(split.parent.glob("*-evaluation-tiny-f16.json")).read_text())
+    assert again.pop("command") != report.pop("command")
+    assert again == report, "saved answers are scored again without the model"
+
 
 def test_the_baselines_learn_from_the_rows_that_the_run_was_trained_on(
     run: RunPaths, split: Path, tmp_path: Path
@@ -130,8 +142,8 @@ def test_rows_of_an_older_form_are_scored_as_they_are_trained_on(run: RunPaths, 
     assert evaluate.main(evaluate_arguments(run, tmp_path / "older.jsonl")[:4]) == 0
 
 
-def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
-    report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), n_threads=1)
+def test_the_table_has_intervals_and_fits_120_columns(answers: Answers) -> None:
+    report = score(answers, rows())
     big = replace(report, model=replace(report.model, size_bytes=1_200_000_000, file_type="iq3_xxs"))
     table = summary_table([report, big]).splitlines()
     assert all(len(line) <= 120 for line in table)
@@ -139,19 +151,7 @@ def test_the_table_has_intervals_and_fits_120_columns(run: RunPaths) -> None:
     assert all(line.count("[") == 1 for line in table[4:])  # the baselines only grade
 
 
-def test_saved_answers_are_scored_again_without_the_model(run: RunPaths, split: Path, tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path / "one"), "--train", str(split)]
-    assert evaluate.main([*evaluate_arguments(run, split), *out]) == 0
-    (saved,) = (tmp_path / "one").glob("*-rows-evaluation-tiny-f16.answers.jsonl")
-    assert evaluate.main(["--model", str(saved), "--train", str(split), "--out", str(tmp_path / "two")]) == 0
-    reports = [json.loads(next((tmp_path / n).glob("*-f16.json")).read_text()) for n in ("one", "two")]
-    assert reports[0].pop("command") != reports[1].pop("command")
-    assert reports[0] == reports[1]
-
-
-def test_a_report_does_not_depend_on_the_order_of_rows(run: RunPaths) -> None:
-    with Engine(run.gguf("f16"), n_threads=1) as engine:
-        answers = answer_rows(engine, rows() + [row | {"family": "f"} for row in rows()])
+def test_a_report_does_not_depend_on_the_order_of_rows(answers: Answers) -> None:
     turned = replace(
         answers,
         grade_rows=answers.grade_rows[::-1],
@@ -169,16 +169,17 @@ def rounded(report: Report) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(report)), parse_float=lambda text: round(float(text), 9))
 
 
-def test_the_answers_of_a_finished_model_count_towards_validity(run: RunPaths, split: Path) -> None:
-    report = evaluate.evaluate(run.gguf("f16"), rows(), rows(), split=str(split), n_threads=1)
+def test_the_answers_of_a_finished_model_count_towards_validity(answers: Answers) -> None:
+    report = score(answers)
     assert report.extraction is not None
     assert report.n_truncated == round((1 - report.extraction.json_validity) * report.extraction.n)
     assert report.extraction.truncation_rate == report.n_truncated / report.extraction.n
 
 
-def test_a_split_of_one_task_is_evaluated_for_that_task(run: RunPaths) -> None:
-    report = evaluate.evaluate(run.gguf("f16"), rows()[:3], [], n_threads=1)
-    assert report.extraction is None
+def test_a_run_is_evaluated_by_its_best_file_and_for_the_one_task_of_its_rows(run: RunPaths) -> None:
+    report = evaluate.evaluate(run.root, rows()[:3], [], n_threads=1)
+    assert report.model.path == str(run.gguf("f16"))
+    assert report.grading is not None and report.extraction is None
     assert report.baselines == {}
     assert report.unconstrained is None
     assert "f16" in summary_table([report])
@@ -227,11 +228,6 @@ def test_the_val_of_a_run_is_that_of_its_own_rows(tmp_path: Path) -> None:
 def test_a_run_and_its_merged_model_have_the_reports_of_the_run(run: RunPaths) -> None:
     for model in (run.root, run.merged, f"hf:{run.merged}"):
         assert evaluate.default_reports_folder(str(model)) == run.reports
-
-
-def test_a_run_is_evaluated_by_its_best_file(run: RunPaths) -> None:
-    report = evaluate.evaluate(run.root, rows()[:1], [], n_threads=1)
-    assert report.model.path == str(run.gguf("f16"))
 
 
 def test_the_merged_model_is_evaluated_through_transformers(run: RunPaths) -> None:
