@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 
 from observer.paths import PROJECT_ROOT, VAL_JSONL, RunPaths
+from observer.runs.finished_run import read_run
 from observer.runs.manifest import environment, fingerprint
 
 STAND_IN_NOTE = (
@@ -95,8 +96,6 @@ def split_prefix(split: str, reports: Path) -> str:
 
     Nothing for the val of the run that the folder `reports` is in, which is the shipped one where there is no run.
     """
-    from observer.runs.finished_run import read_run
-
     run = RunPaths(reports.parent, "")
     own = read_run(run.root).split.val if run.config.is_file() else VAL_JSONL
     path = VAL_JSONL if split == "val" else Path(split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ import pytest
 from eval.answers.answering import Answers, answer_rows, load_answers, save_answers
 from eval.answers.rows import families_of
 from eval.reports.scoring import score
-from observer.backends.base import Backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import Completion
 from observer.prompts import training_row
-from observer.schema import Label, parse_row
+from observer.schema import parse_row
 
 RAW_ROWS = [
     {"user_message": "thanks ☕", "assistant_message": "", "label": "DISCARD", "family": "thanks", "slices": ["noise"]},
@@ -32,32 +30,6 @@ class Interrupted(Engine):
 
     def extract(self, *_: object, **__: object) -> list[Completion]:
         raise KeyboardInterrupt
-
-
-class Reticent:
-    """A server that tells labels and texts, but neither probabilities nor tokens."""
-
-    name = "qwen3:0.6b"
-
-    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
-        return [Grade(Label.STORE, {}) for _ in exchanges]
-
-    def extract(
-        self,
-        exchanges: Sequence[str],
-        constrained: bool = True,
-        progress: Progress = no_progress,
-        *,
-        logprobs: bool = False,
-    ) -> list[Completion]:
-        return [Completion('{"entities":[],"relationships":[]}', (), truncated=False) for _ in exchanges]
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Reticent:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +63,6 @@ def test_grades_survive_a_run_cut_in_extraction(tiny_gguf: Path, tmp_path: Path,
     report = score(saved)
     assert report.grading is not None
     assert (report.grading.n, report.extraction, report.unfinished) == (2, None, ("extract",))
-
-
-def test_a_server_that_tells_little_is_evaluated_all_the_same() -> None:
-    backend: Backend = Reticent()
-    answers = answer_rows(backend, ROWS)
-    report = score(answers)
-    assert (answers.model.file_type, answers.model.size_bytes) == ("qwen3-0.6b", None)
-    assert report.grading is not None and report.extraction is not None
-    assert (report.grading.accuracy, report.grading.brier, report.grading.ece) == (0.5, None, None)
-    assert (report.extraction.correct_empty_rate, report.extraction.hallucination_rate) == (1.0, None)
 
 
 def test_a_row_too_long_for_the_model_is_named_by_its_id(tiny_gguf: Path) -> None:

@@ -13,10 +13,8 @@ from eval.benchmarks.random_base import parse_shape, random_base
 from eval.benchmarks.training.benchmark import main
 from eval.benchmarks.training.child import plain_nll, reset_adapter
 from eval.benchmarks.training.report import sections, standings, summary
-from eval.benchmarks.training.rounds import Bench, run_rounds
 from eval.benchmarks.training.trainers import Entrant, parse_entrants
 from eval.metrics.spread import Spread
-from observer.config import Config
 from observer.errors import ObserverError
 from observer.files import write_jsonl
 from observer.training.rows import TokenRow
@@ -122,15 +120,6 @@ def test_the_yardstick_is_the_token_mean_of_the_completions_and_every_adapter_st
     assert plain_nll(model, rows, "float32") != pytest.approx(expected / n_scored, rel=1e-5)
     reset_adapter(model, 1)
     assert all(torch.equal(value, first[name]) for name, value in model.named_parameters() if "lora" in name)
-
-
-def test_rounds_on_record_are_not_trained_again(tmp_path: Path) -> None:
-    entrants = parse_entrants(["trl", "ours"], 8)
-    bench = Bench(Config(), entrants, tmp_path, 2, 1, n_rows=24, n_tokens=1000, n_val_rows=4, device="cpu")
-    known = [round_record(entrant.label, number, 1.0) for entrant in entrants for number in (1, 2)]
-    write_jsonl(tmp_path / "records.jsonl", known)
-    assert run_rounds(bench) == known
-    assert not list(tmp_path.glob("*.log"))  # no contestant was started
 
 
 @pytest.mark.slow
