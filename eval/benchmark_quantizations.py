@@ -22,74 +22,68 @@ if not __package__:  # run as a script: import from the project, not from this f
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from eval.answers.origin import command_line, facts_of, split_prefix
-from eval.answers.rows import Row, families_of, of_task, rows_of_split, take
+from eval.answers.rows import families_of, of_task, rows_of_split, take
+from eval.evaluate import default_reports_folder
 from eval.quantizations.choice import MARGIN
-from eval.quantizations.files import DEFAULT_TYPES, Candidate, build, given_files, wanted_files
 from observer.console.arguments import natural, positive, share
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import check_writable
 from observer.paths import VAL_JSONL
 from observer.prompts import Task
+from observer.runs.finished_run import Run, read_run
 
 if TYPE_CHECKING:
-    from eval.quantizations.report import Benchmark
+    from eval.quantizations.files import Candidate
     from eval.quantizations.rounds import Bench
-    from observer.runs.finished_run import Run
+
+DEFAULT_TYPES = "f16 q8_0 q6_k q5_k_m q4_k_m iq4_xs q3_k_m iq3_xxs q2_k iq2_xs".split()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
+    args = parse_arguments(arguments)
     from eval.quantizations.page import write_reports
     from eval.quantizations.report import assemble
-    from eval.quantizations.rounds import measure
+    from eval.quantizations.rounds import Bench, measure
     from eval.quantizations.view import overview
     from eval.reports.scoring import score
-    from eval.reports.tables import table
-
-    args = parse_arguments(arguments)
-    bench, name = prepare_bench(args)
-    found = measure(bench)
-    reports = [score(one.answers) for one in found.files]
-    title = f"Quantizations of {name}"
-    benchmark = assemble(found, reports, title=title, facts=bench_facts(args, bench), margin=args.margin)
-    folder = _reports_folder(args)
-    paths = write_reports(benchmark, folder / f"{split_prefix(bench.split, folder)}quantizations-{name}")
-    print(table(overview(benchmark).columns, overview(benchmark).texts()))
-    print(benchmark.recommendation.sentence)
-    print(json.dumps({"report": str(paths[0])} | summary(benchmark)))
-    return 0
-
-
-def prepare_bench(args: argparse.Namespace) -> tuple[Bench, str]:
-    """Read the rows, make or find the files; return what to measure, and its name for titles and files."""
-    from eval.quantizations.rounds import Bench
-    from observer.runs.finished_run import read_run
 
     run = read_run(args.run) if args.run else None
     split = args.split or (str(run.split.val) if run else "val")
     rows = take(rows_of_split(split), args.limit)
-    for folder in (_reports_folder(args), _work_folder(args)):
+    for folder in (args.out, args.work):
         check_writable(folder)
-    candidates = find_candidates(args, run)
-    return Bench(
-        candidates=candidates,
+    bench = Bench(
+        candidates=find_candidates(args, run),
         rows=rows,
         split="val" if split == str(VAL_JSONL) else split,
-        folder=_work_folder(args) / "records",
+        folder=args.work / "records",
         n_threads=args.threads,
         n_quality_rows=args.quality_rows,
         n_speed_rounds=args.speed_rounds,
         n_speed_rows=args.speed_rows,
-    ), run.config.run.name if run else candidates[0].name
+    )
+    name = run.config.run.name if run else bench.reference.name
+    found = measure(bench)
+    reports, facts = [score(one.answers) for one in found.files], bench_facts(args, bench)
+    benchmark = assemble(found, reports, title=f"Quantizations of {name}", facts=facts, margin=args.margin)
+    paths = write_reports(benchmark, args.out / f"{split_prefix(bench.split, args.out)}quantizations-{name}")
+    print(overview(benchmark).markdown())
+    print(benchmark.recommendation.sentence)
+    verdicts = {file.name: str(file.verdict) for file in benchmark.files}
+    summary = {"recommended": benchmark.recommendation.name, "verdicts": verdicts, "failed": benchmark.failures}
+    print(json.dumps({"report": str(paths[0])} | summary))
+    return 0
 
 
 def find_candidates(args: argparse.Namespace, run: Run | None) -> list[Candidate]:
     """The reference, the run's files, then those that were given. Raises ObserverError unless they are several."""
+    from eval.quantizations.files import build, given_files, wanted_files
+
     made: list[Candidate] = []
     if run:
-        wanted = wanted_files(args.types, args.imatrix, run.config.export.tensor_types)
-        made = build(run, wanted, _work_folder(args))
+        made = build(run, wanted_files(args.types, args.imatrix, run.config.export.tensor_types), args.work)
     candidates = [*made, *given_files(args.model, [candidate.name for candidate in made])]
     if len(candidates) < 2:
         raise ObserverError("one file is nothing to compare; name a run, or the reference and others with --model")
@@ -98,38 +92,16 @@ def find_candidates(args: argparse.Namespace, run: Run | None) -> list[Candidate
 
 def bench_facts(args: argparse.Namespace, bench: Bench) -> dict[str, str]:
     """Where, when and on what it was measured."""
+    parts = {task: of_task(bench.rows, task) for task in Task}
+    counts = [f"{len(part):,} rows of task {task}, {len(set(families_of(part))):,} families"
+              for task, part in parts.items() if part]  # fmt: skip
     return {
         "reference": f"{bench.reference.name}, {bench.reference.path}",
-        "rows": f"{bench.split}: {'; '.join(_count(bench.rows, task) for task in Task if of_task(bench.rows, task))}"
-        + (f" (--limit {args.limit})" if args.limit else ""),
+        "rows": f"{bench.split}: {'; '.join(counts)}{f' (--limit {args.limit})' if args.limit else ''}",
         "divergence": f"over the gold answers of at most {bench.n_quality_rows} rows of each task, evenly spread",
         "speed": f"rounds: {bench.n_speed_rounds}, of at most {bench.n_speed_rows} rows of each task, files in turn, "
         "each in a process of its own",
     } | facts_of(args.command, n_threads=bench.n_threads)
-
-
-def summary(benchmark: Benchmark) -> dict[str, object]:
-    """The last line of stdout."""
-    return {
-        "recommended": benchmark.recommendation.name,
-        "verdicts": {file.name: str(file.verdict) for file in benchmark.files},
-        "failed": benchmark.failures,
-    }
-
-
-def _count(rows: Sequence[Row], task: Task) -> str:
-    part = of_task(rows, task)
-    return f"{len(part):,} rows of task {task}, {len(set(families_of(part))):,} families"
-
-
-def _work_folder(args: argparse.Namespace) -> Path:
-    return args.work or (args.run / "benchmark" if args.run else args.model[0].parent / "benchmark")
-
-
-def _reports_folder(args: argparse.Namespace) -> Path:
-    from eval.evaluate import default_reports_folder
-
-    return args.out or (args.run / "reports" if args.run else default_reports_folder(str(args.model[0])))
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -166,6 +138,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.run and not args.model:
         parser.error("name a run, or files with --model")
+    args.work = args.work or (args.run or args.model[0].parent) / "benchmark"
+    args.out = args.out or (args.run / "reports" if args.run else default_reports_folder(str(args.model[0])))
     args.command = command_line("eval/benchmark_quantizations.py", arguments)
     return args
 

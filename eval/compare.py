@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -22,18 +21,22 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a script: import from the project, not from this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from eval.answers.origin import command_line
+from eval.answers.answering import Answers
+from eval.answers.few_shot import draw_examples
+from eval.answers.models_compared import Contestant, answer_once, answers_path, look_at, parse_contestant, slug
+from eval.answers.origin import command_line, split_prefix
+from eval.answers.rows import Row, rows_of_split, take
 from observer.console.arguments import positive
 from observer.console.run import run_cli
-from observer.errors import ObserverError, raise_all
+from observer.data.dataset import read_rows
+from observer.errors import ObserverError
+from observer.files import check_writable
 from observer.paths import TRAIN_JSONL
+from observer.prompts import NO_EXAMPLES
+from observer.runs.manifest import environment
 
 if TYPE_CHECKING:
-    from eval.answers.answering import Answers
-    from eval.answers.models_compared import Contestant
-    from eval.answers.rows import Row
     from eval.reports.comparison import Comparison
-    from observer.prompts import Examples
 
 COMPARISONS = Path("outputs/comparisons")
 _LONGEST_STEM = 150
@@ -42,11 +45,8 @@ _LONGEST_STEM = 150
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
-    from eval.answers.origin import split_prefix
     from eval.reports.comparison import compare_many
     from eval.reports.comparison_report import Origin, verdict_table, write_comparisons
-    from observer.files import check_writable
-    from observer.runs.manifest import environment
 
     check_writable(args.out)
     contestants = _contestants(args.model)
@@ -67,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _contestants(specs: Sequence[str]) -> list[Contestant]:
-    from eval.answers.models_compared import parse_contestant
-
     if len(specs) < 2:
         raise ObserverError(f"{specs[0]}: nothing to compare it with; name two models or more")
     twice = sorted({spec for spec in specs if specs.count(spec) > 1})
@@ -79,14 +77,16 @@ def _contestants(specs: Sequence[str]) -> list[Contestant]:
 
 def _answers(contestants: Sequence[Contestant], args: argparse.Namespace) -> list[tuple[Answers, Path]]:
     """The answers of all, in order, and where they are. Everything is looked at before the first model runs."""
-    from eval.answers.models_compared import answer_once, answers_path
     from eval.reports.comparison import check_rows
 
-    weights, saved = _look_at(contestants)
+    weights, saved = look_at(contestants)
     split, rows = _rows(list(saved.values()), args)
     for answers in saved.values():
         check_rows(answers, rows, split)
-    examples = {n: _examples(n, rows, args) for n in sorted({c.n_examples for c in contestants})}
+    examples = {
+        n: draw_examples(read_rows(args.train), rows, n, args.seed) if n else NO_EXAMPLES
+        for n in sorted({contestant.n_examples for contestant in contestants})
+    }
     found: list[tuple[Answers, Path]] = []
     for contestant in contestants:
         if contestant.is_saved:
@@ -98,33 +98,8 @@ def _answers(contestants: Sequence[Contestant], args: argparse.Namespace) -> lis
     return found
 
 
-def _look_at(contestants: Sequence[Contestant]) -> tuple[dict[str, str], dict[str, Answers]]:
-    """By spec: the hash of every model's weights, and what was saved. Raises ObserverError with all faults."""
-    from eval.answers.models_compared import load_saved, weights_hash
-
-    weights: dict[str, str] = {}
-    saved: dict[str, Answers] = {}
-    faults: list[str] = []
-    for contestant in contestants:
-        try:
-            if contestant.is_saved:
-                saved[contestant.spec] = load_saved(contestant)
-            else:
-                weights[contestant.spec] = weights_hash(contestant)
-        except ObserverError as error:
-            faults.append(str(error))
-    raise_all(faults)
-    asked = [contestant for contestant in contestants if not contestant.is_saved]
-    for one, other in itertools.combinations(asked, 2):
-        if (weights[one.spec], one.n_examples) == (weights[other.spec], other.n_examples):
-            print(f"warning: {one.spec} and {other.spec} are the same weights under two names", file=sys.stderr)
-    return weights, saved
-
-
 def _rows(saved: Sequence[Answers], args: argparse.Namespace) -> tuple[str, list[Row]]:
     """The split and its rows: those asked for, else those that saved answers answer, else val."""
-    from eval.answers.rows import rows_of_split, take
-
     if args.split is None and saved:
         if args.limit:
             raise ObserverError("--limit: saved answers decide the rows; leave it out, or name their split too")
@@ -133,18 +108,8 @@ def _rows(saved: Sequence[Answers], args: argparse.Namespace) -> tuple[str, list
     return split, take(rows_of_split(split), args.limit)
 
 
-def _examples(n: int, rows: Sequence[Row], args: argparse.Namespace) -> Examples:
-    from eval.answers.few_shot import draw_examples
-    from observer.data.dataset import read_rows
-    from observer.prompts import NO_EXAMPLES
-
-    return draw_examples(read_rows(args.train), rows, n, args.seed) if n else NO_EXAMPLES
-
-
 def _stem(contestants: Sequence[Contestant]) -> str:
     """Who is compared, as a name for the reports."""
-    from eval.answers.models_compared import slug
-
     names = "-vs-".join(slug(contestant.spec) for contestant in contestants)
     if len(names) > _LONGEST_STEM:
         names = f"{names[:_LONGEST_STEM]}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from eval.answers.answering import SAVED_SUFFIX, answer_rows, describe_model, load_answers, save_answers
+from eval.answers.answering import SAVED_SUFFIX, Answers, answer_rows, describe_model, load_answers, save_answers
 from eval.answers.origin import code_hash, file_name
 from eval.answers.rows import Row
 from observer.backends.opening import best_gguf, open_backend
-from observer.errors import ObserverError
+from observer.errors import ObserverError, raise_all
 from observer.files import sha256_file
 from observer.prompts import Examples
 from observer.runs.manifest import environment
-
-if TYPE_CHECKING:
-    from eval.answers.answering import Answers
 
 _FEW_SHOT = re.compile(r"(?P<source>.+)\+few(?P<n>\d+)")
 
@@ -48,7 +45,7 @@ def parse_contestant(spec: str) -> Contestant:
     return contestant
 
 
-def weights_hash(contestant: Contestant) -> str:
+def _weights_hash(contestant: Contestant) -> str:
     """What the answers depend on: the hash of the file or folder, or the server's digest of its model.
 
     Raises ObserverError when there is no such model, or no server.
@@ -69,6 +66,27 @@ def weights_hash(contestant: Contestant) -> str:
     file = best_gguf(path)
     check_is_gguf(file)
     return sha256_file(file)
+
+
+def look_at(contestants: Sequence[Contestant]) -> tuple[dict[str, str], dict[str, Answers]]:
+    """By spec: the hash of every model's weights, and what was saved. Raises ObserverError with all faults."""
+    weights: dict[str, str] = {}
+    saved: dict[str, Answers] = {}
+    faults: list[str] = []
+    for contestant in contestants:
+        try:
+            if contestant.is_saved:
+                saved[contestant.spec] = _load_saved(contestant)
+            else:
+                weights[contestant.spec] = _weights_hash(contestant)
+        except ObserverError as error:
+            faults.append(str(error))
+    raise_all(faults)
+    asked = [contestant for contestant in contestants if not contestant.is_saved]
+    for one, other in itertools.combinations(asked, 2):
+        if (weights[one.spec], one.n_examples) == (weights[other.spec], other.n_examples):
+            print(f"warning: {one.spec} and {other.spec} are the same weights under two names", file=sys.stderr)
+    return weights, saved
 
 
 def answers_path(folder: Path, contestant: Contestant, weights: str, rows: Sequence[Row], examples: Examples) -> Path:
@@ -101,7 +119,7 @@ def answer_once(
     return _named(answers, contestant)
 
 
-def load_saved(contestant: Contestant) -> Answers:
+def _load_saved(contestant: Contestant) -> Answers:
     """Raises ObserverError when the file is missing, faulty, or of a run that was cut short."""
     answers = load_answers(Path(contestant.source))
     if answers.unfinished:

@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 
 from observer.paths import PROJECT_ROOT, VAL_JSONL, RunPaths
+from observer.runs.finished_run import read_run
 from observer.runs.manifest import environment, fingerprint
 
 STAND_IN_NOTE = (
@@ -57,7 +58,7 @@ def code_hash(*places: str) -> str:
     Part of the key of what is kept, so that answers and figures of older code are never mixed with newer ones.
     """
     paths = [PROJECT_ROOT / place for place in (*_ENGINE, *places)]
-    sources = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    sources = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     return fingerprint({file.relative_to(PROJECT_ROOT).as_posix(): file for file in sources})
 
 
@@ -95,8 +96,6 @@ def split_prefix(split: str, reports: Path) -> str:
 
     Nothing for the val of the run that the folder `reports` is in, which is the shipped one where there is no run.
     """
-    from observer.runs.finished_run import read_run
-
     run = RunPaths(reports.parent, "")
     own = read_run(run.root).split.val if run.config.is_file() else VAL_JSONL
     path = VAL_JSONL if split == "val" else Path(split)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from observer.data.dataset import read_part, read_rows
 from observer.paths import ATTACKS_JSONL, CHALLENGE_JSONL, EVERYDAY_JSONL, TRAIN_JSONL, VAL_JSONL
 from observer.prompts import Task
-
-if TYPE_CHECKING:
-    from observer.schema import Extraction
+from observer.schema import Extraction
 
 Row = dict[str, Any]
 ATTACKS = "attacks"
@@ -35,8 +33,6 @@ def answer_of(row: Row) -> str:
 
 
 def extraction_of(row: Row) -> Extraction:
-    from observer.schema import Extraction
-
     return Extraction.model_validate_json(answer_of(row))
 
 
@@ -52,13 +48,11 @@ def names_in(row: Row, key: str) -> Sequence[str]:
 
 
 def take(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """At most `limit` rows of each task, evenly spread over the file."""
-    if limit is None:
-        return list(rows)
+    """At most `limit` rows of each task, evenly spread over the file; grading first, as saved answers have them."""
     chosen: list[Row] = []
     for task in Task:
         part = of_task(rows, task)
-        chosen += [part[index] for index in spread(len(part), limit)]
+        chosen += [part[index] for index in spread(len(part), limit or len(part))]
     return chosen
 
 

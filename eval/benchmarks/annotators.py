@@ -19,7 +19,7 @@ from typing import Any
 
 from eval.metrics.row_counts import Level, f1_of, triple_counts
 from eval.metrics.significance import bootstrap_interval
-from eval.reports.tables import table
+from eval.reports.tables import page, show, table
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import read_jsonl, write_text
@@ -78,50 +78,48 @@ def triple_f1(rows: Sequence[Annotated], level: Level = "triple") -> float:
     return float(f1_of(_counts(rows, level).sum(0)))
 
 
-def page(rows: Sequence[Annotated]) -> str:
+def to_markdown(rows: Sequence[Annotated]) -> str:
     """The whole page in Markdown."""
     families = [row.family for row in rows]
-    whole = []
-    for name, level in LEVELS.items():
-        interval = bootstrap_interval(_counts(rows, level), f1_of, families)
-        whole.append([f"F1 of {name}", f"{triple_f1(rows, level):.3f} [{interval.low:.2f}, {interval.high:.2f}]"])
+    whole = [
+        [f"F1 of {name}", show(triple_f1(rows, level), bootstrap_interval(_counts(rows, level), f1_of, families))]
+        for name, level in LEVELS.items()
+    ]
     differ = [row for row in rows if row.decided]
     taken = Counter(row.decided for row in differ)
     matrix = confusion([row.labels for row in rows])
-    return "\n\n".join(
-        [
-            "# Agreement between annotators",
-            "Every natural row has two answers: that of its writer, and that of a second annotator who saw the text "
-            "and [the guideline](../data/guideline.md) alone. All figures are from before adjudication.\n\n"
-            "> Writers, annotators and adjudicators are one AI model, each blind to what the others wrote. They share "
-            "its habits, so people would agree less. No person has labelled these rows.",
-            table(["of all rows", "value"], [
-                ["rows", f"{len(rows):,}"],
-                ["labels: Cohen's kappa", f"{cohens_kappa([row.labels for row in rows]):.3f}"],
-                ["labels that agree", f"{_share_agreeing(rows):.3f}"],
-                *whole,
-                ["rows that differ in anything", f"{len(differ):,}"],
-            ]),
-            "95 % intervals by family, which is a scenario of one writer.",
-            "## Labels",
-            table(["writer, then second annotator", *map(str, Label)],
-                  [[gold, *map(str, counts.values())] for gold, counts in matrix.items()]),
-            "## By group of rows",
-            f"Groups of at least {SMALLEST_GROUP} rows.",
-            table(["rows of", "n", "labels that agree", "F1 of triples"], _groups(rows)),
-            "## What was decided",
-            f"Of {len(differ):,} rows on which the two differ somewhere, the writer's answer was taken "
-            f"{taken['first']:,} times, the second's {taken['second']:,} times, and one of the adjudicator's own "
-            f"{taken['own']:,} times. "
-            "The rules of the guideline that decided most often:",
-            table(["rule", "rows"], [[rule, str(n)] for rule, n in _rules(differ).most_common(15)]),
-            "## Labels on which they differ",
-            table(["row", "writer", "second", "taken", "rule"],
-                  [[row.id, *row.labels, row.decided, row.rule] for row in differ if row.labels[0] != row.labels[1]]),
-            "The other differences, with both answers in full, are in `data/annotations.jsonl`. "
-            "Reproduce this page: `python -m eval.benchmarks.annotators`.",
-        ]
-    ) + "\n"  # fmt: skip
+    return page(
+        "Agreement between annotators",
+        "Every natural row has two answers: that of its writer, and that of a second annotator who saw the text "
+        "and [the guideline](../data/guideline.md) alone. All figures are from before adjudication.\n\n"
+        "> Writers, annotators and adjudicators are one AI model, each blind to what the others wrote. They share "
+        "its habits, so people would agree less. No person has labelled these rows.",
+        table(["of all rows", "value"], [
+            ["rows", f"{len(rows):,}"],
+            ["labels: Cohen's kappa", f"{cohens_kappa([row.labels for row in rows]):.3f}"],
+            ["labels that agree", f"{_share_agreeing(rows):.3f}"],
+            *whole,
+            ["rows that differ in anything", f"{len(differ):,}"],
+        ]),
+        "95 % intervals by family, which is a scenario of one writer.",
+        "## Labels",
+        table(["writer, then second annotator", *map(str, Label)],
+              [[gold, *map(str, counts.values())] for gold, counts in matrix.items()]),
+        "## By group of rows",
+        f"Groups of at least {SMALLEST_GROUP} rows.",
+        table(["rows of", "n", "labels that agree", "F1 of triples"], _groups(rows)),
+        "## What was decided",
+        f"Of {len(differ):,} rows on which the two differ somewhere, the writer's answer was taken "
+        f"{taken['first']:,} times, the second's {taken['second']:,} times, and one of the adjudicator's own "
+        f"{taken['own']:,} times. "
+        "The rules of the guideline that decided most often:",
+        table(["rule", "rows"], [[rule, str(n)] for rule, n in _rules(differ).most_common(15)]),
+        "## Labels on which they differ",
+        table(["row", "writer", "second", "taken", "rule"],
+              [[row.id, *row.labels, row.decided, row.rule] for row in differ if row.labels[0] != row.labels[1]]),
+        "The other differences, with both answers in full, are in `data/annotations.jsonl`. "
+        "Reproduce this page: `python -m eval.benchmarks.annotators`.",
+    )  # fmt: skip
 
 
 def _counts(rows: Sequence[Annotated], level: Level) -> Any:
@@ -149,12 +147,10 @@ def _rules(rows: Sequence[Annotated]) -> Counter[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotations", type=Path, default=ANNOTATIONS_JSONL, metavar="FILE.jsonl",
-        help="default: %(default)s")  # fmt: skip
     parser.add_argument("--markdown", type=Path, default=PAGE, metavar="FILE.md",
         help="where to write (default: %(default)s)")  # fmt: skip
     args = parser.parse_args(arguments)
-    write_text(args.markdown, page(read_annotations(args.annotations)))
+    write_text(args.markdown, to_markdown(read_annotations(ANNOTATIONS_JSONL)))
     print(args.markdown)
     return 0
 

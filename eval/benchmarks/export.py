@@ -3,7 +3,7 @@
     python -m eval.benchmarks.export --converter LLAMA.CPP/convert_hf_to_gguf.py --vocab FOLDER
 
 Both converters run as programs of their own, in turn, on the nano model, on a block each of other architectures and
-(with --vocab) on random weights in Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of --repeat
+(with --vocab) on random weights in Qwen3-0.6B's full shape with Qwen's vocabulary. Wall time is the best of two
 turns, with start-up; memory is the largest resident set. llama.cpp's converter is in the source archive of
 llama-cpp-python and needs `sentencepiece`. Writes docs/benchmarks/export.md; the last line of stdout is JSON.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, say, write_benchmark
-from eval.benchmarks.random_base import random_base
+from eval.benchmarks.random_base import RANDOM_BASES, random_base
 from eval.reports.tables import table
 from observer.console.run import run_cli
 from observer.errors import ObserverError
@@ -33,6 +33,7 @@ from observer.paths import NANO_BASE, python_path
 from observer.weights.checkpoint import list_tensors, read_shape
 
 DIRECT_TYPES = ("f32", "bf16", "f16", "q8_0")
+N_TURNS = 2
 SHAPES = "qwen2.5-0.5b,smollm2-135m,llama-3.2-1b"
 ONE_BLOCK = "block_count=1,vocab_size=2560"
 """Enough for every kind of tensor; the vocabulary is the nano model's."""
@@ -88,16 +89,17 @@ class Comparison:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    models = {"nano": args.model}
+    models = {"nano": NANO_BASE}
     if args.vocab:
         models["random weights, 0.6B shape"] = random_base("0.6b", vocab=args.vocab)
     for shape in filter(None, args.shapes.split(",")):
-        models[f"random weights, a block of {shape}"] = random_base(f"{shape}:{ONE_BLOCK}", root=args.work)
+        models[f"random weights, a block of {shape}"] = random_base(f"{shape}:{ONE_BLOCK}")
     comparisons = []
-    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+    RANDOM_BASES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RANDOM_BASES) as folder:
         for name, model in models.items():
-            for file_type in args.types.split(","):
-                comparisons.append(compare(name, model, file_type, args.converter, Path(folder), args.repeat))
+            for file_type in DIRECT_TYPES:
+                comparisons.append(compare(name, model, file_type, args.converter, Path(folder)))
                 say(f"benchmark: {name} {file_type}: {comparisons[-1].ours}, llama.cpp's {comparisons[-1].theirs}")
     figures = {"comparisons": [asdict(one) for one in comparisons]}
     write_benchmark(
@@ -107,12 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(name: str, model: Path, file_type: str, converter: Path, folder: Path, repeat: int) -> Comparison:
-    """Convert with both in turn, `repeat` times, and compare the last files."""
+def compare(name: str, model: Path, file_type: str, converter: Path, folder: Path) -> Comparison:
+    """Convert with both in turn, N_TURNS times, and compare the last files."""
     ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
     mine: list[Turn] = []
     others: list[Turn] = []
-    for _ in range(repeat):
+    for _ in range(N_TURNS):
         mine.append(timed([sys.executable, "-c", _OURS, str(model), str(ours), file_type, "model"]))
         arguments = [str(model), "--outfile", str(theirs), "--outtype", file_type, "--model-name", "model"]
         others.append(timed([sys.executable, "-c", _THEIRS, str(converter), *arguments]))
@@ -172,13 +174,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", type=Path, default=NANO_BASE, metavar="FOLDER", help="the nano model (default: %(default)s)")
     add("--vocab", type=Path, metavar="PATH", help="Qwen's vocabulary as GGUF, or its folder; adds the 0.6B shape")
     add("--shapes", default=SHAPES, metavar="NAME,…", help="a block each of other architectures (%(default)s)")
     add("--converter", type=Path, required=True, metavar="FILE.py", help="llama.cpp's convert_hf_to_gguf.py")
-    add("--types", default=",".join(DIRECT_TYPES), help="default: %(default)s")
-    add("--repeat", type=int, default=2, metavar="N", help="turns of each converter (default: %(default)s)")
-    add("--work", type=Path, default=Path("outputs"), help="where files are written for a while (default: %(default)s)")
     return parse_benchmark(parser, "eval.benchmarks.export", arguments)
 
 

@@ -16,11 +16,13 @@ from observer.errors import ObserverError, raise_all
 from observer.files import atomic_path, write_json
 from observer.paths import NANO_BASE
 from observer.runs.manifest import fingerprint
+from observer.weights.base import load_tokenizer
+from observer.weights.checkpoint import ModelShape, config_values
+from observer.weights.size import KNOWN_SHAPES
+from observer.weights.tokenizer import prepare_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from observer.weights.checkpoint import ModelShape
 
 RANDOM_BASES = Path("outputs/random-bases")
 CARD = "random-base.json"
@@ -49,8 +51,6 @@ def random_base(shape: str, *, vocab: Path | None = None, dtype: str = "bfloat16
 
 def parse_shape(text: str) -> ModelShape:
     """`0.6b` or `0.6b:block_count=2,vocab_size=4096`. Raises ObserverError naming every fault."""
-    from observer.weights.size import KNOWN_SHAPES
-
     size, _, rest = text.casefold().partition(":")
     sizes = {name.removeprefix("qwen3-"): shape for name, shape in KNOWN_SHAPES.items()}
     names = [field.name for field in fields(next(iter(sizes.values())))]
@@ -70,9 +70,6 @@ def load_vocabulary(vocab: Path | None) -> PreTrainedTokenizerBase:
     """The tokenizer inside a GGUF, or the nano base's, with our chat template."""
     from transformers import AutoTokenizer
 
-    from observer.weights.base import load_tokenizer
-    from observer.weights.tokenizer import prepare_tokenizer
-
     if vocab is None:
         return load_tokenizer(NANO_BASE)
     file = _vocab_file(vocab)
@@ -84,8 +81,6 @@ def load_vocabulary(vocab: Path | None) -> PreTrainedTokenizerBase:
 def model_config(shape: ModelShape, tokenizer: Any) -> Any:
     """Our shape in transformers' names."""
     from transformers import AutoConfig
-
-    from observer.weights.checkpoint import config_values
 
     return AutoConfig.for_model(
         shape.model_type,

@@ -20,7 +20,10 @@ from typing import Any
 from eval.answers.origin import STAND_IN_NOTE
 from eval.benchmarks.random_base import random_base
 from observer.errors import ObserverError
+from observer.export.gguf.write import write_gguf
+from observer.export.quantize.quantize import quantize
 from observer.prompts import IM_END
+from observer.weights.gguf_types import UNQUANTIZED
 
 ANSWER = (
     '{"entities":[{"name":"Qx7 Zk3 Wv9 Jp5 Xg2 Vb8 Kd4 Hy6 Fq1 Mn0 Tz Rw Uj Bc Lh Ds Pf","type":"Place"}],'
@@ -56,10 +59,6 @@ def add_model_options(parser: argparse.ArgumentParser, file_type: str) -> argpar
 
 def reciting_gguf(shape: str, file_type: str, *, vocab: Path | None, work: Path = WORK) -> Path:
     """The GGUF of this shape and type, made when it is not there. Raises ObserverError as `random_base` does."""
-    from observer.export.gguf.write import write_gguf
-    from observer.export.quantize.quantize import quantize
-    from observer.weights.gguf_types import UNQUANTIZED
-
     untied = f"{shape}{',' if ':' in shape else ':'}is_tied=0"
     name = "-".join([RECITING, re.sub(r"[^a-z0-9.]+", "-", shape.casefold()), vocab.stem if vocab else "nano-vocab"])
     path = work / f"{name}-{file_type}.gguf"

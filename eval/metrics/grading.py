@@ -95,10 +95,11 @@ def score_grading(
 ) -> GradingScores:
     """`groups` are the rows' families; there are no intervals without. An empty mapping is no probabilities."""
     assert len(gold) == len(predicted) > 0
+    probabilities = probabilities if probabilities and all(probabilities) else None
     counts = confusion_counts(gold, predicted)
     measures = grading_measures(gold, predicted, probabilities)
     values = {name: measure.value() for name, measure in measures.items()}
-    curve = reliability(gold, predicted, probabilities) if _all_known(probabilities) else []
+    curve = reliability(gold, predicted, probabilities) if probabilities else []
     table = counts.sum(0).reshape(_N, _N)
     per_class = {
         label: ClassScores(
@@ -114,7 +115,7 @@ def score_grading(
         per_class=per_class,
         confusion=table.tolist(),
         reliability=curve,
-        keep_curve=keep_curve(gold, probabilities) if _all_known(probabilities) else [],
+        keep_curve=keep_curve(gold, probabilities) if probabilities else [],
         intervals=intervals_of(measures, groups) if groups is not None else {},
     )
 
@@ -139,8 +140,9 @@ def grading_measures(
             f"{label}.{name}": Measure(one_label, _where_it_occurs(how), trials=trials)
             for name, (how, trials) in _CLASS_SCORES.items()
         }
-    if probabilities is not None and _all_known(probabilities):
-        errors = ((_matrix(probabilities) - _truth(gold)) ** 2).sum(1)
+    if probabilities is not None:
+        truth = np.eye(_N)[[LABELS.index(str(label)) for label in gold]]
+        errors = ((np.array([[row[label] for label in Label] for row in probabilities]) - truth) ** 2).sum(1)
         measures["brier"] = Measure(np.stack([errors, np.ones_like(errors)], axis=1), share_of, is_share=False)
     return measures
 
@@ -173,9 +175,9 @@ def mean_cost(confusion: np.ndarray) -> np.ndarray:
     return (confusion * np.ravel(COSTS)).sum(-1) / np.maximum(confusion.sum(-1), 1)
 
 
-def keep_curve(gold: Sequence[str], probabilities: Probabilities | None) -> list[KeepPoint]:
+def keep_curve(gold: Sequence[str], probabilities: Probabilities) -> list[KeepPoint]:
     """Both rates at every threshold of KEEP_THRESHOLDS, for a caller that keeps by probability."""
-    keep = np.array([1.0 - row[Label.DISCARD] for row in probabilities or ()])
+    keep = np.array([1.0 - row[Label.DISCARD] for row in probabilities])
     labels = np.array([str(label) for label in gold])
 
     def share(label: Label, threshold: float, is_kept: bool) -> float | None:
@@ -185,11 +187,9 @@ def keep_curve(gold: Sequence[str], probabilities: Probabilities | None) -> list
     return [KeepPoint(t, share(Label.DISCARD, t, True), share(Label.IMPORTANT, t, False)) for t in KEEP_THRESHOLDS]
 
 
-def reliability(
-    gold: Sequence[str], predicted: Sequence[str], probabilities: Probabilities | None
-) -> list[ReliabilityBin]:
+def reliability(gold: Sequence[str], predicted: Sequence[str], probabilities: Probabilities) -> list[ReliabilityBin]:
     """The bins that hold rows, lowest probability first."""
-    tops = np.array([p[Label(label)] for p, label in zip(probabilities or (), predicted, strict=True)])
+    tops = np.array([p[Label(label)] for p, label in zip(probabilities, predicted, strict=True)])
     right = np.array([str(g) == str(p) for g, p in zip(gold, predicted, strict=True)])
     bins = np.minimum((tops * N_BINS).astype(int), N_BINS - 1)
     return [
@@ -210,15 +210,3 @@ def _class_counts(confusion: np.ndarray, row: int) -> np.ndarray:
     """(…, 9) -> (…, 3): right, gold, found of one label."""
     table = confusion.reshape(*confusion.shape[:-1], _N, _N)
     return np.stack([table[..., row, row], table[..., row, :].sum(-1), table[..., :, row].sum(-1)], axis=-1)
-
-
-def _all_known(probabilities: Probabilities | None) -> bool:
-    return bool(probabilities) and all(probabilities)
-
-
-def _matrix(probabilities: Probabilities) -> npt.NDArray[np.float64]:
-    return np.array([[row[label] for label in Label] for row in probabilities])
-
-
-def _truth(gold: Sequence[str]) -> npt.NDArray[np.float64]:
-    return np.eye(_N)[[LABELS.index(str(label)) for label in gold]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ MAIN_MEASURES: dict[Task, tuple[str, ...]] = {
     Task.EXTRACT: ("entity_f1", "triple_f1_temporal"),
 }
 """What models are compared by, and what is shown of every part of the rows."""
-
-Chosen = npt.NDArray[np.bool_]
-"""(n_rows,): which rows."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +30,22 @@ class Measure:
     is_share: bool = True
     trials: int | None = None
 
-    def value(self, chosen: Chosen | None = None) -> float | None:
+    def of(self, chosen: npt.NDArray[np.bool_]) -> Measure:
+        """That of some rows; `chosen` (n_rows) says which."""
+        return replace(self, counts=self.counts[chosen])
+
+    def value(self) -> float | None:
         """None where it is not defined, such as a share of nothing."""
-        counts = self.counts if chosen is None else self.counts[chosen]
-        value = float(self.statistic(np.asarray(counts).sum(0))) if len(counts) else float("nan")
+        value = float(self.statistic(np.asarray(self.counts).sum(0))) if len(self.counts) else float("nan")
         return None if np.isnan(value) else value
 
-    def interval(self, groups: Sequence[str], chosen: Chosen | None = None) -> Interval | None:
+    def interval(self, groups: Sequence[str]) -> Interval | None:
         """95 %, by resampling `groups` (n_rows); None where the value is."""
-        if self.value(chosen) is None:
+        if self.value() is None:
             return None
-        counts, names = self.counts, np.asarray(groups, dtype=np.str_)
-        if chosen is not None:
-            counts, names = counts[chosen], names[chosen]
         if not self.is_share:
-            return bootstrap_interval(counts, self.statistic, names.tolist())
-        return share_interval(counts, self.statistic, names.tolist(), self.trials)
+            return bootstrap_interval(self.counts, self.statistic, groups)
+        return share_interval(self.counts, self.statistic, groups, self.trials)
 
 
 def shares(right: Sequence[bool] | np.ndarray, counted: Sequence[bool] | np.ndarray | None = None) -> npt.NDArray:
@@ -58,9 +55,7 @@ def shares(right: Sequence[bool] | np.ndarray, counted: Sequence[bool] | np.ndar
     return np.stack([right * counted, counted], axis=1)
 
 
-def intervals_of(
-    measures: Mapping[str, Measure], groups: Sequence[str], chosen: Chosen | None = None
-) -> dict[str, Interval]:
+def intervals_of(measures: Mapping[str, Measure], groups: Sequence[str]) -> dict[str, Interval]:
     """The interval of each measure that has one."""
-    found = {name: measure.interval(groups, chosen) for name, measure in measures.items()}
+    found = {name: measure.interval(groups) for name, measure in measures.items()}
     return {name: interval for name, interval in found.items() if interval is not None}

@@ -11,11 +11,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from observer.schema import Entity, Extraction, Relationship, canonical_triple
 
@@ -35,12 +37,12 @@ def triple_counts(gold: Sequence[Extraction], answers: Sequence[str], level: Lev
 
     Names and `when` are compared in NFC, without regard to case and spacing.
     """
-    found = [parse_answer(answer) or Extraction() for answer in answers]
-    if level == "entity_partial":
-        return _counts([(*_sizes(g, f), _n_partial(g, f)) for g, f in zip(gold, found, strict=True)])
-    keys = _KEYS[level]
-    pairs = [(keys(g), keys(f)) for g, f in zip(gold, found, strict=True)]
-    return _counts([(len(g), len(f), len(g & f)) for g, f in pairs])
+    keys, rows = _KEYS[level], []
+    for expected, answer in zip(gold, answers, strict=True):
+        ours, theirs = keys(expected), keys(parse_answer(answer) or Extraction())
+        n_right = _n_overlapping(ours, theirs) if level == "entity_partial" else len(ours & theirs)
+        rows.append((n_right, len(ours), len(theirs)))
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def temporal_counts(gold: Sequence[Extraction], answers: Sequence[str]) -> Counts:
@@ -124,21 +126,9 @@ def is_grounded(name: str, exchange: str) -> bool:
     return f" {' '.join(words)} " in f" {' '.join(_words(exchange))} "
 
 
-def _counts(rows: Sequence[tuple[int, int, int]]) -> Counts:
-    """Columns right, gold, found of (gold, found, right)."""
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)[:, [2, 0, 1]]
-
-
-def _sizes(gold: Extraction, found: Extraction) -> tuple[int, int]:
-    return len(_entities(gold)), len(_entities(found))
-
-
-def _n_partial(gold: Extraction, found: Extraction) -> int:
+def _n_overlapping(gold: frozenset[Any], found: frozenset[Any]) -> int:
     """The most pairs of overlapping names, each name in one pair."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_bipartite_matching
-
-    ours, theirs = ([set(_words(name)) or {name} for name, _ in sorted(_entities(e))] for e in (gold, found))
+    ours, theirs = ([set(_words(name)) or {name} for name, _ in sorted(entities)] for entities in (gold, found))
     overlap = [[one <= other or other <= one for other in theirs] for one in ours]
     if not any(map(any, overlap)):
         return 0
@@ -187,4 +177,5 @@ _KEYS: dict[str, Callable[[Extraction], frozenset[Hashable]]] = {
     "temporal": _temporal_triples,
     "when": _when_triples,
     "entity": _entities,
+    "entity_partial": _entities,
 }

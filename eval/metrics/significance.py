@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 Values = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -62,8 +63,6 @@ def share_interval(
     No resample can doubt these: they get the exact (Clopper-Pearson) interval of as many trials as there are groups
     with anything to count, in the column `trials` or in any, none or all of them right.
     """
-    from scipy.stats import binomtest
-
     value = float(statistic(np.asarray(values).sum(0)))
     if value not in (0.0, 1.0):
         return bootstrap_interval(values, statistic, groups)
@@ -102,8 +101,6 @@ def paired_bootstrap(
 
 def mcnemar_exact(a_right: Sequence[bool] | np.ndarray, b_right: Sequence[bool] | np.ndarray) -> float:
     """Two-sided p that a and b are right equally often: the binomial test of the rows on which only one is."""
-    from scipy.stats import binomtest
-
     a, b = np.asarray(a_right, dtype=bool), np.asarray(b_right, dtype=bool)
     assert a.shape == b.shape
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())

@@ -10,18 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from observer.errors import ObserverError, raise_all
+from observer.export.export import ExportPlan, File, check_disk, export, notes_of
+from observer.export.quantize.imatrix import calibration_of
+from observer.export.quantize.quantize import takes_imatrix
+from observer.export.source import find_source
+from observer.runs.finished_run import Run
 from observer.runs.manifest import Manifest
-
-if TYPE_CHECKING:
-    from observer.export.export import File
-    from observer.runs.finished_run import Run
+from observer.weights.gguf_header import read_header
+from observer.weights.gguf_types import NEED_IMATRIX, quantization_faults
 
 ImatrixMode = Literal["both", "auto", "without"]
 REFERENCE = "f16"
-DEFAULT_TYPES = "f16 q8_0 q6_k q5_k_m q4_k_m iq4_xs q3_k_m iq3_xxs q2_k iq2_xs".split()
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,6 @@ def wanted_files(types: Sequence[str], mode: ImatrixMode, overrides: Mapping[str
     `both`: each that takes an importance matrix with and without one, as far as llama.cpp allows; `auto`: as an export
     makes it; `without`: no matrix at all. Raises ObserverError naming every type that cannot be made.
     """
-    from observer.export.export import File
-    from observer.export.quantize.quantize import takes_imatrix
-    from observer.weights.gguf_types import NEED_IMATRIX, quantization_faults
-
     raise_all(quantization_faults(types, has_imatrix=mode != "without"))
     wanted = [File(REFERENCE, REFERENCE)]
     for name in types:
@@ -63,10 +61,6 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
     The f16 and the importance matrix that the run has are used. Raises ObserverError, before anything is written, for
     types that cannot be made, a model that is not here, and a disk too small.
     """
-    from observer.export.export import ExportPlan, check_disk, export, notes_of
-    from observer.export.quantize.imatrix import calibration_of
-    from observer.export.source import find_source
-
     own, matrix = run.paths.gguf(REFERENCE), run.paths.imatrix
     is_wanted = any(file.has_imatrix for file in wanted)
     if is_measured := is_wanted and not matrix.exists():
@@ -81,8 +75,7 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
         full=own if own.exists() else None,
     )
     check_disk(plan, "or name another folder with --work")
-    manifest = Manifest(folder / "manifest.json")
-    export(plan, manifest)
+    export(plan, manifest := Manifest(folder / "manifest.json"))
     return [
         Candidate(
             file.name,
@@ -97,8 +90,6 @@ def build(run: Run, wanted: Sequence[File], folder: Path) -> list[Candidate]:
 
 def given_files(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Candidate]:
     """Files that others made, named by their stems. Raises ObserverError naming every one that is no GGUF."""
-    from observer.weights.gguf_header import read_header
-
     found: list[Candidate] = []
     faults = []
     for path in paths:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from eval.quantizations.choice import MEASURES
 from eval.quantizations.plots import reliability_figure, size_figure, to_svg, write_overview
 from eval.quantizations.report import Benchmark, score_of, size_point, size_points, to_json
 from eval.quantizations.view import confusions, further_tables, overview, warnings
-from eval.reports.row_differences import worst
-from eval.reports.tables import bullets, page, table
+from eval.reports.row_differences import RowDifference, worst
+from eval.reports.tables import bullets, page
 from observer.files import write_json, write_text
 from observer.prompts import Task
-
-if TYPE_CHECKING:
-    from eval.reports.row_differences import RowDifference
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 N_EXAMPLES = 6
@@ -44,16 +44,14 @@ def to_markdown(benchmark: Benchmark, picture: str) -> str:
     parts = [f"**{found.sentence}**", "\n".join(f"- {reason}" for reason in found.reasons)]
     parts += ["Why none of the smaller files:", smaller] if smaller else []
     parts += [f"> {warning}" for warning in warnings(benchmark)]
-    parts += [table(first.columns, first.texts()), first.about, f"![file size against quality]({picture})"]
+    parts += [first.markdown(), first.about, f"![file size against quality]({picture})"]
     for one in further_tables(benchmark):
-        parts += [f"## {one.title}", one.about, table(one.columns, one.texts())]
+        parts += [f"## {one.title}", one.about, one.markdown()]
     return page(benchmark.title, *parts, "## How it was measured", bullets(benchmark.facts))
 
 
 def to_html(benchmark: Benchmark) -> str:
     """The whole page."""
-    from jinja2 import Environment, StrictUndefined
-
     pair = benchmark.pair
     others = [file for file in benchmark.files if file not in pair]
     shown = {
@@ -71,8 +69,6 @@ def to_html(benchmark: Benchmark) -> str:
 
 
 def _figure(figure: Any, title: str, description: str, caption: str) -> dict[str, Any]:
-    from markupsafe import Markup
-
     return {"svg": Markup(to_svg(figure, title, description)), "caption": caption}
 
 
@@ -86,7 +82,7 @@ def _size_figures(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
             yield _figure(size_figure(points, title), f"File size against {title}", words, caption)
     known = [(file, file.quality.mean_kld) for file in benchmark.files if file.quality]
     if known:
-        points = [size_point(benchmark, file, value, value, value) for file, value in known]
+        points = [size_point(benchmark, file, value) for file, value in known]
         yield _figure(
             size_figure(points, "mean KL divergence, nats", lower_is_better=True),
             "File size against mean KL divergence",

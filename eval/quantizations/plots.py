@@ -11,16 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from sklearn.isotonic import isotonic_regression
+
+from eval.metrics.grading import ReliabilityBin
 from observer.files import atomic_path
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-
-    from eval.metrics.grading import ReliabilityBin
 
 COLORS = {"ink": "#1b2027", "muted": "#6b7683", "line": "#d3d9df", "plain": "#1f5fa8", "matrix": "#b4540a"}
 """`plain` and `matrix` are files made without and with an importance matrix. No two may have the same value."""
@@ -57,8 +60,6 @@ def pareto_front(points: Sequence[SizePoint], *, lower_is_better: bool = False) 
 
 def spread_labels(places: Sequence[float], gap: float) -> list[float]:
     """Sorted places, moved as little as possible (least squares) so that neighbours are `gap` apart."""
-    from sklearn.isotonic import isotonic_regression
-
     if not places:
         return []
     moved = isotonic_regression([place - gap * n for n, place in enumerate(places)])
@@ -124,8 +125,6 @@ def reliability_figure(curves: Mapping[str, Sequence[ReliabilityBin]]) -> Figure
 
 def to_svg(figure: Figure, title: str, description: str) -> str:
     """SVG to stand within HTML: named for screen readers, as wide as its place, in the page's font and colours."""
-    import matplotlib
-
     stream = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
@@ -159,8 +158,6 @@ def write_overview(points: dict[str, Sequence[SizePoint]], picture: Path, title:
 
 
 def _legend_handles() -> list[Any]:
-    from matplotlib.lines import Line2D
-
     def mark(marker: str, color: str, label: str) -> Line2D:
         return Line2D([], [], linestyle="none", marker=marker, color=COLORS[color], label=label, markeredgewidth=0)
 
@@ -175,9 +172,6 @@ def _legend_handles() -> list[Any]:
 
 def _new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure and its axes, side by side; without pyplot, which keeps figures alive and asks for a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     width, height = _SIZE
     figure = Figure(figsize=(width * n_panels, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -196,8 +190,6 @@ def _new_figure(n_panels: int = 1) -> tuple[Figure, list[Axes]]:
 
 def _plain_ticks(axis: Axis) -> None:
     """Numbers on a log axis as they are written, not as powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     low, high = sorted(axis.get_view_interval())
     axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 20 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
@@ -206,21 +198,18 @@ def _plain_ticks(axis: Axis) -> None:
 
 def _type_names(axes: Axes, points: Sequence[SizePoint]) -> None:
     """Names above the plot, a leader line from each to its size; files of one type and about one size share one."""
-    from matplotlib.transforms import blended_transform_factory
-
     named: dict[str, float] = {}
     for point in points:
         named.setdefault(point.type_name, point.size_bytes / 1e6)
     names = sorted(named, key=lambda name: named[name])
     to_share = axes.transData + axes.transAxes.inverted()
     shares = [float(to_share.transform((named[name], axes.get_ylim()[0]))[0]) for name in names]
-    above = blended_transform_factory(axes.transAxes, axes.transAxes)
     for name, share, place in zip(names, shares, spread_labels(shares, _LABEL_GAP), strict=True):
         axes.plot(
-            [share, share, place], [0, 1, 1.04], transform=above, color=COLORS["line"], linewidth=0.7, zorder=0,
-            clip_on=False, scalex=False, scaley=False,
+            [share, share, place], [0, 1, 1.04], transform=axes.transAxes, color=COLORS["line"], linewidth=0.7,
+            zorder=0, clip_on=False, scalex=False, scaley=False,
         )  # fmt: skip
         axes.text(
-            place, 1.06, name[:24], transform=above, rotation=90, rotation_mode="anchor", ha="left", va="center",
-            fontsize=8.5, color=COLORS["ink"], parse_math=False,
+            place, 1.06, name[:24], transform=axes.transAxes, rotation=90, rotation_mode="anchor", ha="left",
+            va="center", fontsize=8.5, color=COLORS["ink"], parse_math=False,
         )  # fmt: skip

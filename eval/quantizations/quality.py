@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import log_softmax
 
+from observer.engine.llama_context import BatchToken, LlamaContext, Logits
+from observer.engine.llama_model import LlamaModel, n_common, usable_cores
 from observer.errors import ObserverError, raise_all
 from observer.observation import Progress, no_progress
 from observer.prompts import IM_END, Task, exchange_of, render_prompt
-
-if TYPE_CHECKING:
-    from observer.engine.llama_context import BatchToken, LlamaContext, Logits
-    from observer.engine.llama_model import LlamaModel
+from observer.weights.gguf_header import read_header
 
 _BATCH_TOKENS = 2048
 _BATCH_ROWS = 64
@@ -35,7 +35,7 @@ class Quality:
 
     `ppl_ratio` is ppl / ppl_base. KL divergences are in nats, of the model from the base, over the whole vocabulary.
     `same_top_p` is the share of positions with the same likeliest token, `rms_delta_p` the root mean square of the
-    change in the gold token's probability. `kld_of_rows` has the mean divergence of each row, in the order given.
+    change in the gold token's probability.
     """
 
     n_tokens: int
@@ -50,7 +50,6 @@ class Quality:
     kld_p99_9: float
     same_top_p: float
     rms_delta_p: float
-    kld_of_rows: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,16 @@ class TokenRow:
         return [*self.prompt, *self.answer[:-1]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
-    """Rows decoded together after their common beginning; `gold` names row and token for each wanted logits."""
+    """Rows decoded together after their common beginning; `gold` has the token for each wanted logits."""
 
     tokens: list[BatchToken]
-    gold: list[tuple[int, int]]
+    gold: list[int]
     n_rows: int
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """One prediction of a gold token by both."""
 
     kld: float
@@ -97,9 +95,6 @@ def measure_quality(
 
     Raises ObserverError for files that cannot be loaded, differing vocabularies, no rows, or rows too long.
     """
-    from observer.engine.llama_context import LlamaContext
-    from observer.engine.llama_model import LlamaModel, usable_cores
-
     if not rows:
         raise ObserverError("no rows to compare the models on; name a split that has some")
     check_same_vocabulary(reference, model)
@@ -115,19 +110,15 @@ def measure_quality(
             )
             for part in models
         ]
-        found: list[list[Position]] = [[] for _ in rows]
+        found: list[Position] = []
         for n_done, batch in enumerate(batches, 1):
-            for row, position in compare_batch(contexts[0], contexts[1], batch):
-                found[row].append(position)
+            found += compare_batch(contexts[0], contexts[1], batch)
             progress(n_done, len(batches))
     return summarize(found)
 
 
 def check_same_vocabulary(reference: Path, model: Path) -> None:
     """Raise ObserverError unless the same ids mean the same text in both."""
-    from observer.engine.llama_model import n_common
-    from observer.weights.gguf_header import read_header
-
     key = "tokenizer.ggml.tokens"
     base, other = (read_header(path).metadata.get(key, []) for path in (reference, model))
     if base != other:
@@ -144,44 +135,34 @@ def tokenize_row(model: LlamaModel, row: dict[str, Any]) -> TokenRow:
 
 def plan_batches(rows: Sequence[TokenRow]) -> list[Batch]:
     """Rows of like beginnings together. The plan depends on the rows alone, not on a model."""
-    groups: list[list[int]] = []
+    groups: list[list[TokenRow]] = []
     n_tokens = 0
-    for index in sorted(range(len(rows)), key=lambda index: (rows[index].prompt, index)):
-        n_tokens += len(rows[index].read)
+    for row in sorted(rows, key=lambda row: row.prompt):
+        n_tokens += len(row.read)
         if not groups or n_tokens > _BATCH_TOKENS or len(groups[-1]) == _BATCH_ROWS:
             groups.append([])
-            n_tokens = len(rows[index].read)
-        groups[-1].append(index)
-    return [_make_batch(rows, group) for group in groups]
+            n_tokens = len(row.read)
+        groups[-1].append(row)
+    return [_make_batch(group) for group in groups]
 
 
-def _make_batch(rows: Sequence[TokenRow], group: Sequence[int]) -> Batch:
-    from observer.engine.llama_context import BatchToken
-    from observer.engine.llama_model import n_common
-
-    first, last = rows[group[0]].prompt, rows[group[-1]].prompt
+def _make_batch(rows: Sequence[TokenRow]) -> Batch:
+    first, last = rows[0].prompt, rows[-1].prompt
     shared = min(n_common(first, last), len(first) - 1)  # of sorted rows, what the outer two share, all do
-    everyone = tuple(range(len(group)))
-    batch = Batch([BatchToken(token, place, everyone) for place, token in enumerate(first[:shared])], [], len(group))
-    for sequence, index in enumerate(group):
-        _add_row(batch, rows[index], index, sequence, shared)
-    return batch
+    everyone = tuple(range(len(rows)))
+    tokens = [BatchToken(token, place, everyone) for place, token in enumerate(first[:shared])]
+    for sequence, row in enumerate(rows):
+        own = enumerate(row.read[shared:], shared)
+        tokens += [BatchToken(token, place, (sequence,), place >= len(row.prompt) - 1) for place, token in own]
+    return Batch(tokens, [token for row in rows for token in row.answer], len(rows))
 
 
-def _add_row(batch: Batch, row: TokenRow, index: int, sequence: int, shared: int) -> None:
-    from observer.engine.llama_context import BatchToken
-
-    first_prediction = len(row.prompt) - 1
-    tokens = enumerate(row.read[shared:], shared)
-    batch.tokens += [BatchToken(token, place, (sequence,), place >= first_prediction) for place, token in tokens]
-    batch.gold += [(index, token) for token in row.answer]
-
-
-def compare_batch(base: LlamaContext, other: LlamaContext, batch: Batch) -> Iterator[tuple[int, Position]]:
-    """Each wanted position of the batch with its row, both contexts a decode call at a time."""
-    pairs = zip(base.decode(batch.tokens), other.decode(batch.tokens), batch.gold, strict=True)
-    for (_, base_logits), (_, logits), (row, token) in pairs:
-        yield row, compare_position(base_logits, logits, token)
+def compare_batch(base: LlamaContext, other: LlamaContext, batch: Batch) -> Iterator[Position]:
+    """Each wanted position of the batch, both contexts a decode call at a time."""
+    for (_, base_logits), (_, logits), token in zip(
+        base.decode(batch.tokens), other.decode(batch.tokens), batch.gold, strict=True
+    ):
+        yield compare_position(base_logits, logits, token)
     for sequence in range(batch.n_rows):
         base.clear(sequence)
         other.clear(sequence)
@@ -189,21 +170,16 @@ def compare_batch(base: LlamaContext, other: LlamaContext, batch: Batch) -> Iter
 
 def compare_position(base_logits: Logits, logits: Logits, token: int) -> Position:
     """Log-softmax and divergence in float64."""
-    from scipy.special import log_softmax
-
     base, other = (log_softmax(values.astype(np.float64)) for values in (base_logits, logits))
     kld = float(np.exp(base) @ (base - other))
     return Position(kld, float(base[token]), float(other[token]), bool(base.argmax() == other.argmax()))
 
 
-def summarize(found: Sequence[Sequence[Position]]) -> Quality:
+def summarize(positions: Sequence[Position]) -> Quality:
     """The figures over all positions of all rows. Raises ObserverError where a model's logits are not finite."""
-    positions = [position for row in found for position in row]
-    kld = np.array([position.kld for position in positions])
+    kld, base, other, has_same_top = np.array(positions).T
     if not np.isfinite(kld).all():
         raise ObserverError("logits that are not finite: one of the two files is damaged; export or download it again")
-    base = np.array([position.logprob_base for position in positions])
-    other = np.array([position.logprob for position in positions])
     p50, p90, p99, p99_9 = map(float, np.percentile(kld, [50, 90, 99, 99.9]))
     ppl, ppl_base = float(np.exp(-other.mean())), float(np.exp(-base.mean()))
     return Quality(
@@ -217,9 +193,8 @@ def summarize(found: Sequence[Sequence[Position]]) -> Quality:
         kld_p90=p90,
         kld_p99=p99,
         kld_p99_9=p99_9,
-        same_top_p=float(np.mean([position.has_same_top for position in positions])),
+        same_top_p=float(has_same_top.mean()),
         rms_delta_p=float(np.sqrt(np.mean((np.exp(other) - np.exp(base)) ** 2))),
-        kld_of_rows=tuple(float(np.mean([position.kld for position in row])) for row in found),
     )
 
 

@@ -6,8 +6,8 @@ From measurements to one object, and from that to JSON; what of it is shown is `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from eval.answers.rows import families_of
 from eval.metrics.significance import Interval
@@ -15,14 +15,11 @@ from eval.metrics.spread import Spread, spread
 from eval.quantizations.choice import MARGIN, Choice, Recommendation, Verdict, judge, recommend, rule_text
 from eval.quantizations.files import Candidate
 from eval.quantizations.plots import SizePoint
-from eval.quantizations.rounds import Measured, Measurements
-from eval.reports.comparison import compare_many
+from eval.quantizations.quality import Quality
+from eval.quantizations.rounds import Measurements
+from eval.quantizations.speed import Speed
+from eval.reports.comparison import Comparison, Test, compare_many
 from eval.reports.evaluation_report import Report
-
-if TYPE_CHECKING:
-    from eval.quantizations.quality import Quality
-    from eval.quantizations.speed import Speed
-    from eval.reports.comparison import Comparison, Test
 
 RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "grade_examples_per_s", "extract_examples_per_s")
 COSTS = ("ttft_ms", "load_s", "peak_bytes")
@@ -53,9 +50,12 @@ class FileResult:
     def name(self) -> str:
         return self.candidate.name
 
+    @property
+    def tests(self) -> list[Test]:
+        return self.comparison.tests if self.comparison else []
+
     def test(self, measure: str) -> Test | None:
-        tests = self.comparison.tests if self.comparison else []
-        return next((test for test in tests if test.measure == measure), None)
+        return next((test for test in self.tests if test.measure == measure), None)
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,27 @@ def assemble(
 ) -> Benchmark:
     """Compare every file with the first and choose. `reports` are the scores of the same files in the same order."""
     first, *others = measurements.files
-    comparisons = [None, *(compare_many(first.answers, [one.answers for one in others]) if others else [])]
+    comparisons = [None, *compare_many(first.answers, [one.answers for one in others])]
     n_families = min(
         len(set(families_of(rows))) for rows in (first.answers.grade_rows, first.answers.extract_rows) if rows
     )
     files = [
-        _file_result(one, report, comparison, first, n_families, margin)
+        FileResult(
+            candidate=one.candidate,
+            size_bytes=one.candidate.path.stat().st_size,
+            verdict=judge(comparison.tests, n_families, margin) if comparison else Verdict.REFERENCE,
+            report=report,
+            comparison=comparison,
+            quality=one.quality,
+            quality_fault=one.quality_fault,
+            speed=summarize_speed(one.speeds, first.speeds),
+        )
         for one, report, comparison in zip(measurements.files, reports, comparisons, strict=True)
     ]
-    choices = [_choice(file) for file in files]
+    choices = [
+        Choice(file.name, file.size_bytes, file.verdict, file.tests, file.quality and file.quality.mean_kld)
+        for file in files
+    ]
     facts = dict(facts) | {"rule": rule_text(margin)}
     return Benchmark(title, files, measurements.failures, recommend(choices, n_families, margin), margin, facts)
 
@@ -136,22 +148,17 @@ def score_of(file: FileResult, measure: str) -> tuple[float, Interval | None] | 
 
 def size_points(benchmark: Benchmark, measure: str) -> list[SizePoint]:
     """Every file with its size, for the plots."""
-    points = []
-    for file in benchmark.files:
-        if found := score_of(file, measure):
-            value, interval = found
-            low, high = (interval.low, interval.high) if interval else (value, value)
-            points.append(size_point(benchmark, file, value, low, high))
-    return points
+    scores = [(file, score_of(file, measure)) for file in benchmark.files]
+    return [size_point(benchmark, file, *found) for file, found in scores if found]
 
 
-def size_point(benchmark: Benchmark, file: FileResult, value: float, low: float, high: float) -> SizePoint:
+def size_point(benchmark: Benchmark, file: FileResult, value: float, interval: Interval | None = None) -> SizePoint:
     return SizePoint(
         type_name=file.candidate.type_name,
         size_bytes=file.size_bytes,
         value=value,
-        low=low,
-        high=high,
+        low=interval.low if interval else value,
+        high=interval.high if interval else value,
         verdict=str(file.verdict),
         has_imatrix=file.candidate.has_imatrix,
         is_recommended=file is benchmark.recommended,
@@ -165,31 +172,10 @@ def to_json(benchmark: Benchmark) -> dict[str, Any]:
         | {"has_imatrix": file.candidate.has_imatrix, "n_fallbacks": file.candidate.n_fallbacks}
         | {"size_bytes": file.size_bytes, "verdict": file.verdict, "scores": asdict(file.report)}
         | {"comparison": file.comparison and file.comparison.to_json()}
-        | {"quality": file.quality and asdict(replace(file.quality, kld_of_rows=()))}
+        | {"quality": file.quality and asdict(file.quality)}
         | {"quality_fault": file.quality_fault, "speed": file.speed and asdict(file.speed)}
         for file in benchmark.files
     ]
     head = {"title": benchmark.title, "margin": benchmark.margin, "facts": benchmark.facts}
     head |= {"recommendation": asdict(benchmark.recommendation), "failures": benchmark.failures}
     return head | {"files": files}
-
-
-def _choice(file: FileResult) -> Choice:
-    tests = file.comparison.tests if file.comparison else []
-    return Choice(file.name, file.size_bytes, file.verdict, tests, file.quality and file.quality.mean_kld)
-
-
-def _file_result(
-    one: Measured, report: Report, comparison: Comparison | None, first: Measured, n_families: int, margin: float
-) -> FileResult:
-    verdict = Verdict.REFERENCE if comparison is None else judge(comparison.tests, n_families, margin)
-    return FileResult(
-        candidate=one.candidate,
-        size_bytes=one.candidate.path.stat().st_size,
-        verdict=verdict,
-        report=report,
-        comparison=comparison,
-        quality=one.quality,
-        quality_fault=one.quality_fault,
-        speed=summarize_speed(one.speeds, first.speeds),
-    )

@@ -10,22 +10,21 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from eval.answers.answering import Answers, answer_rows, load_answers
 from eval.answers.origin import code_hash
 from eval.answers.rows import Row, take
 from eval.quantizations.files import Candidate
+from eval.quantizations.quality import Quality, measure_quality
+from eval.quantizations.speed import Speed, measure_speed
 from observer.console.progress import Progress, show_progress
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.files import read_text, sha256_file, write_json
 from observer.runs.manifest import environment, fingerprint
-
-if TYPE_CHECKING:
-    from eval.answers.answering import Answers
-    from eval.quantizations.quality import Quality
-    from eval.quantizations.speed import Speed
 
 _MEASURED_BY = {
     "answers": "eval/answers/answering.py",
@@ -42,11 +41,11 @@ class Bench:
     rows: list[Row]
     split: str
     folder: Path
-    n_threads: int | None = None
-    n_quality_rows: int = 200
+    n_threads: int | None
+    n_quality_rows: int
     """Of each task: divergence is measured at every token of a gold answer, so a part of the rows is plenty."""
-    n_speed_rounds: int = 3
-    n_speed_rows: int = 32
+    n_speed_rounds: int
+    n_speed_rows: int
 
     @property
     def reference(self) -> Candidate:
@@ -103,8 +102,6 @@ def speed_rounds(bench: Bench, candidates: Sequence[Candidate]) -> list[dict[str
     Every other round goes backwards, so that a machine that slows down is not held against the last. A round counts
     only as a whole, since its ratios are of one time.
     """
-    from eval.quantizations.speed import Speed, measure_speed
-
     rows = take(bench.rows, bench.n_speed_rows)
     files = {candidate.name: candidate.path for candidate in candidates}
     key = record_key("speed", files={n: sha256_file(path) for n, path in files.items()}, rows=rows, t=bench.n_threads)
@@ -133,9 +130,6 @@ def _measure_one(bench: Bench, candidate: Candidate) -> Measured:
 
 
 def _answers(bench: Bench, candidate: Candidate) -> Answers:
-    from eval.answers.answering import answer_rows, load_answers
-    from observer.engine.engine import Engine
-
     key = record_key("answers", file=candidate.path, rows=bench.rows)
     record = bench.folder / f"{candidate.name}-{key}.answers.jsonl"
     if record.exists() and not (known := load_answers(record)).unfinished:
@@ -145,8 +139,6 @@ def _answers(bench: Bench, candidate: Candidate) -> Answers:
 
 
 def _quality(bench: Bench, candidate: Candidate) -> Quality:
-    from eval.quantizations.quality import Quality, measure_quality
-
     rows = take(bench.rows, bench.n_quality_rows)
     key = record_key("quality", file=candidate.path, reference=bench.reference.path, rows=rows)
     record = bench.folder / f"{candidate.name}-{key}.quality.json"

@@ -5,6 +5,7 @@ Measured in a process of its own, which this file is: memory once taken by anoth
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -12,20 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eval.answers.rows import of_task
 from observer.console.run import run_cli
+from observer.engine.engine import Engine
+from observer.engine.llama_context import BatchToken, LlamaContext
+from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.paths import python_path
 from observer.prompts import Task, exchange_of, render_prompt
 from observer.training.planning.memory import peak_memory
-
-if TYPE_CHECKING:
-    from observer.engine.engine import Engine
-    from observer.engine.llama_context import LlamaContext
-    from observer.engine.llama_model import LlamaModel
 
 _PREFILL_TOKENS = 512
 _DECODE_TOKENS = 64
@@ -43,7 +44,6 @@ class Speed:
     are whole ones, prompts included, in the engine's batches; the first call of each task is left out.
     """
 
-    size_bytes: int
     load_s: float
     peak_bytes: int
     prefill_tokens_per_s: float
@@ -51,14 +51,11 @@ class Speed:
     ttft_ms: float | None
     grade_examples_per_s: float | None
     extract_examples_per_s: float | None
-    n_grade: int
-    n_extract: int
-    n_threads: int
 
 
 def measure_speed(model: Path, rows: Sequence[dict[str, Any]], *, n_threads: int | None = None) -> Speed:
     """Measure a GGUF on lines of a split file. Raises ObserverError with the process's last words when it fails."""
-    exchanges = {task: [exchange_of(row) for row in rows if row["task"] == task] for task in Task}
+    exchanges = {task: [exchange_of(row) for row in of_task(rows, task)] for task in Task}
     request = {"model": str(model), "n_threads": n_threads, "exchanges": exchanges}
     command = [sys.executable, "-m", "eval.quantizations.speed"]
     environment = os.environ | {"PYTHONPATH": python_path()}
@@ -73,43 +70,31 @@ def measure_speed(model: Path, rows: Sequence[dict[str, Any]], *, n_threads: int
 
 def measure_here(model: Path, exchanges: dict[str, list[str]], n_threads: int | None) -> Speed:
     """What the child does; memory is that of the whole process."""
-    from observer.engine.engine import Engine
-
     start = time.perf_counter()
     with Engine(model, n_threads=n_threads) as engine:
         load_s = time.perf_counter() - start
         grade, extract = exchanges[Task.GRADE], exchanges[Task.EXTRACT]
         prefill, decode = _raw_speeds(engine, [*extract, *grade])
         return Speed(
-            size_bytes=model.stat().st_size,
             load_s=load_s,
             prefill_tokens_per_s=prefill,
             decode_tokens_per_s=decode,
             ttft_ms=_ttft_ms(engine, extract),
             grade_examples_per_s=_examples_per_s(engine.grade, grade),
             extract_examples_per_s=_examples_per_s(engine.extract, extract),
-            n_grade=len(grade),
-            n_extract=len(extract),
-            n_threads=engine.n_threads,
             peak_bytes=peak_memory("cpu"),
         )
 
 
 def _raw_speeds(engine: Engine, exchanges: Sequence[str]) -> tuple[float, float]:
     """Tokens/s of reading one long prompt, and of writing one answer; medians."""
-    from observer.engine.llama_context import LlamaContext
-
     model = engine.model
     n_prefill = min(_PREFILL_TOKENS, model.n_ctx_train - _DECODE_TOKENS)
-    prompt = _long_prompt(model, exchanges, n_prefill)
-    context = LlamaContext(
-        model, n_ctx=n_prefill + _DECODE_TOKENS, n_seq_max=1, n_threads=engine.n_threads, flash_attn=True
-    )
-    try:
+    prompt, n_ctx = _long_prompt(model, exchanges, n_prefill), n_prefill + _DECODE_TOKENS
+    context = LlamaContext(model, n_ctx=n_ctx, n_seq_max=1, n_threads=engine.n_threads, flash_attn=True)
+    with closing(context):
         _read(context, prompt)  # the first call allocates
         turns = [_one_turn(context, prompt) for _ in range(_REPEATS)]
-    finally:
-        context.close()
     prefill_s, decode_s = (statistics.median(seconds) for seconds in zip(*turns, strict=True))
     return n_prefill / prefill_s, _DECODE_TOKENS / decode_s
 
@@ -122,8 +107,6 @@ def _long_prompt(model: LlamaModel, exchanges: Sequence[str], n_tokens: int) -> 
 
 
 def _one_turn(context: LlamaContext, prompt: Sequence[int]) -> tuple[float, float]:
-    from observer.engine.llama_context import BatchToken
-
     start = time.perf_counter()
     token = _read(context, prompt)
     read = time.perf_counter()
@@ -134,8 +117,6 @@ def _one_turn(context: LlamaContext, prompt: Sequence[int]) -> tuple[float, floa
 
 
 def _read(context: LlamaContext, prompt: Sequence[int]) -> int:
-    from observer.engine.llama_context import BatchToken
-
     context.clear(0)
     last = len(prompt) - 1
     ((_, logits),) = context.decode([BatchToken(token, n, (0,), n == last) for n, token in enumerate(prompt)])
@@ -144,24 +125,23 @@ def _read(context: LlamaContext, prompt: Sequence[int]) -> int:
 
 def _ttft_ms(engine: Engine, exchanges: Sequence[str]) -> float | None:
     """Median over a few exchanges, each alone."""
+    first_token = functools.partial(engine.generate, Task.EXTRACT, max_new_tokens=1)
     chosen = exchanges[:_TTFT_ROWS]
-    engine.generate(Task.EXTRACT, chosen[:1], max_new_tokens=1)
-    return 1000 * statistics.median(_seconds(engine, exchange) for exchange in chosen) if chosen else None
+    first_token(chosen[:1])
+    return 1000 * statistics.median(_seconds(first_token, [exchange]) for exchange in chosen) if chosen else None
 
 
-def _seconds(engine: Engine, exchange: str) -> float:
-    start = time.perf_counter()
-    engine.generate(Task.EXTRACT, [exchange], max_new_tokens=1)
-    return time.perf_counter() - start
-
-
-def _examples_per_s(answer: Callable[[Sequence[str]], Sequence[Any]], exchanges: Sequence[str]) -> float | None:
+def _examples_per_s(answer: Callable[[Sequence[str]], Any], exchanges: Sequence[str]) -> float | None:
     if not exchanges:
         return None
     answer(sorted(exchanges, key=len)[-1:])  # opens the context, reads the instruction, builds the grammar
+    return len(exchanges) / _seconds(answer, exchanges)
+
+
+def _seconds(answer: Callable[[Sequence[str]], Any], exchanges: Sequence[str]) -> float:
     start = time.perf_counter()
     answer(exchanges)
-    return len(exchanges) / (time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def main() -> int:

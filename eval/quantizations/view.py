@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from eval.answers.origin import STAND_IN_NOTE
+from eval.metrics.significance import Interval
 from eval.quantizations.choice import MEASURES, Verdict
-from eval.quantizations.report import COSTS, RATES, Benchmark, FileResult, score_of
+from eval.quantizations.report import COSTS, RATES, Benchmark, FileResult, SpeedSummary, score_of
+from eval.reports.comparison import Test
+from eval.reports.tables import table
 from observer.schema import Label
-
-if TYPE_CHECKING:
-    from eval.metrics.significance import Interval
-    from eval.quantizations.report import SpeedSummary
-    from eval.reports.comparison import Test
-    from eval.reports.evaluation_report import GroupScores
 
 KINDS = {Verdict.REFERENCE: "base", Verdict.NO_HARM: "good", Verdict.UNCLEAR: "open", Verdict.WORSE: "bad"}
 RATE_TITLES = dict(
@@ -67,14 +63,15 @@ class Table:
     columns: list[str]
     rows: list[Row]
 
-    def texts(self) -> list[list[str]]:
-        """As Markdown has it, the chosen name in bold."""
+    def markdown(self) -> str:
+        """The chosen name in bold."""
         n_empty = len(self.columns) - 2
-        return [
+        rows = [
             [f"**{row.name}**" if row.is_chosen else row.name]
             + ([row.note, *[""] * n_empty] if row.note else [str(cell) for cell in row.cells])
             for row in self.rows
         ]
+        return table(self.columns, rows)
 
 
 def overview(benchmark: Benchmark) -> Table:
@@ -120,7 +117,7 @@ def further_tables(benchmark: Benchmark) -> list[Table]:
               ["rows with", "graded", *(f"accuracy, {name}" for name in names),
                "extracted", *(f"triple F1, {name}" for name in names)], _slice_rows(benchmark)),
     ]  # fmt: skip
-    return [table for table in found if table.rows]
+    return [one for one in found if one.rows]
 
 
 def confusions(files: Sequence[FileResult]) -> list[Table]:
@@ -209,13 +206,10 @@ def _slice_rows(benchmark: Benchmark) -> list[Row]:
     groups = [file.report.slices | file.report.unseen for file in benchmark.pair]
 
     def cells(name: str, count: int, measure: str) -> list[Cell]:
-        return [Cell(f"{count:,}"), *(_group_cell(group[name], measure) for group in groups)]
+        found = [(group[name].values.get(measure), group[name].intervals.get(measure)) for group in groups]
+        return [Cell(f"{count:,}"), *(_percent(*one, digits=0, has_bar=True) for one in found)]
 
     return [
         Row(name, cells(name, one.n_grade, "accuracy") + cells(name, one.n_extract, "triple_f1_temporal"))
         for name, one in groups[0].items()
     ]
-
-
-def _group_cell(group: GroupScores, measure: str) -> Cell:
-    return _percent(group.values.get(measure), group.intervals.get(measure), digits=0, has_bar=True)

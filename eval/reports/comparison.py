@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from eval.answers.answering import Answers
+from eval.answers.origin import ModelInfo
 from eval.answers.rows import Row, answer_of, families_of, of_task
 from eval.metrics.measure import MAIN_MEASURES, Measure
 from eval.metrics.significance import Interval, holm, mcnemar_exact, paired_bootstrap
@@ -17,10 +19,6 @@ from eval.reports.row_differences import RowDifference, row_differences
 from eval.reports.scoring import measures_of
 from observer.errors import ObserverError
 from observer.prompts import Task, exchange_of
-
-if TYPE_CHECKING:
-    from eval.answers.answering import Answers
-    from eval.answers.origin import ModelInfo
 
 Verdict = Literal["better", "worse", "no evidence"]
 

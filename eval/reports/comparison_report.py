@@ -6,16 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eval.answers.origin import STAND_IN_NOTE
+from eval.answers.origin import STAND_IN_NOTE, ModelInfo
+from eval.reports.comparison import Comparison, Test
 from eval.reports.row_differences import RowDifference, worst
 from eval.reports.tables import page, table
 from observer.files import write_json, write_jsonl, write_text
-
-if TYPE_CHECKING:
-    from eval.answers.origin import ModelInfo
-    from eval.reports.comparison import Comparison, Test
 
 N_WORST = 10
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eval.answers.answering import Answers
 from eval.answers.rows import Row, answer_of, extraction_of
 from eval.metrics.row_counts import f1_of, is_same, parse_answer, triple_counts
 from observer.prompts import exchange_of
 from observer.schema import Extraction, Label
-
-if TYPE_CHECKING:
-    from eval.answers.answering import Answers
 
 _RANK = {label: rank for rank, label in enumerate(Label)}
 

@@ -34,10 +34,10 @@ def score(answers: Answers, train_rows: Sequence[Row] = (), command: str | None 
         command=command,
         machine=answers.machine,
         environment=answers.environment,
-        grading=_grading(answers),
+        grading=_grading(answers) if answers.grades else None,
         baselines=baselines(answers.grade_rows, of_task(train_rows, Task.GRADE)),
-        extraction=_extraction(answers),
-        unconstrained=_unconstrained(answers),
+        extraction=_extraction(answers) if answers.completions else None,
+        unconstrained=_unconstrained(answers) if answers.unconstrained else None,
         n_truncated=sum(completion.truncated for completion in answers.completions),
         examples_per_s={task: n / answers.seconds[task] for task, n in rates.items() if n},
         slices=_groups(answers, "slices", measures),
@@ -66,7 +66,8 @@ def measures_of(answers: Answers) -> dict[str, Measure]:
     """Every figure that needs no probabilities, of the tasks that have answers."""
     measures: dict[str, Measure] = {}
     if answers.grades:
-        measures |= grading_measures(_labels(answers.grade_rows), [grade.label for grade in answers.grades])
+        gold = [answer_of(row) for row in answers.grade_rows]
+        measures |= grading_measures(gold, [grade.label for grade in answers.grades])
     if answers.completions:
         measures |= extraction_measures(*_extraction_inputs(answers))
     return measures
@@ -85,13 +86,13 @@ def _group(name: str, key: str, rows: dict[Task, list[Row]], measures: dict[str,
     n_rows: dict[Task, int] = {}
     families: set[str] = set()
     for task in Task:
-        groups = families_of(rows[task])
-        own = {measure: measures[measure] for measure in MAIN_MEASURES[task] if measure in measures}
         chosen = np.array([name in names_in(row, key) for row in rows[task]], dtype=bool)
-        n_rows[task] = int(chosen.sum())
-        families |= {group for group, is_chosen in zip(groups, chosen, strict=True) if is_chosen}
-        values |= {measure: found.value(chosen) for measure, found in own.items()}
-        intervals |= intervals_of(own, groups, chosen)
+        groups = [family for family, is_chosen in zip(families_of(rows[task]), chosen, strict=True) if is_chosen]
+        own = {measure: measures[measure].of(chosen) for measure in MAIN_MEASURES[task] if measure in measures}
+        n_rows[task] = len(groups)
+        families |= set(groups)
+        values |= {measure: found.value() for measure, found in own.items()}
+        intervals |= intervals_of(own, groups)
     return GroupScores(
         n_grade=n_rows[Task.GRADE],
         n_extract=n_rows[Task.EXTRACT],
@@ -101,23 +102,18 @@ def _group(name: str, key: str, rows: dict[Task, list[Row]], measures: dict[str,
     )
 
 
-def _grading(answers: Answers) -> GradingScores | None:
-    if not answers.grades:
-        return None
+def _grading(answers: Answers) -> GradingScores:
     labels, probabilities = zip(*((grade.label, grade.probabilities) for grade in answers.grades), strict=True)
-    return score_grading(_labels(answers.grade_rows), labels, probabilities, families_of(answers.grade_rows))
+    gold = [answer_of(row) for row in answers.grade_rows]
+    return score_grading(gold, labels, probabilities, families_of(answers.grade_rows))
 
 
-def _extraction(answers: Answers) -> ExtractionScores | None:
-    if not answers.completions:
-        return None
+def _extraction(answers: Answers) -> ExtractionScores:
     truncated = [completion.truncated for completion in answers.completions]
     return score_extraction(*_extraction_inputs(answers), truncated, families_of(answers.extract_rows))
 
 
-def _unconstrained(answers: Answers) -> ValidityScores | None:
-    if not answers.unconstrained:
-        return None
+def _unconstrained(answers: Answers) -> ValidityScores:
     families = families_of(answers.extract_rows)
     texts = [completion.text for completion in answers.unconstrained.values()]
     return score_validity(texts, [families[index] for index in answers.unconstrained])
@@ -128,7 +124,3 @@ def _extraction_inputs(answers: Answers) -> tuple[list[Extraction], list[str], l
     rows = answers.extract_rows
     texts = [completion.text for completion in answers.completions]
     return [extraction_of(row) for row in rows], texts, [exchange_of(row) for row in rows]
-
-
-def _labels(rows: Sequence[Row]) -> list[str]:
-    return [answer_of(row) for row in rows]

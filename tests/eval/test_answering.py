@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from eval.answers.answering import Answers, answer_rows, load_answers, save_answers
-from eval.answers.rows import families_of, spread
+from eval.answers.rows import families_of
 from eval.reports.scoring import score
-from observer.backends.base import Backend
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
-from observer.export.gguf.write import write_gguf
-from observer.observation import Completion, Grade, Progress, no_progress
+from observer.observation import Completion
 from observer.prompts import training_row
-from observer.schema import Label, parse_row
+from observer.schema import parse_row
 
 RAW_ROWS = [
     {"user_message": "thanks ☕", "assistant_message": "", "label": "DISCARD", "family": "thanks", "slices": ["noise"]},
@@ -35,42 +32,9 @@ class Interrupted(Engine):
         raise KeyboardInterrupt
 
 
-class Reticent:
-    """A server that tells labels and texts, but neither probabilities nor tokens."""
-
-    name = "qwen3:0.6b"
-
-    def grade(self, exchanges: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
-        return [Grade(Label.STORE, {}) for _ in exchanges]
-
-    def extract(
-        self,
-        exchanges: Sequence[str],
-        constrained: bool = True,
-        progress: Progress = no_progress,
-        *,
-        logprobs: bool = False,
-    ) -> list[Completion]:
-        return [Completion('{"entities":[],"relationships":[]}', (), truncated=False) for _ in exchanges]
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Reticent:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
 @pytest.fixture(scope="module")
-def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "tiny-f16.gguf"
-    write_gguf(tiny_model, path, name="tiny")
-    return path
-
-
-@pytest.fixture(scope="module")
-def answers(gguf: Path) -> Answers:
-    with Engine(gguf, n_threads=1, max_new_tokens=8) as engine:
+def answers(tiny_gguf: Path) -> Answers:
+    with Engine(tiny_gguf, n_threads=1, max_new_tokens=8) as engine:
         return answer_rows(engine, ROWS, split="rows.jsonl")
 
 
@@ -89,9 +53,9 @@ def test_saved_answers_come_back_with_their_rows(answers: Answers, tmp_path: Pat
     assert lines[3]["family"] == "a+b"
 
 
-def test_grades_survive_a_run_cut_in_extraction(gguf: Path, tmp_path: Path, capsys) -> None:
+def test_grades_survive_a_run_cut_in_extraction(tiny_gguf: Path, tmp_path: Path, capsys) -> None:
     kept = tmp_path / "cut.answers.jsonl"
-    with Interrupted(gguf, n_threads=1) as engine, pytest.raises(KeyboardInterrupt):
+    with Interrupted(tiny_gguf, n_threads=1) as engine, pytest.raises(KeyboardInterrupt):
         answer_rows(engine, ROWS, keep_in=kept)
     assert f"grade: answers kept; eval/evaluate.py --model {kept}" in capsys.readouterr().err
     saved = load_answers(kept)
@@ -101,20 +65,10 @@ def test_grades_survive_a_run_cut_in_extraction(gguf: Path, tmp_path: Path, caps
     assert (report.grading.n, report.extraction, report.unfinished) == (2, None, ("extract",))
 
 
-def test_a_server_that_tells_little_is_evaluated_all_the_same() -> None:
-    backend: Backend = Reticent()
-    answers = answer_rows(backend, ROWS)
-    report = score(answers)
-    assert (answers.model.file_type, answers.model.size_bytes) == ("qwen3-0.6b", None)
-    assert report.grading is not None and report.extraction is not None
-    assert (report.grading.accuracy, report.grading.brier, report.grading.ece) == (0.5, None, None)
-    assert (report.extraction.correct_empty_rate, report.extraction.hallucination_rate) == (1.0, None)
-
-
-def test_a_row_too_long_for_the_model_is_named_by_its_id(gguf: Path) -> None:
+def test_a_row_too_long_for_the_model_is_named_by_its_id(tiny_gguf: Path) -> None:
     long = parse_row({"user_message": "tea " * 3000, "assistant_message": "", "label": "STORE", "id": "too-much"})[0]
     assert long is not None
-    with Engine(gguf, n_threads=1) as engine, pytest.raises(ObserverError, match="grade row too-much: "):
+    with Engine(tiny_gguf, n_threads=1) as engine, pytest.raises(ObserverError, match="grade row too-much: "):
         answer_rows(engine, [*ROWS, training_row(long)])
 
 
@@ -145,8 +99,3 @@ def test_every_faulty_line_is_named(answers: Answers, tmp_path: Path) -> None:
 
 def test_rows_without_a_family_stand_alone_and_joined_ones_are_another_family() -> None:
     assert families_of(ROWS) == ["thanks", "row tea", "a+b", "row 3"]
-
-
-@pytest.mark.parametrize(("n_rows", "limit", "indices"), [(10, 3, [0, 3, 6]), (2, 5, [0, 1]), (0, 5, [])])
-def test_a_sample_is_spread_evenly(n_rows: int, limit: int, indices: list[int]) -> None:
-    assert spread(n_rows, limit) == indices

@@ -32,7 +32,7 @@ from observer.engine.engine import Engine
 from observer.engine.llama_model import LlamaModel
 from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
-from observer.files import read_jsonl
+from observer.files import read_jsonl, write_jsonl
 from observer.observation import Completion, Exchange, Grade
 from observer.paths import ATTACK_GOALS, ATTACKS_JSONL, CHALLENGE_JSONL, MODELFILES, PROJECT_ROOT
 from observer.prompts import (
@@ -51,6 +51,7 @@ from observer.turns.before_model import prepare
 from tests.support.go_template import render_go_template
 from tests.support.modelfile_parser import parse_modelfile
 from tests.support.ollama_server import OllamaServer
+from tests.support.tiny_runs import split_rows
 
 ATTACKS = set(
     "control_tokens role_lines instructions json_breakouts secret_requests repetition text_direction homoglyphs "
@@ -362,8 +363,9 @@ def test_an_evaluation_on_attacks_reports_their_success(
     nano_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(PROJECT_ROOT)
-    given = ["--model", str(nano_gguf), "--split", "attacks", "--limit", "4", "--out", str(tmp_path), "--threads", "1"]
-    assert evaluate.main(given) == 0
+    write_jsonl(tmp_path / "train.jsonl", split_rows(8))
+    given = f"--split attacks --limit 4 --threads 1 --out {tmp_path} --train {tmp_path / 'train.jsonl'}".split()
+    assert evaluate.main(["--model", str(nano_gguf), *given]) == 0
     assert "| attack " in capsys.readouterr().out
     (path,) = tmp_path.glob("attacks-evaluation-*.json")
     attacks = json.loads(path.read_text())["attacks"]

@@ -18,10 +18,10 @@ from observer.errors import ObserverError
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import PROJECT_ROOT
-from observer.prompts import Task, prompt_messages
+from observer.prompts import Task
 from tests.conftest import make_tiny_model
+from tests.support.tiny_runs import split_rows
 
-ANSWERS = {Task.GRADE: "IMPORTANT", Task.EXTRACT: '{"entities":[],"relationships":[]}'}
 SERVER = PROJECT_ROOT / "tests" / "support" / "llama_server.py"
 
 
@@ -34,16 +34,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(model: Path, folder: Path, *more: str) -> list[str]:
-    rows = [
-        {
-            "task": str(task),
-            "prompt": prompt_messages(task, f"USER: I live in {place}"),
-            "completion": [{"role": "assistant", "content": ANSWERS[task]}],
-        }
-        for place in ("Oslo", "Rome")
-        for task in Task
-    ]
-    write_jsonl(folder / "rows.jsonl", rows)
+    write_jsonl(folder / "rows.jsonl", split_rows(4))
     common = f"--split {folder / 'rows.jsonl'} --threads 1 --n-seq 2 --max-new-tokens 32 --out {folder} --work {folder}"
     return ["--model", str(model), *common.split(), *more]
 

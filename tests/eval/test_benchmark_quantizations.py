@@ -15,14 +15,14 @@ from eval.metrics.spread import Spread
 from eval.quantizations.choice import Choice, Verdict, judge, least_families, recommend, rows_needed_ratio, rule_text
 from eval.quantizations.files import ImatrixMode, given_files, wanted_files
 from eval.quantizations.page import to_markdown, write_reports
-from eval.quantizations.report import summarize_speed, to_json
+from eval.quantizations.report import Benchmark, summarize_speed, to_json
 from eval.reports import comparison
 from observer.errors import ObserverError
 from observer.export.export import File
 from observer.export.gguf.write import write_gguf
 from observer.files import write_jsonl
 from observer.paths import NANO_BASE
-from tests.support.benchmark_samples import sample_benchmark, sample_speed
+from tests.support.benchmark_samples import sample_speed
 from tests.support.tiny_runs import raw_rows, write_tiny_run
 
 MANY = 500
@@ -96,29 +96,27 @@ def test_of_files_of_one_size_the_nearest_to_the_reference_wins() -> None:
     assert found.name == "q4_k_m-imatrix" and "q4_k_m passed too at the same size" in found.reasons[0]
 
 
-def test_few_rows_recommend_the_reference_and_say_why(tmp_path: Path) -> None:
-    few = sample_benchmark(tmp_path, {"f16": (20, ()), "q8_0": (10, ())}, n_rows=30)
-    assert few.recommended.name == "f16" and [file.verdict for file in few.files[1:]] == [Verdict.UNCLEAR]
-    assert any("30 unlike rows" in reason and "122" in reason for reason in few.recommendation.reasons)
+def test_few_rows_recommend_the_reference_and_say_why(few_rows: Benchmark) -> None:
+    assert few_rows.recommended.name == "f16" and [file.verdict for file in few_rows.files[1:]] == [Verdict.UNCLEAR]
+    assert any("30 unlike rows" in reason and "122" in reason for reason in few_rows.recommendation.reasons)
 
 
-def test_a_file_that_answers_worse_is_found_out_and_an_equal_one_is_not(tmp_path: Path) -> None:
-    files = {"f16": (70, range(9)), "q8_0": (40, range(9)), "q2_k": (16, range(60)), "iq2_xs": (15, range(9, 18))}
-    found = sample_benchmark(tmp_path, files)
-    verdicts = [file.verdict for file in found.files]
-    assert verdicts == [Verdict.REFERENCE, Verdict.NO_HARM, Verdict.WORSE, Verdict.UNCLEAR]
-    assert found.recommended.name == "q8_0"
+def test_a_file_that_answers_worse_is_found_out_and_an_equal_one_is_not(benchmark: Benchmark) -> None:
+    verdicts = {file.name: file.verdict for file in benchmark.files}
+    assert verdicts["f16"] == Verdict.REFERENCE and verdicts["q8_0"] == Verdict.NO_HARM
+    assert verdicts["q2_k"] == Verdict.WORSE and verdicts["iq2_xs"] == Verdict.UNCLEAR
+    assert benchmark.recommended.name == "q4_k_m-imatrix"
 
 
-def test_the_reports_hold_all_files_and_say_that_the_model_is_a_stand_in(tmp_path: Path) -> None:
-    found = sample_benchmark(tmp_path, {"f16": (70, range(9)), "q8_0": (40, range(9)), "q2_k": (16, range(60))})
-    paths = write_reports(found, tmp_path / "out" / "quantizations-sample")
+def test_the_reports_hold_all_files_and_say_that_the_model_is_a_stand_in(benchmark: Benchmark, tmp_path: Path) -> None:
+    paths = write_reports(benchmark, tmp_path / "out" / "quantizations-sample")
     assert [path.suffix for path in paths if path.stat().st_size] == [".html", ".json", ".md", ".png"]
     value = json.loads(paths[1].read_text(encoding="utf-8"))
-    assert value["recommendation"]["name"] == "q8_0" and [f["name"] for f in value["files"]] == ["f16", "q8_0", "q2_k"]
-    assert value == json.loads(json.dumps(to_json(found)))
-    text = to_markdown(found, "picture.png")
-    assert text.index("**Ship q8_0") < text.index("stand-in") < text.index("| q2_k") < text.index("## Hard cases")
+    assert value["recommendation"]["name"] == "q4_k_m-imatrix"
+    assert [file["name"] for file in value["files"]] == [file.name for file in benchmark.files]
+    assert value == json.loads(json.dumps(to_json(benchmark)))
+    text = to_markdown(benchmark, "picture.png")
+    assert text.index("**Ship q4_k") < text.index("stand-in") < text.index("| q2_k") < text.index("## Hard cases")
     assert "(picture.png)" in text
 
 

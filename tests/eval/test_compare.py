@@ -36,11 +36,6 @@ def last_line(text: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tiny_model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", name="tiny")
-
-
-@pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_jsonl(path, split_rows(4))
@@ -75,27 +70,33 @@ def test_a_planted_regression_is_found_and_a_copy_of_the_same_file_is_not(tmp_pa
     assert "no evidence" in markdown
 
 
-def test_a_second_comparison_asks_no_model_again(gguf: Path, split: Path, tmp_path: Path, capsys) -> None:
-    other = shutil.copy(gguf, tmp_path / "other.gguf")
-    arguments = command(tmp_path, split, gguf, other)
-    assert compare.main(arguments) == 0
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()}
-    assert len(kept) == 2
-    first = capsys.readouterr()
-    assert compare.main(arguments) == 0
-    second = capsys.readouterr()
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "answers").iterdir()} == kept
-    assert second.err.count("answered before") == 2
-    assert second.out == first.out
+@pytest.fixture(scope="module")
+def compared(tiny_gguf: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The comparison of a model with `other.gguf`, a copy of it: its reports, and both their answers."""
+    out = tmp_path_factory.mktemp("compared")
+    assert compare.main(command(out, split, tiny_gguf, shutil.copy(tiny_gguf, out / "other.gguf"))) == 0
+    return out
+
+
+def test_a_second_comparison_asks_no_model_again(tiny_gguf: Path, split: Path, compared: Path, capsys) -> None:
+    def found() -> tuple[dict[Path, int], Any]:
+        kept = {path: path.stat().st_mtime_ns for path in (compared / "answers").iterdir()}
+        return kept, json.loads(next(compared.glob("*-other.json")).read_text())["comparisons"]
+
+    before = found()
+    assert len(before[0]) == 2
+    assert compare.main(command(compared, split, tiny_gguf, compared / "other.gguf")) == 0
+    assert capsys.readouterr().err.count("answered before") == 2
+    assert found() == before
 
 
 def test_equal_files_of_one_name_share_answers_and_keep_their_own_names(
-    gguf: Path, split: Path, tmp_path: Path, capsys
+    tiny_gguf: Path, split: Path, tmp_path: Path, capsys
 ) -> None:
     copies = [tmp_path / folder / "same" / "m.gguf" for folder in "ab"]
     for copy in copies:
         copy.parent.mkdir(parents=True)
-        shutil.copy(gguf, copy)
+        shutil.copy(tiny_gguf, copy)
     assert compare.main(command(tmp_path, split, *copies)) == 0
     printed = capsys.readouterr()
     assert f"warning: {copies[0]} and {copies[1]} are the same weights under two names" in printed.err
@@ -103,15 +104,17 @@ def test_equal_files_of_one_name_share_answers_and_keep_their_own_names(
     assert (line["reference"], list(line["models"])) == (str(copies[0]), [str(copies[1])])
 
 
-def test_other_rows_other_weights_or_other_examples_are_asked_anew(gguf: Path, split: Path, tmp_path: Path) -> None:
+def test_other_rows_other_weights_or_other_examples_are_asked_anew(
+    tiny_gguf: Path, split: Path, tmp_path: Path
+) -> None:
     train = tmp_path / "train.jsonl"
     write_jsonl(train, [row | {"family": f"train-{n}"} for n, row in enumerate(split_rows(12)[4:])])
     more = ("--train", str(train))
-    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", f"{gguf}+few2", more=more))
+    compare.main(command(tmp_path, split, tiny_gguf, f"{tiny_gguf}+few1", f"{tiny_gguf}+few2", more=more))
     assert len(list((tmp_path / "answers").iterdir())) == 3
-    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", more=(*more, "--seed", "5")))
+    compare.main(command(tmp_path, split, tiny_gguf, f"{tiny_gguf}+few1", more=(*more, "--seed", "5")))
     assert len(list((tmp_path / "answers").iterdir())) == 4
-    compare.main(command(tmp_path, split, gguf, f"{gguf}+few1", more=(*more, "--limit", "1")))
+    compare.main(command(tmp_path, split, tiny_gguf, f"{tiny_gguf}+few1", more=(*more, "--limit", "1")))
     assert len(list((tmp_path / "answers").iterdir())) == 6
 
 
@@ -133,57 +136,51 @@ def test_answers_of_older_code_are_asked_for_anew(tmp_path: Path, monkeypatch: p
 
 
 def test_a_comparison_that_was_cut_goes_on_with_the_model_it_was_at(
-    gguf: Path, split: Path, tmp_path: Path, capsys
+    tiny_gguf: Path, split: Path, tmp_path: Path, capsys
 ) -> None:
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(gguf.read_bytes()[:100_000])
-    arguments = command(tmp_path, split, gguf, broken)
+    broken.write_bytes(tiny_gguf.read_bytes()[:100_000])
+    arguments = command(tmp_path, split, tiny_gguf, broken)
     assert run_cli(lambda: compare.main(arguments)) == 1
     assert str(broken) in capsys.readouterr().err
-    assert [path.name.startswith(slug(str(gguf))) for path in (tmp_path / "answers").iterdir()] == [True]
-    shutil.copy(gguf, broken)
+    assert [path.name.startswith(slug(str(tiny_gguf))) for path in (tmp_path / "answers").iterdir()] == [True]
+    shutil.copy(tiny_gguf, broken)
     assert compare.main(arguments) == 0
     assert capsys.readouterr().err.count("answered before") == 1
 
 
 def test_saved_answers_stand_for_their_model_and_decide_the_rows(
-    gguf: Path, split: Path, tmp_path: Path, capsys
+    tiny_gguf: Path, split: Path, compared: Path, capsys
 ) -> None:
-    other = shutil.copy(gguf, tmp_path / "other.gguf")
-    compare.main(command(tmp_path, split, gguf, other, more=("--limit", "1")))
-    saved = next((tmp_path / "answers").glob("*other-*"))
-    capsys.readouterr()
-    assert compare.main([str(saved), str(gguf), "--out", str(tmp_path), "--threads", "1"]) == 0
+    saved = next((compared / "answers").glob("*other-*"))
+    assert compare.main([str(saved), str(tiny_gguf), "--out", str(compared), "--threads", "1"]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("answered before") == 1
-    assert last_line(printed.out)["models"][str(gguf)]["accuracy"]["p"] == 1
-    with pytest.raises(ObserverError, match=r"answers 2 rows of .*; 2 of them are among the 4 rows of"):
-        compare.main(command(tmp_path, split, saved, gguf))
+    assert last_line(printed.out)["models"][str(tiny_gguf)]["accuracy"]["p"] == 1
+    with pytest.raises(ObserverError, match=r"answers 4 rows of .*; 2 of them are among the 2 rows of"):
+        compare.main(command(compared, split, saved, tiny_gguf, more=("--limit", "1")))
     with pytest.raises(ObserverError, match="saved answers decide the rows"):
-        compare.main([str(saved), str(gguf), "--limit", "1", "--out", str(tmp_path)])
+        compare.main([str(saved), str(tiny_gguf), "--limit", "1", "--out", str(compared)])
 
 
 def test_a_folder_of_weights_is_compared_with_the_gguf_made_of_it(
-    gguf: Path, tiny_model: Path, split: Path, tmp_path: Path, capsys
+    tiny_gguf: Path, tiny_model: Path, split: Path, tmp_path: Path, capsys
 ) -> None:
     folder = f"hf:{tiny_model}"
-    assert compare.main(command(tmp_path, split, gguf, folder, more=("--limit", "1"))) == 0
+    assert compare.main(command(tmp_path, split, tiny_gguf, folder, more=("--limit", "1"))) == 0
     assert last_line(capsys.readouterr().out)["models"][folder]["accuracy"]["difference"] == 0
 
 
 def test_everything_wrong_with_the_models_is_told_at_once_before_any_runs(
-    gguf: Path, split: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    tiny_gguf: Path, split: Path, compared: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
     no_gguf, cut = tmp_path / "text.gguf", tmp_path / "cut.answers.jsonl"
     no_gguf.write_text("not a model")
-    answered = tmp_path / "whole"
-    compare.main(command(answered, split, gguf, shutil.copy(gguf, tmp_path / "b.gguf")))
-    head, *lines = next((answered / "answers").glob("*tiny-*")).read_text().splitlines()
+    head, *lines = next((compared / "answers").glob("*tiny-*")).read_text().splitlines()
     cut.write_text("\n".join([json.dumps(json.loads(head) | {"unfinished": ["extract"]}), *lines]))
     faulty = [tmp_path / "missing.gguf", no_gguf, tmp_path / "no-run", f"hf:{tmp_path}", "ollama:nobody", cut]
-    capsys.readouterr()
-    assert run_cli(lambda: compare.main(command(tmp_path, split, gguf, *faulty))) == 1
+    assert run_cli(lambda: compare.main(command(tmp_path, split, tiny_gguf, *faulty))) == 1
     error = capsys.readouterr().err.removeprefix("error: ").splitlines()
     assert len(error) == len(faulty)
     for fault, told in zip(faulty, error, strict=True):
@@ -192,16 +189,16 @@ def test_everything_wrong_with_the_models_is_told_at_once_before_any_runs(
     assert not (tmp_path / "answers").exists()
 
 
-def test_what_cannot_be_compared_is_one_line(gguf: Path, split: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_one_line(tiny_gguf: Path, split: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     cases = {
-        "no rows": [gguf, f"{gguf}+few1", "--split", empty],
-        "no such file": [gguf, f"{gguf}+few1", "--split", tmp_path / "missing.jsonl"],
-        "nothing to compare it with": [gguf],
-        "named twice": [gguf, gguf],
-        r"saved answers are given already": [gguf, "x.answers.jsonl+few1"],
-        "9 wanted for task grade, 0 train rows": [gguf, f"{gguf}+few9", "--split", split, "--train", split],
+        "no rows": [tiny_gguf, f"{tiny_gguf}+few1", "--split", empty],
+        "no such file": [tiny_gguf, f"{tiny_gguf}+few1", "--split", tmp_path / "missing.jsonl"],
+        "nothing to compare it with": [tiny_gguf],
+        "named twice": [tiny_gguf, tiny_gguf],
+        r"saved answers are given already": [tiny_gguf, "x.answers.jsonl+few1"],
+        "9 wanted for task grade, 0 train rows": [tiny_gguf, f"{tiny_gguf}+few9", "--split", split, "--train", split],
     }
     for message, arguments in cases.items():
         with pytest.raises(ObserverError, match=message) as error:

@@ -99,6 +99,7 @@ def test_the_better_model_is_called_better_and_the_same_rows_the_other_way_worse
     assert {test.verdict for test in backward.tests} == {"worse"}
     for there, back in zip(forward.tests, backward.tests, strict=True):
         assert there.difference == pytest.approx(-back.difference)
+        assert there.interval.low == pytest.approx(-back.interval.high)
         assert there.p_value == pytest.approx(back.p_value)
 
 

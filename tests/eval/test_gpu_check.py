@@ -29,14 +29,16 @@ def test_attention_is_compared_in_both_precisions_at_the_heads_of_our_bases() ->
     assert len(findings) == 2 * len(parts.SHAPES) and all(finding.is_right for finding in findings)
 
 
-def test_a_forest_is_compared_with_padded_rows_over_both_kinds_of_weights() -> None:
+def test_a_forest_is_compared_with_padded_rows_over_both_kinds_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "N_ROWS", 3)
     findings = {finding.name: finding for finding in parts.forest_transformers("cpu")}
     for weights in ("16 bits", "NF4"):
         assert findings[f"transformers, {weights}, loss"].is_right
         assert findings[f"transformers, {weights}, sum of gradient norms"].is_right
 
 
-def test_launches_are_counted() -> None:
+def test_launches_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "N_ROWS", 3)
     (finding,) = parts.launches("cpu")
     assert int(finding.figure.replace(",", "")) > 500
 

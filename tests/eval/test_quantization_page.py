@@ -12,22 +12,21 @@ import pytest
 from eval.quantizations.page import to_html
 from eval.quantizations.plots import SizePoint, pareto_front, size_figure, spread_labels, to_svg, write_overview
 from eval.quantizations.report import Benchmark
-from tests.support.benchmark_samples import sample_benchmark
 
-HOSTILE = "<script>alert(1)</script> <img src=http://x.test/a onerror=alert(2)> \"' {{ 7*7 }} </pre></main>"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
     """Tags in order, the texts of some, and every tag that was closed out of order."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, benchmark: Benchmark) -> None:
         super().__init__()
+        self.html = to_html(benchmark)
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.misplaced: list[str] = []
         self.words: list[str] = []
-        self.feed(text)
+        self.feed(self.html)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -50,20 +49,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
-    files = {
-        "f16": (7000, range(10)),
-        "q8_0": (4000, range(10)),
-        "q4_k_m": (2400, range(11)),
-        "q4_k_m-imatrix": (2401, range(10)),
-        "q2_k": (1600, range(80)),
-    }
-    return sample_benchmark(tmp_path_factory.mktemp("files"), files, said=HOSTILE)
-
-
-@pytest.fixture(scope="module")
 def page(benchmark: Benchmark) -> Page:
-    return Page(to_html(benchmark))
+    return Page(benchmark)
 
 
 def test_the_page_says_first_which_file_to_ship_and_how_sure_that_is(benchmark: Benchmark, page: Page) -> None:
@@ -81,10 +68,10 @@ def test_hostile_text_is_shown_and_never_becomes_markup(page: Page) -> None:
     assert page.misplaced == [] and page.open == []
 
 
-def test_the_page_needs_nothing_from_elsewhere(benchmark: Benchmark, page: Page) -> None:
+def test_the_page_needs_nothing_from_elsewhere(page: Page) -> None:
     links = [a.get(name) for _, a in page.tags for name in ("src", "href", "action") if a.get(name)]
     assert [link for link in links if link and not link.startswith("#")] == []
-    assert "url(http" not in to_html(benchmark) and "@import" not in to_html(benchmark)
+    assert "url(http" not in page.html and "@import" not in page.html
     policies = [a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
@@ -101,16 +88,15 @@ def test_tables_have_headers_and_pictures_have_words(page: Page) -> None:
     assert labelled <= counts.keys() and all(count == 1 for name, count in counts.items() if name in labelled)
 
 
-def test_the_page_serves_light_and_dark_wide_and_narrow(benchmark: Benchmark, page: Page) -> None:
-    html = to_html(benchmark)
+def test_the_page_serves_light_and_dark_wide_and_narrow(page: Page) -> None:
+    html = page.html
     assert "prefers-color-scheme: dark" in html and any(a.get("name") == "viewport" for a in page.named("meta"))
     defined = set(re.findall(r"--([\w-]+):", html))
     assert set(re.findall(r"var\(--([\w-]+)\)", html)) <= defined
 
 
-def test_a_benchmark_in_which_nothing_changed_has_a_page_too(tmp_path: Path) -> None:
-    same = sample_benchmark(tmp_path, {"f16": (20, ()), "q8_0": (10, ())}, n_rows=3)
-    page = Page(to_html(same))
+def test_a_benchmark_in_which_nothing_changed_has_a_page_too(few_rows: Benchmark) -> None:
+    page = Page(few_rows)
     text = " ".join(page.words)
     assert page.misplaced == [] and page.open == []
     assert "too few" in text and "Where answers changed" not in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +31,6 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("quality")
-
-
-@pytest.fixture(scope="module")
-def base(work: Path) -> Path:
-    return write_gguf(NANO_BASE, work / "base.gguf", "f32", name="nano")
 
 
 def log_probabilities(folder: Path, rows: Sequence[dict[str, Any]], weights: dict[str, Any] | None = None):
@@ -77,34 +71,22 @@ def independent(one: Any, other: Any) -> dict[str, float]:
     }
 
 
-def test_the_figures_are_those_that_transformers_gives(base: Path, work: Path, rows: list[dict[str, Any]]) -> None:
+def test_the_figures_are_those_that_transformers_gives(nano_gguf: Path, work: Path, rows: list[dict[str, Any]]) -> None:
     noisy = with_noise(work / "noisy", NOISY_TENSOR, 3.0)
-    found = asdict(measure_quality(base, write_gguf(noisy, work / "noisy.gguf", "f32", name="nano"), rows))
+    found = asdict(measure_quality(nano_gguf, write_gguf(noisy, work / "noisy.gguf", "f32", name="nano"), rows))
     expected = independent(log_probabilities(NANO_BASE, rows), log_probabilities(noisy, rows))
     assert expected["mean_kld"] > 0.01
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=0.01), name
-    assert np.average(found["kld_of_rows"], weights=[n_answer(base, row) for row in rows]) == pytest.approx(
-        found["mean_kld"]
-    )
-
-
-def n_answer(path: Path, row: dict[str, Any]) -> int:
-    from observer.engine.llama_model import LlamaModel
-
-    model = LlamaModel(path)
-    count = len(model.tokenize(answer_of(row) + IM_END))
-    model.close()
-    return count
 
 
 def test_a_quantization_diverges_as_its_dequantized_weights_do(
-    base: Path, work: Path, rows: list[dict[str, Any]]
+    nano_gguf: Path, work: Path, rows: list[dict[str, Any]]
 ) -> None:
     """llama.cpp also rounds the activations, to 8 bits, which the computation in float32 does not see."""
     path = work / "q4_0.gguf"
-    quantize(base, path, "q4_0")
-    found = measure_quality(base, path, rows)
+    quantize(nano_gguf, path, "q4_0")
+    found = measure_quality(nano_gguf, path, rows)
     expected = independent(log_probabilities(NANO_BASE, rows), log_probabilities(NANO_BASE, rows, dequantized(path)))
     assert found.mean_kld == pytest.approx(expected["mean_kld"], rel=0.2)
     assert found.ppl == pytest.approx(expected["ppl"], rel=0.05)
@@ -132,46 +114,31 @@ def dequantized(path: Path) -> dict[str, Any]:
     return weights
 
 
-def test_a_copy_of_the_file_does_not_diverge_at_all(base: Path, work: Path, rows: list[dict[str, Any]]) -> None:
-    copy = Path(shutil.copy(base, work / "copy.gguf"))
-    quality = measure_quality(base, copy, rows)
+def test_a_file_does_not_diverge_from_itself_at_all(nano_gguf: Path, rows: list[dict[str, Any]]) -> None:
+    quality = measure_quality(nano_gguf, nano_gguf, rows)
     assert quality.mean_kld == quality.max_kld == quality.rms_delta_p == 0
     assert quality.same_top_p == quality.ppl_ratio == 1
-    assert set(quality.kld_of_rows) == {0}
 
 
-def test_more_noise_in_one_layer_diverges_more(base: Path, work: Path, rows: list[dict[str, Any]]) -> None:
-    found = []
-    for share in (0.05, 0.3):
-        folder = with_noise(work / f"noise-{share}", NOISY_TENSOR, share)
-        noisy = write_gguf(folder, folder / "noisy.gguf", "f32", name="nano")
-        found.append(measure_quality(base, noisy, rows[-1:]).mean_kld)
-    assert 0 < found[0] < found[1] / 5
-
-
-def test_another_vocabulary_is_refused_in_one_line(base: Path, tiny_model: Path, work: Path) -> None:
-    other = write_gguf(tiny_model, work / "other.gguf", "f32", name="tiny")
-    with pytest.raises(
-        ObserverError, match=r"other\.gguf: its vocabulary \(512 tokens\) is not that of .*2,048"
-    ) as error:
-        measure_quality(base, other, [{}])
+def test_another_vocabulary_is_refused_in_one_line(nano_gguf: Path, tiny_gguf: Path) -> None:
+    fault = r"tiny-f16\.gguf: its vocabulary \(512 tokens\) is not that of .*2,048"
+    with pytest.raises(ObserverError, match=fault) as error:
+        measure_quality(nano_gguf, tiny_gguf, [{}])
     assert "\n" not in str(error.value)
 
 
-def test_no_rows_and_rows_too_long_are_refused(base: Path, rows: list[dict[str, Any]]) -> None:
+def test_no_rows_and_rows_too_long_are_refused(nano_gguf: Path, rows: list[dict[str, Any]]) -> None:
     with pytest.raises(ObserverError, match="no rows"):
-        measure_quality(base, base, [])
+        measure_quality(nano_gguf, nano_gguf, [])
     long = rows[0] | {"id": "long-one", "completion": [{"role": "assistant", "content": "word " * 3000}]}
     with pytest.raises(ObserverError, match=r"row long-one: \d,\d{3} tokens"):
-        measure_quality(base, base, [rows[1], long])
+        measure_quality(nano_gguf, nano_gguf, [rows[1], long])
 
 
 def test_the_plan_reads_every_row_once_and_shares_what_a_batch_begins_with() -> None:
     rows = [TokenRow([1, 2, 3, n], [7, 8, n]) for n in range(100)] + [TokenRow([1, 2], [9])]
     batches = plan_batches(rows)
-    assert sorted(gold for batch in batches for gold in batch.gold) == sorted(
-        (number, token) for number, row in enumerate(rows) for token in row.answer
-    )
+    assert sorted(token for batch in batches for token in batch.gold) == sorted(n for row in rows for n in row.answer)
     for batch in batches:
         assert sum(token.wants_logits for token in batch.tokens) == len(batch.gold)
         own = [token for token in batch.tokens if len(token.sequences) == 1]
@@ -192,7 +159,7 @@ def test_one_position_by_hand() -> None:
 def test_the_summary_by_hand() -> None:
     half, quarter = math.log(0.5), math.log(0.25)
     quality = summarize(
-        [[Position(0.0, half, half, True), Position(0.3, half, quarter, False)], [Position(0.6, quarter, half, True)]]
+        [Position(0.0, half, half, True), Position(0.3, half, quarter, False), Position(0.6, quarter, half, True)]
     )
     assert quality.n_tokens == 3
     assert quality.ppl == quality.ppl_base == pytest.approx(2 ** (4 / 3))
@@ -201,4 +168,3 @@ def test_the_summary_by_hand() -> None:
     assert quality.kld_p90 == pytest.approx(0.54)
     assert quality.same_top_p == pytest.approx(2 / 3)
     assert quality.rms_delta_p == pytest.approx(math.sqrt((0.25**2 + 0.25**2) / 3))
-    assert quality.kld_of_rows == pytest.approx((0.15, 0.6))

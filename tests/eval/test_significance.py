@@ -63,13 +63,6 @@ def test_an_interval_by_family_holds_the_truth_as_often_as_it_says_and_one_by_ro
     assert held["row"] / 200 < 0.75
 
 
-@given(st.permutations(range(12)))
-def test_the_order_of_rows_changes_nothing(order: list[int]) -> None:
-    values, groups = shares([n % 3 == 0 for n in range(12)]), [f"family {n % 5}" for n in range(12)]
-    shuffled = bootstrap_interval(values[order], share_of, [groups[n] for n in order], n_resamples=50)
-    assert shuffled == bootstrap_interval(values, share_of, groups, n_resamples=50)
-
-
 def test_the_same_seed_gives_the_same_interval_and_another_another() -> None:
     values, groups = shares([n % 3 == 0 for n in range(60)]), [str(n) for n in range(60)]
     one, again, other = (bootstrap_interval(values, share_of, groups, n_resamples=99, seed=s) for s in (0, 0, 1))
@@ -96,21 +89,12 @@ def test_resamples_without_a_value_are_left_out() -> None:
 
 
 def test_a_measure_of_some_rows_is_that_of_these_rows_alone() -> None:
-    right, groups = [True, False, True, True, False, True], list("aabbcc")
-    chosen = np.array([True, True, False, True, True, False])
-    whole = Measure(shares(right), share_of)
-    part = Measure(shares([True, False, True, False]), share_of)
-    assert whole.value(chosen) == part.value() == 0.5
-    assert whole.interval(groups, chosen) == part.interval(list("aabc"))
+    whole = Measure(shares([True, False, True, True, False, True]), share_of)
+    part = whole.of(np.array([True, True, False, True, True, False]))
+    assert part.counts.tolist() == shares([True, False, True, False]).tolist() and part.value() == 0.5
     nothing = Measure(shares([True], [False]), share_of)
     assert (nothing.value(), intervals_of({"rate": nothing}, ["a"])) == (None, {})
-    assert whole.value(np.zeros(6, dtype=bool)) is None
-
-
-def test_equal_answers_are_no_difference() -> None:
-    values = shares([True, False, True, False])
-    found = paired_bootstrap(values, values, share_of, list("abcd"))
-    assert (found.value, found.interval, found.p_value) == (0.0, Interval(0.0, 0.0), 1.0)
+    assert whole.of(np.zeros(6, dtype=bool)).value() is None
 
 
 def test_a_difference_in_every_group_has_the_smallest_p() -> None:
@@ -126,26 +110,6 @@ def test_the_paired_p_is_twice_the_share_beyond_zero() -> None:
     # of three rows one is gained: no gain in (2/3)^3 of the resamples
     found = paired_bootstrap(shares([True, False, True]), shares([True] * 3), share_of, list("abc"), n_resamples=20_000)
     assert found.p_value == pytest.approx(2 * (2 / 3) ** 3, abs=0.02)
-
-
-def test_exchanging_the_models_turns_the_difference_round() -> None:
-    rng = np.random.default_rng(5)
-    a, b = (shares(rng.random(40) < share) for share in (0.5, 0.7))
-    groups = [str(n // 2) for n in range(40)]
-    one, other = paired_bootstrap(a, b, share_of, groups), paired_bootstrap(b, a, share_of, groups)
-    assert one.value == -other.value
-    assert (one.interval.low, one.interval.high) == pytest.approx((-other.interval.high, -other.interval.low))
-    assert one.p_value == other.p_value
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "p_value"),
-    [(0, 0, 1.0), (1, 1, 1.0), (0, 5, 2 / 32), (5, 0, 2 / 32), (1, 4, 12 / 32), (2, 8, 2 * (1 + 10 + 45) / 1024)],
-)
-def test_mcnemar_counts_the_rows_on_which_only_one_is_right(only_a: int, only_b: int, p_value: float) -> None:
-    a = [True] * 7 + [False] * 3 + [True] * only_a + [False] * only_b
-    b = [True] * 7 + [False] * 3 + [False] * only_a + [True] * only_b
-    assert mcnemar_exact(a, b) == pytest.approx(p_value)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))

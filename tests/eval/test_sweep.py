@@ -79,14 +79,14 @@ def test_points_are_sorted_by_time_to_target_then_loss_and_the_failed_come_last(
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_every_point_and_goes_on_past_a_failure(
+def test_a_sweep_trains_its_points_and_goes_on_past_a_failure(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_tiny_run(tmp_path, tiny_model)
     root = tmp_path / "outputs" / "sweep-tiny"
     root.mkdir(parents=True)
     (root / "learning_rate-1e-2").write_text("a file where the run's folder should be")
-    arguments = ["--config", str(config), "--grid", "training.learning_rate=1e-2,1e-3,5e-3", "--out", str(tmp_path)]
+    arguments = ["--config", str(config), "--grid", "training.learning_rate=1e-2,5e-3", "--out", str(tmp_path)]
     assert main([*arguments, "--rows", "16", "--set", "training.eval_steps=2"]) == 0
     assert len((root / "train-16.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -94,7 +94,6 @@ def test_a_sweep_trains_every_point_and_goes_on_past_a_failure(
     assert "a file is in the way of a folder" in line["failed"]["learning_rate-1e-2"]
     assert line["best"] == "learning_rate-5e-3"
     assert line["time_to_target_s"] > 0
-    adapters = sorted(path.parent.name for path in root.glob("*/adapter"))
-    assert adapters == ["learning_rate-1e-3", "learning_rate-5e-3"]
+    assert [path.parent.name for path in root.glob("*/adapter")] == ["learning_rate-5e-3"]
     assert not list(root.glob("*/merged"))
     assert "failed: " in (tmp_path / "sweep-tiny.md").read_text(encoding="utf-8")

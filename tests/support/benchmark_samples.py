@@ -68,11 +68,11 @@ def _grade(label: Label, is_wrong: bool) -> Grade:
 
 
 def sample_quality(mean_kld: float) -> Quality:
-    return Quality(1000, 1.2, 1.1, 1.2 / 1.1, mean_kld, 9.0, 0.1, 0.2, 0.3, 0.4, 0.97, 0.05, (mean_kld,) * N_ROWS)
+    return Quality(1000, 1.2, 1.1, 1.2 / 1.1, mean_kld, 9.0, 0.1, 0.2, 0.3, 0.4, 0.97, 0.05)
 
 
 def sample_speed(rate: float) -> Speed:
-    return Speed(1000, 0.1, 50_000_000, 900 * rate, 90 * rate, 5.0, 60 * rate, 15 * rate, 32, 32, 2)
+    return Speed(0.1, 50_000_000, 900 * rate, 90 * rate, 5.0, 60 * rate, 15 * rate)
 
 
 def sample_benchmark(
@@ -81,7 +81,6 @@ def sample_benchmark(
     *,
     n_rows: int = N_ROWS,
     said: str = "I live in Oslo",
-    margin: float = 0.03,
 ) -> Benchmark:
     """`files`: name -> size in bytes and the wrong rows; the first is the reference."""
     found = []
@@ -94,4 +93,4 @@ def sample_benchmark(
         found.append(Measured(candidate, answers, quality, speeds=[sample_speed(1 + number / 10)]))
     reports = [score(one.answers) for one in found]
     facts = {"machine": "a processor, 2 cores", "command": "python eval/benchmark_quantizations.py outputs/nano"}
-    return assemble(Measurements(found, {}), reports, title="Quantizations of a sample", facts=facts, margin=margin)
+    return assemble(Measurements(found, {}), reports, title="Quantizations of a sample", facts=facts)

@@ -23,15 +23,18 @@ from pathlib import Path
 
 from eval.answers.origin import code_hash, facts_of
 from eval.answers.rows import of_task, rows_of_split, take
-from eval.benchmarks.engine.engines import ENTRANTS, Contestant, Limits, Rows, Turn
-from eval.benchmarks.engine.report import SERVER, ModelSize, floors, sections, standings, summary
+from eval.benchmarks.engine.engines import SERVER, TITLES, ChatCompletion, Contestant, Limits, Ours, Rows, Turn
+from eval.benchmarks.engine.report import ModelSize, floors, sections, standings, summary
+from eval.benchmarks.engine.server import LlamaServer
 from eval.benchmarks.harness import Record, Records, failures, parse_benchmark, say, take_turns, write_benchmark
 from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from observer.console.run import run_cli
+from observer.engine.llama_model import LlamaModel, usable_cores
 from observer.errors import ObserverError
 from observer.prompts import IM_END, Task, exchange_of
 from observer.runs.manifest import fingerprint
 from observer.schema import Label
+from observer.weights.gguf_header import read_header
 
 WORK = Path("outputs/benchmark-engine")
 _WARM_UP_ROWS = 2
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = chosen_names(args)
     code = code_hash(*(f"eval/benchmarks/engine/{name}.py" for name in ("engines", "report", "server")))
     key = fingerprint({"model": model, "rows": rows, "limits": asdict(limits), "code": code})
-    folder = args.work / f"{report_stem(args, model)}-{key[:8]}"
+    folder = args.work / f"engine-{model.stem}-{key[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     records = run_rounds(names, model, rows, limits, args, folder)
     n_rows = {str(task): len(rows[task]) for task in Task}
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = failures(records)
     figures = {"standings": [asdict(one) for one in found], "floors": [asdict(floor) for floor in under]}
     write_benchmark(
-        args.out / report_stem(args, model), f"Engine, {model.stem}", bench_facts(args, model, limits, n_rows),
+        args.out / f"engine-{model.stem}", f"Engine, {model.stem}", bench_facts(args, model, limits, n_rows),
         sections(found, under, failed), figures | {"failed": failed}, summary(found),
     )  # fmt: skip
     return 0 if found and not failed else 1
@@ -72,8 +75,6 @@ def choose_rows(split: str, n_rows: int | None) -> Rows:
 
 def limits_of(model: Path, args: argparse.Namespace) -> Limits:
     """A label that is written out may have the tokens of the longest and its end."""
-    from observer.engine.llama_model import LlamaModel, usable_cores
-
     loaded = LlamaModel(model)
     label_tokens = max(len(loaded.tokenize(label + IM_END)) for label in Label)
     loaded.close()
@@ -82,14 +83,14 @@ def limits_of(model: Path, args: argparse.Namespace) -> Limits:
 
 def chosen_names(args: argparse.Namespace) -> list[str]:
     """Contestants by name, ours first. Raises ObserverError for unknown ones."""
-    known = [*(entrant.name for entrant in ENTRANTS), SERVER]
-    default = [name for name in known if name != SERVER or args.llama_server]
-    names = args.contestants.split(",") if args.contestants else default
-    if unknown := [name for name in names if name not in known]:
-        raise ObserverError(f"--contestants: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    names = [name for name in TITLES if name != SERVER or args.llama_server]
+    if args.contestants:
+        names = args.contestants.split(",")
+    if unknown := [name for name in names if name not in TITLES]:
+        raise ObserverError(f"--contestants: unknown {', '.join(unknown)}; known: {', '.join(TITLES)}")
     if SERVER in names and not args.llama_server:
         raise ObserverError(f"--contestants {SERVER}: name its binary with --llama-server PATH")
-    return sorted({"ours", *names}, key=known.index)
+    return sorted({"ours", *names}, key=list(TITLES).index)
 
 
 def run_rounds(
@@ -118,10 +119,10 @@ def _speeds(rows: Rows, turn: Turn) -> str:
 
 def open_contestant(name: str, model: Path, limits: Limits, args: argparse.Namespace, folder: Path) -> Contestant:
     if name == SERVER:
-        from eval.benchmarks.engine.server import LlamaServer
-
         return LlamaServer(args.llama_server, model, limits, folder / f"{SERVER}.log")
-    return next(entrant for entrant in ENTRANTS if entrant.name == name).open(model, limits)
+    if name.startswith("chat"):
+        return ChatCompletion(model, limits, is_tuned=name == "chat-cached")
+    return Ours(model, limits, drafts=name == "ours")
 
 
 def gflop_per_s(n_threads: int) -> float:
@@ -143,8 +144,6 @@ def gflop_per_s(n_threads: int) -> float:
 
 def model_size(model: Path) -> ModelSize:
     """Counted in the file: all matrices of the layers, and the head or what stands in for it."""
-    from observer.weights.gguf_header import read_header
-
     shapes = read_header(model).tensor_shapes
     body = sum(shape[0] * shape[1] for name, shape in shapes.items() if name.startswith("blk.") and len(shape) == 2)
     head = shapes.get("output.weight") or shapes["token_embd.weight"]
@@ -163,12 +162,8 @@ def bench_facts(args: argparse.Namespace, model: Path, limits: Limits, n_rows: d
     return facts | ({"note": note} if note else {})
 
 
-def report_stem(args: argparse.Namespace, model: Path) -> str:
-    return f"engine-{args.name or model.stem}"
-
-
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    known = "; ".join(f"{entrant.name}: {entrant.title}" for entrant in ENTRANTS)
+    known = "; ".join(f"{name}: {title}" for name, title in TITLES.items())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add_model_options(parser, "q4_k_m").add_argument("--model", type=Path, metavar="FILE.gguf")
@@ -178,9 +173,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=256, metavar="N", help="of an extraction; default: %(default)s")
     add("--n-seq", type=int, default=16, metavar="N", help="the engine's sequences, the server's slots; %(default)s")
     add("--threads", type=int, metavar="N", help="of every contestant; default: all cores")
-    add("--contestants", help=f"of all, if not these: a comma list; {known}; {SERVER}")
+    add("--contestants", help=f"of all, if not these: a comma list; {known}")
     add("--llama-server", type=Path, metavar="BINARY", help="llama.cpp's server, built by you; adds it")
-    add("--name", help="the report is OUT/engine-NAME; default: the model's file name")
     add("--work", type=Path, default=WORK, help="records and reciting models; default: %(default)s")
     return parse_benchmark(parser, "eval.benchmarks.engine.benchmark", arguments)
 

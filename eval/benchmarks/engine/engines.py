@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
+from llama_cpp import Llama, LlamaGrammar
+
+from observer.engine.engine import Engine
+from observer.observation import Completion, Grade
 from observer.prompts import Task, prompt_messages
 from observer.schema import Label, extraction_json_schema
 
@@ -62,29 +66,18 @@ class Ours:
     """`observer.engine.engine`; grading scores the labels, extraction is kept to the grammar."""
 
     def __init__(self, model: Path, limits: Limits, *, drafts: bool = True) -> None:
-        from observer.engine.engine import Engine
-
         n_threads, n_seq, n_new = limits.n_threads, limits.n_seq, limits.extract_tokens
         self.engine = Engine(model, n_threads=n_threads, n_seq=n_seq, max_new_tokens=n_new, drafts=drafts)
 
     def answer(self, rows: Rows) -> Turn:
-        turn = Turn()
-        model = self.engine.model
-        start = (model.n_decoded, model.n_outputs)
-        with timed(turn, Task.GRADE):
-            grades = self.engine.grade(rows[Task.GRADE])
-        between = (model.n_decoded, model.n_outputs)
-        with timed(turn, Task.EXTRACT):
-            completions = self.engine.extract(rows[Task.EXTRACT])
-        turn.work = {
-            Task.GRADE: (between[0] - start[0], between[1] - start[1]),
-            Task.EXTRACT: (model.n_decoded - between[0], model.n_outputs - between[1]),
-        }
-        turn.answers = {
-            Task.GRADE: [str(grade.label) for grade in grades],
-            Task.EXTRACT: [completion.text for completion in completions],
-        }
-        turn.n_written[Task.EXTRACT] = sum(completion.n_tokens for completion in completions)
+        turn, model = Turn(), self.engine.model
+        for task in Task:
+            n_decoded, n_outputs = model.n_decoded, model.n_outputs
+            with timed(turn, task):
+                answers = self.engine.grade(rows[task]) if task is Task.GRADE else self.engine.extract(rows[task])
+            turn.work[task] = (model.n_decoded - n_decoded, model.n_outputs - n_outputs)
+            turn.answers[task] = [str(one.label) if isinstance(one, Grade) else one.text for one in answers]
+            turn.n_written[task] = sum(one.n_tokens for one in answers if isinstance(one, Completion))
         return turn
 
     def close(self) -> None:
@@ -100,8 +93,6 @@ class ChatCompletion:
     """
 
     def __init__(self, model: Path, limits: Limits, *, is_tuned: bool) -> None:
-        from llama_cpp import Llama, LlamaGrammar
-
         self.limits, self.is_tuned = limits, is_tuned
         self.llama = Llama(
             str(model),
@@ -132,33 +123,15 @@ class ChatCompletion:
         self.llama.close()
 
 
-@dataclass(frozen=True)
-class Entrant:
-    """What the report calls a contestant, and how it is opened."""
-
-    name: str
-    title: str
-    open: Callable[[Path, Limits], Contestant]
-
-
-ENTRANTS = (
-    Entrant("ours", "observer.engine.engine", Ours),
-    Entrant(
-        "ours-undrafted",
-        "the same without drafts, one token a step",
-        lambda model, limits: Ours(model, limits, drafts=False),
-    ),
-    Entrant(
-        "chat",
-        "(a) create_chat_completion, exchange by exchange, no grammar",
-        lambda model, limits: ChatCompletion(model, limits, is_tuned=False),
-    ),
-    Entrant(
-        "chat-cached",
-        "(b) create_chat_completion, task by task (its prefix match holds), JSON-schema grammar",
-        lambda model, limits: ChatCompletion(model, limits, is_tuned=True),
-    ),
-)
+SERVER = "llama-server"
+TITLES = {
+    "ours": "observer.engine.engine",
+    "ours-undrafted": "the same without drafts, one token a step",
+    "chat": "(a) create_chat_completion, exchange by exchange, no grammar",
+    "chat-cached": "(b) create_chat_completion, task by task (its prefix match holds), JSON-schema grammar",
+    SERVER: "(c) llama.cpp's own server, a slot for each sequence, asked concurrently",
+}
+"""The contestants by name, in the order of the report."""
 
 
 def as_label(text: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.benchmarks.engine.engines import ENTRANTS, as_json, as_label
+from eval.benchmarks.engine.engines import TITLES, as_json, as_label
 from eval.benchmarks.harness import Record, did_not_run, rounds_of
 from eval.metrics.spread import Spread, ratios, spread
 from eval.reports.tables import table
@@ -15,7 +15,6 @@ from observer.prompts import Task
 
 OURS = "ours"
 FLOOR_COLUMNS = ("task", "tokens decoded", "with logits", "TFLOP", "machine's GFLOP/s", "floor s", "engine s", "share")
-SERVER, SERVER_TITLE = "llama-server", "(c) llama.cpp's own server, a slot for each sequence, asked concurrently"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Floor:
 
 def standings(records: Sequence[Record], n_rows: dict[str, int]) -> list[Standing]:
     """Every contestant with rounds on record, by task."""
-    names = [name for name in (*(entrant.name for entrant in ENTRANTS), SERVER) if rounds_of(name, records)]
+    names = [name for name in TITLES if rounds_of(name, records)]
     return [_standing(name, task, records, n_rows[task]) for task in Task for name in names if n_rows[task]]
 
 
@@ -77,7 +76,6 @@ def floors(records: Sequence[Record], size: ModelSize) -> list[Floor]:
 
 def sections(found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[str, str]) -> list[str]:
     """The report below its facts; `failed` are the contestants that did not run."""
-    titles = {entrant.name: entrant.title for entrant in ENTRANTS} | {SERVER: SERVER_TITLE}
     used = dict.fromkeys(standing.name for standing in found)
     parts = list[str]()
     for task in Task:
@@ -93,7 +91,7 @@ def sections(found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[
         "matrices in torch on the same cores, measured before each round. Quantized weights are multiplied as integers "
         "and may pass it. Above the floor: attention, unpacking of weights, sampling, the interpreter.",
         "## Contestants",
-        "\n".join(f"- `{name}`: {titles[name]}" for name in used),
+        "\n".join(f"- `{name}`: {TITLES[name]}" for name in used),
         *did_not_run(failed),
     ]
 

@@ -17,17 +17,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
-from eval.answers.origin import this_machine
+from eval.answers.origin import facts_of
 from eval.benchmarks.gpu_check.parts import PARTS, Finding
-from eval.reports.tables import table
+from eval.reports.tables import bullets, page, table
 from observer.console.run import run_cli
 from observer.errors import ObserverError
 from observer.files import write_text
 from observer.paths import PROJECT_ROOT
-from observer.runs.manifest import environment
 from observer.training.cuda import cuda_obstacle, list_gpus, torch_cuda
 
 LIMIT_S = 480.0
@@ -57,16 +55,16 @@ class Result:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     gpu = require_gpu() if args.device == "cuda" else "no GPU: a trial on the CPU"
-    page = args.out / f"gpu-check-{'-'.join(gpu.partition(',')[0].lower().replace(':', '').split())}.md"
+    report = args.out / f"gpu-check-{'-'.join(gpu.partition(',')[0].lower().replace(':', '').split())}.md"
     ends = time.monotonic() + LIMIT_S
     results: list[Result] = []
     for name in args.parts.split(","):
         left_s = ends - time.monotonic()
         results.append(run_part(name, args.device, left_s if name == "speed" else min(left_s, PART_LIMIT_S)))
-        write_text(page, to_markdown(gpu, results))  # after each part: whatever ends the check leaves what is known
+        write_text(report, to_markdown(gpu, results))  # after each part: whatever ends the check leaves what is known
         state = "right" if results[-1].is_right else "FAILED"
         print(f"{name}: {state} in {results[-1].seconds:.0f} s  {results[-1].error}", file=sys.stderr, flush=True)
-    print(f"wrote {page}")
+    print(f"wrote {report}")
     return 0 if all(result.is_right for result in results) else 1
 
 
@@ -109,21 +107,13 @@ def speed_findings(answer: dict[str, dict[str, float]]) -> list[Finding]:
 
 
 def to_markdown(gpu: str, results: Sequence[Result]) -> str:
-    versions = environment()
-    packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
-    machine = this_machine(0)
-    parts = [
-        f"# GPU check: {gpu}",
-        f"- machine: {machine.cpu}, {machine.n_cores} usable cores\n- date: {date.today().isoformat()}, commit "
-        f"{versions['git_commit']}\n- versions: Python {versions['python']}, {packages}, CUDA {torch_cuda()}\n"
-        "- command: `make gpu-check`",
-    ]
+    facts = facts_of("make gpu-check", gpu=gpu)
+    parts = [bullets(facts | {"versions": f"{facts['versions']}, CUDA {torch_cuda()}"})]
     for result in results:
-        parts.append(f"## {result.name}: {'right' if result.is_right else 'FAILED'}, {result.seconds:.0f} s")
-        parts += [result.error] if result.error else []
         rows = [[f.name, f.figure, {True: "right", False: "WRONG", None: ""}[f.is_right]] for f in result.findings]
-        parts += [table(["what", "found", ""], rows)] if rows else []
-    return "\n\n".join(parts) + "\n"
+        heading = f"## {result.name}: {'right' if result.is_right else 'FAILED'}, {result.seconds:.0f} s"
+        parts += [heading, result.error, table(["what", "found", ""], rows) if rows else ""]
+    return page(f"GPU check: {gpu}", *parts)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

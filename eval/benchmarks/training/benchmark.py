@@ -14,7 +14,6 @@ line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.answers.origin import STAND_IN_NOTE, facts_of
+from eval.answers.origin import STAND_IN_NOTE, code_hash, facts_of
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
 from eval.benchmarks.random_base import random_base
 from eval.benchmarks.training.report import sections, standings, summary
@@ -32,8 +31,8 @@ from observer.config import Config, load_config
 from observer.console.run import run_cli
 from observer.data.dataset import read_split
 from observer.errors import ObserverError
-from observer.files import read_text, write_jsonl
-from observer.paths import NANO_BASE, PROJECT_ROOT, TRAIN_JSONL, VAL_JSONL
+from observer.files import write_jsonl
+from observer.paths import NANO_BASE, TRAIN_JSONL, VAL_JSONL
 from observer.runs.manifest import environment, fingerprint
 
 WORK = Path("outputs/benchmark-training")
@@ -58,8 +57,9 @@ def prepare_bench(args: argparse.Namespace) -> Bench:
     config = bench_config(args)
     train = choose_rows(args.train, args.rows, config.run.seed)
     val = choose_rows(args.val, args.val_rows, config.run.seed)
+    code = code_hash("observer/training", "eval/benchmarks/training")
     inputs = {"base": Path(config.model.base), "config": config.model_dump(mode="json"), "rows": [train, val]}
-    key = fingerprint(inputs | {"code": code_hash(), "packages": environment()["packages"], "warm_up": args.warm_up})
+    key = fingerprint(inputs | {"code": code, "packages": environment()["packages"], "warm_up": args.warm_up})
     folder = args.work / f"{report_stem(args, 'cuda' if cuda_name() else 'cpu')}-{key[:8]}"
     write_jsonl(folder / "train.jsonl", train)
     write_jsonl(folder / "val.jsonl", val)
@@ -101,8 +101,7 @@ def bench_config(args: argparse.Namespace) -> Config:
 
 def choose_rows(path: Path, n_rows: int | None, seed: int) -> list[dict[str, Any]]:
     """Rows in a random order, so that both tasks are among the first. Raises ObserverError for faulty files."""
-    read_split(path)
-    rows = [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+    rows = read_split(path)
     return random.Random(seed).sample(rows, min(n_rows or len(rows), len(rows)))
 
 
@@ -115,13 +114,6 @@ def count_tokens(config: Config) -> tuple[int, str]:
     return sum(len(row) for row in prepare(config, runtime).splits.train), runtime.device
 
 
-def code_hash() -> str:
-    """Changes with what is measured, so that rounds of an older trainer are never mixed with newer ones."""
-    mine = [Path(__file__).with_name(f"{name}.py") for name in ("child", "report", "rounds", "trainers")]
-    sources = [*(PROJECT_ROOT / "observer" / "training").rglob("*.py"), *mine]
-    return fingerprint({path.name: path for path in sorted(sources)})
-
-
 def cuda_name() -> str | None:
     """The GPU's name, None without one."""
     import torch
@@ -130,9 +122,7 @@ def cuda_name() -> str | None:
 
 
 def report_stem(args: argparse.Namespace, device: str) -> str:
-    """`training-nano-base-float32-cpu`, or `training-NAME` for --name."""
-    if args.name:
-        return f"training-{args.name}"
+    """Such as `training-nano-base-float32-cpu`."""
     base = f"random-{args.random_shape.partition(':')[0]}" if args.random_shape else args.base.name
     return f"training-{base}-{args.dtype}{'-4bit' if args.load_in_4bit else ''}-{device}"
 
@@ -175,7 +165,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=1, metavar="STEPS", help="steps before the first round, cold "
         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--contestants", default=",".join(DEFAULT_CONTESTANTS), help=f"default: %(default)s. {known}")
-    parser.add_argument("--name", help="the report is OUT/training-NAME; default: base, dtype and device")
     parser.add_argument("--work", type=Path, default=WORK, help="records and logs; default: %(default)s")
     return parse_benchmark(parser, "eval.benchmarks.training.benchmark", arguments)
 
