@@ -1,10 +1,12 @@
-"""`observe_many` beside a loop of `observe` on the same turns.
+"""`observe_many` beside a loop of `observe`, or beside reading each turn twice, on the same turns.
 
     python -m eval.benchmarks.observing outputs/nano/gguf/nano-q8_0.gguf --turns 1000
+    python -m eval.benchmarks.observing FILE.gguf --beside twice --tokens 300 --turns 40 --part 20
     python -m eval.benchmarks.observing --random-shape 0.6b --vocab FOLDER --type f16 --turns 40 --part 20
 
-With --random-shape the weights are random but for a head that recites one valid extraction: the speed of that shape,
-where no trained weights can be reached.
+`twice` grades all turns, then extracts from those worth it, a token at a time: what observing took before a reading
+served both answers and an extraction was drafted. With --random-shape the weights are random but for a head that
+recites one valid extraction: the speed of that shape, where no trained weights can be reached.
 
 Turns are the shipped raw rows of both tasks, evenly spread. They are cut into parts; every part goes through both ways
 before the next, since a shared machine changes its pace within minutes; a part of 250 already fills the batches.
@@ -14,31 +16,38 @@ Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 
 from eval.answers.origin import facts_of
-from eval.answers.rows import spread
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
 from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from eval.reports.tables import table
+from observer.backends.opening import best_gguf
 from observer.client import Observer
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
 from observer.files import read_jsonl
-from observer.observation import Exchange, Observation
+from observer.observation import Exchange, Observation, Turn
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL
-from observer.schema import parse_row
+from observer.schema import Label, parse_row
+from observer.turns.after_model import observation
+from observer.turns.before_model import prepare
+
+Way = Callable[[Sequence[Exchange]], list[Observation]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The same turns both ways: seconds of a loop and of `observe_many`, and how many observations are equal but for
-    probabilities.
-    """
+    """The same turns both ways: seconds, and how many observations are equal but for probabilities."""
 
     n_turns: int
     beside_s: float
@@ -51,15 +60,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
     model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
-    with Observer(model, n_threads=args.threads) as observer:
-        observer.observe_many(turns[:2])  # the first answers open contexts and read the weights
-        parts = measure(observer, turns, args.part)
+    with ExitStack() as stack:
+        observer = stack.enter_context(Observer(model, n_threads=args.threads))
+        beside: Way = lambda part: [observer.observe(turn) for turn in part]  # noqa: E731
+        if args.tokens or args.beside == "twice":  # a model of a server has no engine of ours
+            engine = stack.enter_context(Engine(best_gguf(Path(model)), n_threads=args.threads, drafts=False))
+            turns = lengthen(turns, args.tokens, engine) if args.tokens else turns
+            beside = partial(read_twice, engine) if args.beside == "twice" else beside
+        for way in (observer.observe_many, beside):
+            way(turns[:2])  # the first answers open contexts and read the weights
+        parts = measure(observer.observe_many, beside, turns, args.part)
         name = observer.name
     note = [f"> {note}"] if (note := note_on(name)) else []
     data = f"{len(turns):,} turns of `{GRADING_JSONL}` and `{EXTRACTION_JSONL}`, evenly spread"
+    if args.tokens:
+        data += f", each with as many of the others before it as {args.tokens:,} tokens have room for"
+    facts = facts_of(args.command, n_threads=args.threads) | {"data": data}
+    what = {"loop": "a loop of observe", "twice": "reading twice"}[args.beside]
+    stem = f"observing-{name}{'-twice' * (args.beside == 'twice')}{f'-{args.tokens}' if args.tokens else ''}"
     write_benchmark(
-        args.out / f"observing-{name}", f"observe_many beside a loop of observe, {name}",
-        facts_of(args.command, n_threads=args.threads) | {"data": data}, [*note, in_words(parts), to_table(parts)],
+        args.out / stem, f"observe_many beside {what}, {name}", facts,
+        [*note, in_words(parts, args.beside), to_table(parts, args.beside)],
         {"parts": [asdict(part) for part in parts]}, {"ratio": ratio(parts)},
     )  # fmt: skip
     return 0
@@ -70,17 +91,46 @@ def choose_turns(n_turns: int) -> list[Exchange]:
     rows = [parse_row(value)[0] for path in (GRADING_JSONL, EXTRACTION_JSONL) for _, value in read_jsonl(path)]
     if n_turns > len(rows):
         raise ObserverError(f"--turns {n_turns:,}: the shipped files have {len(rows):,} rows; ask for fewer")
+    chosen = [rows[number * len(rows) // n_turns] for number in range(n_turns)]
     return [
         Exchange(user_message=row.user_message, assistant_message=row.assistant_message, context=row.context)
-        for row in (rows[number] for number in spread(len(rows), n_turns))
+        for row in chosen
         if row is not None
     ]
 
 
-def measure(observer: Observer, turns: Sequence[Exchange], part_size: int) -> list[Part]:
-    """Every part both ways, the loop first in every other one."""
+def lengthen(turns: Sequence[Exchange], n_tokens: int, engine: Engine) -> list[Exchange]:
+    """Of the turns that have at most `n_tokens` rendered, each with others before it while it has no more."""
+    short = [turn for turn in turns if engine.n_tokens(prepare(turn).prompt) <= n_tokens]
+    longer = []
+    for number, turn in enumerate(short):
+        for other in itertools.islice(itertools.cycle(short), number + 1, number + len(short)):
+            user = Turn(role="user", content=other.user_message)
+            reply = [Turn(role="assistant", content=other.assistant_message)] if other.assistant_message else []
+            more = turn.model_copy(update={"context": [user, *reply, *turn.context]})
+            if engine.n_tokens(prepare(more).prompt) > n_tokens:
+                break
+            turn = more
+        longer.append(turn)
+    return longer
+
+
+def read_twice(engine: Engine, turns: Sequence[Exchange]) -> list[Observation]:
+    """`observe_many` as it would be if a reading served one answer."""
+    prepared = [prepare(turn) for turn in turns]
+    grades = engine.grade([one.prompt for one in prepared])
+    kept = [number for number, grade in enumerate(grades) if grade.label != Label.DISCARD]
+    completions = dict(zip(kept, engine.extract([prepared[number].prompt for number in kept]), strict=True))
+    return [
+        observation(one, engine.name, grade=grade, completion=completions.get(number))
+        for number, (one, grade) in enumerate(zip(prepared, grades, strict=True))
+    ]
+
+
+def measure(many: Way, beside: Way, turns: Sequence[Exchange], part_size: int) -> list[Part]:
+    """Every part both ways, `many` first in every other one."""
     parts: list[Part] = []
-    ways = {"many": observer.observe_many, "loop": lambda chosen: [observer.observe(turn) for turn in chosen]}
+    ways = {"many": many, "beside": beside}
     with show_progress("observing, turns", len(turns)) as progress:
         for start in range(0, len(turns), part_size):
             chosen = turns[start : start + part_size]
@@ -90,8 +140,8 @@ def measure(observer: Observer, turns: Sequence[Exchange], part_size: int) -> li
                 began = time.perf_counter()
                 found[name] = ways[name](chosen)
                 seconds[name] = time.perf_counter() - began
-            n_equal = sum(map(is_same, found["loop"], found["many"]))
-            parts.append(Part(len(chosen), seconds["loop"], seconds["many"], n_equal))
+            n_equal = sum(is_same(a, b) for a, b in zip(found["beside"], found["many"], strict=True))
+            parts.append(Part(len(chosen), seconds["beside"], seconds["many"], n_equal))
             progress(start + len(chosen), len(turns))
     return parts
 
@@ -112,8 +162,8 @@ def ratio(parts: Sequence[Part]) -> float:
     return sum(part.beside_s for part in parts) / sum(part.many_s for part in parts)
 
 
-def to_table(parts: Sequence[Part]) -> str:
-    header = ["part", "turns", "loop s", "many s", "ratio", "loop turns/s", "many turns/s", "equal"]
+def to_table(parts: Sequence[Part], beside: str) -> str:
+    header = ["part", "turns", f"{beside} s", "many s", "ratio", f"{beside} turns/s", "many turns/s", "equal"]
     rows = []
     for number, p in enumerate(parts, 1):
         speeds = [f"{p.beside_s / p.many_s:.2f}", f"{p.n_turns / p.beside_s:.1f}", f"{p.n_turns / p.many_s:.1f}"]
@@ -121,13 +171,13 @@ def to_table(parts: Sequence[Part]) -> str:
     return table(header, rows)
 
 
-def in_words(parts: Sequence[Part]) -> str:
+def in_words(parts: Sequence[Part], beside: str) -> str:
     ratios = [part.beside_s / part.many_s for part in parts]
     n_turns, n_equal = sum(part.n_turns for part in parts), sum(part.n_equal for part in parts)
-    loop, many = n_turns / sum(part.beside_s for part in parts), n_turns / sum(part.many_s for part in parts)
+    slow, many = n_turns / sum(part.beside_s for part in parts), n_turns / sum(part.many_s for part in parts)
     return (
         f"`observe_many`: **{ratio(parts):.2f} times** as fast ({min(ratios):.2f} to {max(ratios):.2f} in the parts): "
-        f"{many:.1f} turns/s where `loop` does {loop:.1f}. {n_equal:,} of {n_turns:,} observations are equal but "
+        f"{many:.1f} turns/s where `{beside}` does {slow:.1f}. {n_equal:,} of {n_turns:,} observations are equal but "
         "for probabilities."
     )
 
@@ -137,6 +187,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     models = "FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME"
     add_model_options(parser, "q8_0").add_argument("model", nargs="?", metavar="MODEL", help=models)
+    add("--beside", choices=["loop", "twice"], default="loop", help="default: %(default)s")
+    add("--tokens", type=int, metavar="N", help="turns of nearly N tokens: others of them go before each")
     add("--turns", type=int, default=1000, metavar="N", help="default: %(default)s")
     add("--part", type=int, default=250, metavar="N", help="turns a part (default: %(default)s)")
     add("--threads", type=int, metavar="N", help="default: all cores")

@@ -9,11 +9,13 @@ import pytest
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
-from eval.benchmarks.observing import Part, choose_turns, in_words, measure, to_table
+from eval.benchmarks.observing import Part, choose_turns, in_words, is_same, lengthen, read_twice, to_table
 from eval.benchmarks.reciting_base import note_on
 from eval.metrics.spread import Spread, ratios
 from observer.client import Observer
+from observer.engine.engine import Engine
 from observer.errors import ObserverError
+from observer.turns.before_model import prepare
 
 
 def test_rounds_take_turns_and_go_on_where_they_were_cut_past_what_fails(tmp_path: Path) -> None:
@@ -64,19 +66,22 @@ def test_the_last_words_are_the_last_line_with_words(tmp_path: Path) -> None:
 
 def test_the_ratio_is_that_of_all_seconds_with_the_range_of_the_parts() -> None:
     parts = [Part(10, 6.0, 2.0, 10), Part(30, 14.0, 8.0, 29)]
-    assert in_words(parts) == (
+    assert in_words(parts, "loop") == (
         "`observe_many`: **2.00 times** as fast (1.75 to 3.00 in the parts): 4.0 turns/s where `loop` does 2.0. "
         "39 of 40 observations are equal but for probabilities."
     )
-    cells = [cell.strip() for cell in to_table(parts).splitlines()[2].split("|")[1:-1]]
+    cells = [cell.strip() for cell in to_table(parts, "loop").splitlines()[2].split("|")[1:-1]]
     assert cells == ["1", "10", "6.0", "2.0", "3.00", "1.7", "5.0", "10"]
 
 
-def test_every_part_is_observed_both_ways(nano_gguf: Path) -> None:
-    with Observer(nano_gguf, n_threads=1) as observer:
-        parts = measure(observer, choose_turns(4), 3)
-    assert [part.n_turns for part in parts] == [3, 1] and sum(part.n_equal for part in parts) >= 3
-    assert all(min(part.beside_s, part.many_s) > 0 for part in parts)
+def test_turns_are_lengthened_by_others_and_reading_them_twice_observes_the_same(nano_gguf: Path) -> None:
+    short = choose_turns(12)
+    with Engine(nano_gguf, n_threads=1, drafts=False) as engine, Observer(nano_gguf, n_threads=1) as observer:
+        longer = lengthen(short, 300, engine)
+        assert longer and all(150 < engine.n_tokens(prepare(turn).prompt) <= 300 for turn in longer)
+        assert {turn.user_message for turn in longer} <= {turn.user_message for turn in short}
+        pairs = zip(read_twice(engine, longer), observer.observe_many(longer), strict=True)
+        assert sum(is_same(one, other) for one, other in pairs) >= len(longer) - 2, "sums differ in their last bits"
 
 
 def test_a_report_says_what_kind_of_model_it_was() -> None:
