@@ -108,7 +108,9 @@ def test_ratios_pair_the_rounds_and_the_floor_counts_body_and_head() -> None:
     assert floor.tflop == pytest.approx(2.00001e-3)
     assert floor.floor_s == pytest.approx(0.0200001)
     assert floor.share == pytest.approx(0.0200001 / 1.5)
-    assert "| chat " in "".join(sections([ours, chat], [floor], {}))
+    text = "".join(sections([ours, chat], [floor], {1: 7.0, 4: 40.0}, {}))
+    assert "| chat " in text
+    assert "| ms a token | 7.0 | 10.0 |" in text
 
 
 def test_the_weights_of_a_file_are_counted(tiny_gguf: Path) -> None:

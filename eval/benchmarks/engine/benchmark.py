@@ -29,6 +29,7 @@ from eval.benchmarks.engine.server import LlamaServer
 from eval.benchmarks.harness import Record, Records, failures, parse_benchmark, say, take_turns, write_benchmark
 from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
 from observer.console.run import run_cli
+from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel, usable_cores
 from observer.errors import ObserverError
 from observer.prompts import IM_END, Task, exchange_of
@@ -38,6 +39,9 @@ from observer.weights.gguf_header import read_header
 
 WORK = Path("outputs/benchmark-engine")
 _WARM_UP_ROWS = 2
+_CALL_TOKENS = (1, 2, 4, 8, 16, 32, 63)
+_CALL_HELD = 200
+_CALL_REPEATS = 5
 _MATRIX = (1024, 1024, 3072)
 _MATRIX_REPEATS = 20
 
@@ -55,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = run_rounds(names, model, rows, limits, args, folder)
     n_rows = {str(task): len(rows[task]) for task in Task}
     found, under = standings(records, n_rows), floors(records, model_size(model))
-    failed = failures(records)
+    failed, calls = failures(records), call_ms(model, limits.n_threads)
     figures = {"standings": [asdict(one) for one in found], "floors": [asdict(floor) for floor in under]}
     write_benchmark(
         args.out / f"engine-{model.stem}", f"Engine, {model.stem}", bench_facts(args, model, limits, n_rows),
-        sections(found, under, failed), figures | {"failed": failed}, summary(found),
+        sections(found, under, calls, failed), figures | {"call_ms": calls, "failed": failed}, summary(found),
     )  # fmt: skip
     return 0 if found and not failed else 1
 
@@ -140,6 +144,28 @@ def gflop_per_s(n_threads: int) -> float:
         seconds.append(time.perf_counter() - start)
     torch.set_num_threads(before)
     return 2 * rows * inner * columns / min(seconds) / 1e9
+
+
+def call_ms(model: Path, n_threads: int) -> dict[int, float]:
+    """Tokens of a decode call of one row -> milliseconds, the fastest of several. All of them want logits."""
+    found: dict[int, float] = {}
+    with (
+        closing(LlamaModel(model)) as loaded,
+        closing(LlamaContext(loaded, n_ctx=512, n_seq_max=1, n_threads=n_threads, flash_attn=True)) as context,
+    ):
+        (token,) = loaded.tokenize("a")
+        context.hold(0, [token] * _CALL_HELD)
+        for n_tokens in _CALL_TOKENS:
+            batch = [BatchToken(token, _CALL_HELD + n, (0,), True) for n in range(n_tokens)]
+            seconds = []
+            for _ in range(_CALL_REPEATS):
+                start = time.perf_counter()
+                for _ in context.decode_together(batch):
+                    pass
+                seconds.append(time.perf_counter() - start)
+                context.cut(0, _CALL_HELD)
+            found[n_tokens] = min(seconds) * 1000
+    return found
 
 
 def model_size(model: Path) -> ModelSize:

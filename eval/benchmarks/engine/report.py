@@ -74,8 +74,10 @@ def floors(records: Sequence[Record], size: ModelSize) -> list[Floor]:
     return [_floor(task, mine, size) for task in Task if mine and mine[0]["seconds"][task]]
 
 
-def sections(found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[str, str]) -> list[str]:
-    """The report below its facts; `failed` are the contestants that did not run."""
+def sections(
+    found: Sequence[Standing], under: Sequence[Floor], calls: Mapping[int, float], failed: Mapping[str, str]
+) -> list[str]:
+    """The report below its facts; `calls` are milliseconds by tokens, `failed` the contestants that did not run."""
     used = dict.fromkeys(standing.name for standing in found)
     parts = list[str]()
     for task in Task:
@@ -90,6 +92,15 @@ def sections(found: Sequence[Standing], under: Sequence[Floor], failed: Mapping[
         "The floor is the multiplications with weights of the tokens the engine truly decoded, at the rate of float32 "
         "matrices in torch on the same cores, measured before each round. Quantized weights are multiplied as integers "
         "and may pass it. Above the floor: attention, unpacking of weights, sampling, the interpreter.",
+        "A decode call of the engine's, by its tokens, each of which wants logits. Drafted tokens pay where a further "
+        "token costs much less than a call of its own:",
+        table(
+            ["tokens", *map(str, calls)],
+            [
+                ["ms", *(f"{ms:.1f}" for ms in calls.values())],
+                ["ms a token", *(f"{ms / n:.1f}" for n, ms in calls.items())],
+            ],
+        ),
         "## Contestants",
         "\n".join(f"- `{name}`: {TITLES[name]}" for name in used),
         *did_not_run(failed),
