@@ -119,7 +119,7 @@ def build_server(observer: Observer, store: Store) -> MCPServer[Any]:
     @server.tool(annotations=READS)
     @_errors_told
     def history(about: About = None, limit: Limit = 50) -> list[Change]:
-        """What was learned and what ended, in the order in which the memory took it in; the latest of it."""
+        """What was learned and what ended, in the order in which it was said; the latest of it."""
         events = _about(about, store.history(), lambda event: event.operation.fact)[-limit:]
         return [Change(text=o.fact.as_text(), operation=o, seen_at=at, source=source) for at, source, o in events]
 
