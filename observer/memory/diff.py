@@ -112,13 +112,14 @@ class Timeline:
             self._add(_ended(fact, fact.first_seen, Reason.STATED, fact.invalid_at))
 
     def _over_already(self, fact: Fact) -> Fact | None:
-        """Of what it can tell again, the one that ended at this moment, then the one of the same times, then the last
-        to end. Seeing it makes it no less close: the same statement finds it again."""
+        """Of what it can tell again, the one to which it adds nothing, so that the same statement finds it again; then
+        the one that ended at this moment, the one of the same times, the last to end."""
 
-        def closeness(old: Fact) -> tuple[bool, int, datetime, datetime, str]:
+        def closeness(old: Fact) -> tuple[bool, bool, int, datetime, datetime, str]:
+            adds_nothing = _with_more(old, fact) == old
             n_same_times = (old.valid_at == fact.valid_at) + (old.invalid_at == fact.invalid_at)
             ended_at = old.ended_at or fact.first_seen
-            return ended_at == fact.first_seen, n_same_times, ended_at, old.first_seen, old.id
+            return adds_nothing, ended_at == fact.first_seen, n_same_times, ended_at, old.first_seen, old.id
 
         known = self._facts[fact.key].values()
         over = [old for old in known if not old.is_current and old.ended_by is not Reason.CAME_TRUE]

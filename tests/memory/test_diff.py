@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from observer.errors import ObserverError
@@ -357,6 +357,10 @@ PASTS = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(OBSERVATIONS, max_size=5) | st.lists(PASTS, max_size=4))
+@example([
+    said("User WORKS_AT Kyoto ongoing 2019..", "User WORKS_AT Kyoto completed ..", day=1),
+    said("User WORKS_AT Kyoto completed ..2019", day=1),
+])  # fmt: skip
 def test_the_same_observation_again_changes_nothing(observations: list[Observation]) -> None:
     for n_read in range(1, len(observations) + 1):
         read = observations[:n_read]
