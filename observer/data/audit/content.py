@@ -17,7 +17,10 @@ def content(rows: Sequence[AuditRow], faults: Sequence[str], max_length: int) ->
     """Hard rules of single rows, and of rows that ask the same. `faults` are the lines that are no rows."""
     golds = [(row, row.extraction) for row in rows if row.extraction]
     pieces = [(row, kind, piece) for row, gold in golds for kind, piece in _pieces(gold)]
-    ungrounded = [f"{row.place}: {kind} {piece!r}" for row, kind, piece in pieces if not _is_in(row, piece)]
+    texts = {id(row): _one_line(row.exchange) for row, _ in golds}
+    ungrounded = [
+        f"{row.place}: {kind} {piece!r}" for row, kind, piece in pieces if _one_line(clean(piece)) not in texts[id(row)]
+    ]
     names = [(row, piece) for row, kind, piece in pieces if kind == "name"]
     long = [f"{row.place}: name {name!r}" for row, name in names if len(name.split()) > MAX_NAME_WORDS]
     ends = [(row, end) for row, gold in golds for r in gold.relationships for end in (r.subject, r.object)]
@@ -41,8 +44,8 @@ def _pieces(gold: Extraction) -> list[tuple[str, str]]:
     return names + [("when", relation.when) for relation in gold.relationships if relation.when]
 
 
-def _is_in(row: AuditRow, piece: str) -> bool:
-    return " ".join(clean(piece).split()) in " ".join(row.exchange.split())
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _outside(gold: Extraction) -> list[str]:
