@@ -35,7 +35,11 @@ from observer.runs.finished_run import read_run
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = _parser().parse_args(arguments)
-    rows = [] if all(map(is_saved, args.model)) else take(rows_of_split(args.split), args.limit)
+    bring_rows = all(map(is_saved, args.model))
+    if bring_rows and (args.split or args.limit):
+        raise ObserverError("saved answers are scored on the rows that they answer; leave out --split and --limit")
+    split = args.split or "val"
+    rows = [] if bring_rows else take(rows_of_split(split), args.limit)
     lessons = [lessons_of(model, args.train) for model in args.model]
     folders = [args.out or default_reports_folder(model) for model in args.model]
     check_before_running(args.model, folders)
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reports = []
     for model, folder, lesson in zip(args.model, folders, lessons, strict=True):
         report = evaluate(
-            model, rows, lesson.rows, split=args.split, folder=folder, command=command, n_threads=args.threads
+            model, rows, lesson.rows, split=split, folder=folder, command=command, n_threads=args.threads
         )
         report = replace(report, baseline_files=lesson.names)
         print(f"wrote {' and '.join(map(str, write_report(report, folder)))}", file=sys.stderr)
@@ -176,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", required=True, metavar="MODEL", help="models to score")
     parser.add_argument(
-        "--split", default="val", metavar="val|train|challenge|everyday|attacks|FILE.jsonl",
+        "--split", metavar="val|train|challenge|everyday|attacks|FILE.jsonl",
         help="rows to score on, raw or split rows (val)",
     )  # fmt: skip
     parser.add_argument(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from observer.console.arguments import natural, positive
+
 DESCRIPTION = """\
 Serve a page on which a conversation is typed or pasted and the model's answers are seen: the grade with its
 probabilities, the names it found, a graph of what is stated, the memory as it grows, and how long it took.
@@ -32,9 +34,9 @@ def add_demo_command(commands: argparse._SubParsersAction[argparse.ArgumentParse
     add("--compare", metavar="SPEC", help="a second model, shown beside the first")
     add("--memory", type=Path, metavar="FILE.sqlite", help="keep what is stated in this memory; without it, each "
         "visit to the page has a memory of its own that ends with the visit")  # fmt: skip
-    add("--threads", type=int, metavar="N", help="threads of a model in this process (default: all cores)")
+    add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
     add("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine alone)")
-    add("--port", type=int, default=7860, help="0 takes any that is free (default: %(default)s)")
+    add("--port", type=natural, default=7860, help="0 takes any that is free (default: %(default)s)")
     demo.set_defaults(run=_run)
 
 

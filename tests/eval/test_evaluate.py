@@ -255,6 +255,12 @@ def test_every_model_is_checked_before_the_first_is_run(run: RunPaths, split: Pa
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.parametrize("option", [["--split", "challenge"], ["--limit", "3"]])
+def test_saved_answers_are_asked_for_no_other_rows(option: list[str], capsys) -> None:
+    assert run_cli(lambda: evaluate.main(["--model", "some.val.answers.jsonl", *option])) == 1
+    assert "scored on the rows that they answer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("script", ["evaluate", "compare", "benchmark_quantizations"])
 def test_a_script_runs_from_any_folder(script: str, tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT_ROOT / "eval" / f"{script}.py"), "--help"]
