@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,8 @@ def attach_lora(model: PreTrainedModel, config: Config, runtime: Runtime) -> Pef
         _load_weights(adapted, config.model.adapter)
     for lora in adapted.peft_config.values():
         lora.base_model_name_or_path, lora.revision = config.model.base, config.model.revision
+    # PEFT would ask the hub at every checkpoint whether the base's vocabulary had another size.
+    cast(Any, adapted).save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
 
 

@@ -147,7 +147,7 @@ def save_adapter(
 ) -> None:
     """Save the adapter with its tokenizer, whole or not at all; `weights` where the model holds a part of them only."""
     with atomic_path(paths.adapter) as temporary:
-        model.save_pretrained(str(temporary), safe_serialization=True, save_embedding_layers=False, state_dict=weights)
+        model.save_pretrained(str(temporary), safe_serialization=True, state_dict=weights)
         tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").unlink(missing_ok=True)  # PEFT's card has blanks where the run's own has facts
         _sort_target_modules(temporary / "adapter_config.json")

