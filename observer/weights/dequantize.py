@@ -12,6 +12,7 @@ import math
 import struct
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def _convert(file: Path, base: str, folder: Path) -> None:
         tokenizer.save_pretrained(str(temporary))
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
         names = {"architectures": [architecture.class_name], "model_type": architecture.model_type}
-        names["dtype"] = _DTYPES[kind]
+        # Without its version transformers takes any vocabulary of over 100,000 tokens for an old Mistral's, and warns of it.
+        names |= {"dtype": _DTYPES[kind], "transformers_version": version("transformers")}
         write_json(temporary / "config.json", names | config_values(shape) | ids | {"hidden_act": "silu"})
         _check_ids(file, tokenizer)
 

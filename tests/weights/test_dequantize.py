@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_a_quantized_file_is_computed_as_llama_cpp_does(tiny_model: Path, tmp_pa
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0].numpy()
     assert np.abs(llama_logits(path, list(tokens)) - expected).max() < 5e-2  # type: ignore[arg-type]
+
+
+def test_no_vocabulary_is_taken_for_a_mistral_s(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers warns of an incorrect regex where one has more than 100,000 tokens, as Qwen's has."""
+    folder = base_of(write_gguf(tiny_model, tmp_path / "model.gguf", "f16", name="tiny"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary |= {f"filler {n}": n for n in range(max(vocabulary.values()) + 100, 101_000)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    assert len(load_tokenizer(folder)) > 100_000
+    assert "regex" not in caplog.text
 
 
 def test_it_is_dequantized_once_and_known_by_its_content(q8_0: Path, tmp_path: Path, cache: Path) -> None:
