@@ -6,6 +6,7 @@ Colours are named: in SVG each becomes the CSS variable of its name, so that one
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -197,11 +198,15 @@ def _plain_ticks(axis: Axis) -> None:
 
 
 def _type_names(axes: Axes, points: Sequence[SizePoint]) -> None:
-    """Names above the plot, a leader line from each to its size; files of one type and about one size share one."""
+    """Names above the plot, a leader line from each to its size; files of one type and about one size share one.
+
+    What files are all called, such as a model's name before its types, is left out.
+    """
     named: dict[str, float] = {}
     for point in points:
         named.setdefault(point.type_name, point.size_bytes / 1e6)
     names = sorted(named, key=lambda name: named[name])
+    n_shared = os.path.commonprefix(names).rfind("-") + 1
     to_share = axes.transData + axes.transAxes.inverted()
     shares = [float(to_share.transform((named[name], axes.get_ylim()[0]))[0]) for name in names]
     for name, share, place in zip(names, shares, spread_labels(shares, _LABEL_GAP), strict=True):
@@ -210,6 +215,6 @@ def _type_names(axes: Axes, points: Sequence[SizePoint]) -> None:
             zorder=0, clip_on=False, scalex=False, scaley=False,
         )  # fmt: skip
         axes.text(
-            place, 1.06, name[:24], transform=axes.transAxes, rotation=90, rotation_mode="anchor", ha="left",
+            place, 1.06, name[n_shared:][:24], transform=axes.transAxes, rotation=90, rotation_mode="anchor", ha="left",
             va="center", fontsize=8.5, color=COLORS["ink"], parse_math=False,
         )  # fmt: skip

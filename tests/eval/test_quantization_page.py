@@ -118,6 +118,12 @@ def test_labels_keep_their_distance_and_move_as_little_as_they_can() -> None:
     assert spread_labels([], 0.2) == []
 
 
+def test_files_are_labelled_by_what_tells_them_apart() -> None:
+    files = [point(10**6, 0.5, "smollm2-observer-q4_k_m"), point(2 * 10**6, 0.6, "smollm2-observer-q8_0")]
+    (axes,) = size_figure(files, "accuracy").axes
+    assert [text.get_text() for text in axes.texts] == ["q4_k_m", "q8_0"]
+
+
 def test_a_picture_takes_the_colours_of_the_page_and_escapes_names() -> None:
     figure = size_figure([point(10**6, 0.5, "<b>$x$"), point(2 * 10**6, 0.6)], "accuracy")
     svg = to_svg(figure, "a <title>", "b & c")
