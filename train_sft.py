@@ -35,7 +35,7 @@ examples:
   another quantization of a trained run (the training is not repeated):
       --config configs/nano.yaml --set export.quantizations=[f16,q6_k]
 
-Every key, its unit and its default: observer/config.py. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+Every key, its unit and its default: docs/reference/config.md. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 

@@ -68,7 +68,7 @@ def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
         "(default: %(default)g)")  # fmt: skip
     if task != "extract":
         add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
-            "P, 0 to 1: lower keeps more (default: the likeliest label); see evaluations")  # fmt: skip
+            "P, 0 to 1: lower keeps more (default: the likeliest label); docs/evaluation.md")  # fmt: skip
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
