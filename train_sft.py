@@ -7,7 +7,7 @@
     torchrun --nproc-per-node 2 train_sft.py --config …         two GPUs (or `accelerate launch`)
 
 All of it goes to outputs/<run name>/: adapter, merged model, GGUF files, Modelfiles, logs and reports.
-Run the same command again and it skips what is done, and goes on where it was stopped.
+Run the same command again: it skips what is done, and resumes what was stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ examples:
   another quantization of a trained run (the training is not repeated):
       --config configs/nano.yaml --set export.quantizations=[f16,q6_k]
 
-Every key, its unit and its default: observer/config.py. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
+Every key, its unit and its default: docs/reference/config.md. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
 
 
@@ -186,7 +186,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="override one value of the config; may be repeated",
     )  # fmt: skip
     parser.add_argument("--run-name", metavar="NAME", help="folder below outputs/ (short for --set run.name=NAME)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint whatever changed")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint, whatever changed")
     parser.add_argument("--until", choices=("train",), help="stop after this stage; the rest waits for the next call")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; no network, no GPU needed")
     parser.add_argument("--vocab", type=Path, metavar="FILE.gguf", help="with --dry-run: count tokens with this")

@@ -202,6 +202,7 @@ def _check_row(block: Block, value: dict[str, Any]) -> None:
         ("bash", "python train_sft.py --config configs/nano.yaml --set lora.rank=3"),
         ("bash", "make tarin"),
         ("bash", "pip install -e '.[dmeo]'"),
+        ("bash", "pip install 'observer[demo]'"),
         ("bash", "sometool --yes"),
         ("console", "$ echo one two\none ... three"),
         ("console", "no command"),

@@ -20,9 +20,9 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     export = commands.add_parser(
         "export",
         help="write verified GGUF files of a run, an adapter, a checkpoint or a model",
-        description="Convert, quantize and verify. An adapter is merged into its base first. What is there already is "
-        "not made again, and a run that was cut goes on. Writes NAME-TYPE.gguf, three Modelfiles for each, export.json "
-        "and export.md.",
+        description="Convert, quantize and verify. An adapter is merged into its base first. Files that are there "
+        "already are not made again, so the same command resumes. Writes NAME-TYPE.gguf, three Modelfiles for each, "
+        "export.json and export.md.",
     )
     add = export.add_argument
     add("source", type=Path, metavar="SOURCE", help="outputs/RUN, an adapter, a checkpoint, or a Hugging Face folder")
@@ -34,7 +34,7 @@ def add_export_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     add("--base", type=Path, metavar="FOLDER", help="the model an adapter was trained on (default: what it names)")
     add(
         "--imatrix", default="auto", metavar="FILE.gguf",
-        help="importance matrix for types below 5 bits; auto: computed from --imatrix-rows; none (default: auto)",
+        help="importance matrix for types below 5 bits; auto: from --imatrix-rows; none: without (default: auto)",
     )  # fmt: skip
     add(
         "--imatrix-rows", type=Path, metavar="FILE.jsonl",

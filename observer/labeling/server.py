@@ -232,7 +232,7 @@ def _open_client(endpoint: Endpoint, key: str) -> openai.AsyncOpenAI:
     try:
         import openai
     except ImportError:
-        raise ObserverError("openai: not installed; pip install 'observer[label]'") from None
+        raise ObserverError("openai: not installed; pip install -e '.[label]'") from None
     # a proxy from the environment cannot reach a server on this machine
     http_client = openai.DefaultAsyncHttpxClient(trust_env=False) if endpoint.is_loopback else None
     return openai.AsyncOpenAI(

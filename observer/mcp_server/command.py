@@ -10,12 +10,14 @@ from observer.console.arguments import positive
 DESCRIPTION = """\
 Give an assistant a memory: an MCP server over standard input and output, which the assistant starts by itself. It has
 four tools: observe (grade an exchange and remember what it states), recall (what is known, now or as of a day),
-history (what was learned and ended) and forget (end a fact, or delete it). Nothing leaves this machine.
+history (what was learned and ended) and forget (end a fact, or delete it). The model runs in this process, or with
+ollama:NAME on the server of OLLAMA_HOST; nothing else is sent anywhere but to the assistant.
 """
 EPILOG = """\
-Write this into the configuration of the assistant (docs/mcp.md has the place for some of them), with whole paths:
+Write this into the configuration of the assistant (docs/mcp.md has the place for some of them), with absolute paths:
   {"mcpServers": {"memory": {"command": "/path/to/.venv/bin/observer",
-                             "args": ["mcp", "--model", "/path/to/outputs/nano", "--memory", "/path/to/me.sqlite"]}}}
+                             "args": ["mcp", "--model", "/path/to/outputs/smollm2-observer",
+                                      "--memory", "/path/to/me.sqlite"]}}}
 """
 
 

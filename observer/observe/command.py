@@ -35,8 +35,8 @@ examples:
 """
 BULK_HELP = """\
 A large corpus by several models at once, on Ray Data (pip install -e '.[bulk]'). --out is a folder of parts,
-part-00000.jsonl and so on; together they are what the command without --ray writes. A run that was cut goes on with the
-same command: a finished part is kept, none is done twice.
+part-00000.jsonl and so on; together they are what the command without --ray writes. The same command resumes a run that
+was stopped: finished parts are kept. docs/bulk.md has more.
 """
 
 
@@ -62,13 +62,13 @@ def _add_model(command: argparse.ArgumentParser, task: Asked) -> None:
     add("--model", metavar="SPEC", help="FILE.gguf, a run's folder, ollama:NAME or hf:FOLDER "
         "(default: the newest run in outputs/, else ollama:qwen3-observer)")  # fmt: skip
     add("--threads", type=positive, metavar="N", help="threads of a model in this process (default: all cores)")
-    add("--n-ctx", type=positive, metavar="N", help="tokens of a prompt and its answer, for a model in this process; "
-        "the oldest context is left out where they are more (default: what the model was made for)")  # fmt: skip
+    add("--n-ctx", type=positive, metavar="N", help="most tokens of a prompt and its answer, for a model in this "
+        "process; of more the oldest context is left out (default: what the model was made for)")  # fmt: skip
     add("--timeout", type=seconds, default=120.0, metavar="S", help="seconds for one answer of a server "
         "(default: %(default)g)")  # fmt: skip
     if task != "extract":
         add("--keep-above", type=float, metavar="P", help="DISCARD unless the other labels together are likelier than "
-            "P, 0 to 1: lower keeps more (default: the likeliest label); see evaluations")  # fmt: skip
+            "P, 0 to 1: lower keeps more (default: the likeliest label); docs/evaluation.md")  # fmt: skip
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -82,8 +82,8 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 def _add_output(command: argparse.ArgumentParser, task: Asked) -> None:
     add = command.add_argument_group("output").add_argument
-    add("--out", type=Path, metavar="FILE", help="append observations here; a call that was cut goes on, none is "
-        "done twice (with --ray: a folder)")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="append observations here; the same command resumes, and "
+        "asks nothing twice (with --ray: a folder)")  # fmt: skip
     if task != "grade":
         add("--memory", type=Path, metavar="FILE.sqlite", help="keep what is stated in this memory; made when missing")
     add("--json", action="store_true", help="JSON on a terminal too")
@@ -94,7 +94,7 @@ def _add_bulk(command: argparse.ArgumentParser) -> None:
     add("--ray", action="store_true", help="observe on a Ray cluster, into a folder")
     add("--workers", type=positive, metavar="N", help="models, each in a process of its own (default: one for 4 cores, "
         "at least 2)")  # fmt: skip
-    add("--rows-per-part", type=positive, metavar="N", help="what a kill may cost for each worker (default: 512)")
+    add("--rows-per-part", type=positive, metavar="N", help="what a stop may cost each worker (default: 512)")
     add("--ray-address", metavar="HOST:PORT", help="a cluster that is there, seen from one of its machines, or auto "
         "(default: RAY_ADDRESS, else one on this machine that ends with the run)")  # fmt: skip
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from observer.runs.finished_run import Run
 
 CHOICES = {
-    "checkpoints": "what a stopped training goes on from",
-    "merged": "adapter and base as one Hugging Face model; exporting again makes it anew",
-    "intermediates": "GGUF files that the config does not ship, importance matrices, leavings of stopped commands",
+    "checkpoints": "what a stopped training resumes from",
+    "merged": "adapter and base as one Hugging Face model; the training command makes it anew",
+    "intermediates": "GGUF files that the config does not ship, importance matrices, what stopped commands left",
 }
 _LEAVING = re.compile(r"\..+\.(?P<pid>\d+)\.tmp")
 

@@ -145,7 +145,9 @@ class Checker:
     def _pip(self, arguments: Sequence[str]) -> None:
         project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for word in arguments:
-            extras = re.search(r"^(?:\.|observer)\[([\w,-]+)\]$", word)
+            if re.match(r"observer\b", word):
+                raise WrongCommand(f"pip {word}: an index's package of that name is not ours; -e '.[…]' is")
+            extras = re.search(r"^\.\[([\w,-]+)\]$", word)
             unknown = set(extras[1].split(",")) - set(project["optional-dependencies"]) if extras else set()
             if unknown:
                 raise WrongCommand(f"pip {word}: pyproject.toml has no extra {', '.join(unknown)}")
