@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from observer.errors import ObserverError
-from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of
+from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of, in_order
 from observer.memory.rules import RECURRING, TIMELESS, topic_of, why_not_both
 from observer.memory.said import Said
 from observer.observation import Observation
@@ -71,8 +71,7 @@ class Timeline:
     @property
     def facts(self) -> list[Fact]:
         """In the order in which they became known."""
-        found = [fact for facts in self._facts.values() for fact in facts.values()]
-        return sorted(found, key=lambda fact: (fact.first_seen, fact.id))
+        return in_order(fact for facts in self._facts.values() for fact in facts.values())
 
     def later_than(self, said: Said) -> list[Fact]:
         """Facts of its topics of which something was told after it."""

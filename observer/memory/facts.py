@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, Self
@@ -167,6 +167,11 @@ def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType],
         stated_by=relationship.stated_by,
         confidence=relationship.confidence,
     )
+
+
+def in_order(facts: Iterable[Fact]) -> list[Fact]:
+    """As they became known."""
+    return sorted(facts, key=lambda fact: (fact.first_seen, fact.id))
 
 
 def fact_id(key: Key, number: int) -> str:

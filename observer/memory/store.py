@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from observer.errors import ObserverError
 from observer.files import explain_os_error
 from observer.memory.diff import Timeline, changes
-from observer.memory.facts import End, Fact, Operation, OperationKind, Reason, in_utc
+from observer.memory.facts import End, Fact, Operation, OperationKind, Reason, in_order, in_utc
 from observer.memory.rules import topic_of
 from observer.memory.said import ENDS, Said
 from observer.memory.schema import APPLICATION_ID, SCHEMA_VERSION, add_tables, pragma, version_of
@@ -290,10 +290,8 @@ class Store:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         columns = ", ".join(f'"{name}"' for name in _FACT_COLUMNS)
         with self._faults_explained():
-            rows = self._database.execute(
-                f"SELECT {columns} FROM facts{where} ORDER BY first_seen, id", values
-            ).fetchall()
-        return list(self._parsed(lambda row: Fact.model_validate(dict(row)), rows))
+            rows = self._database.execute(f"SELECT {columns} FROM facts{where}", values).fetchall()
+        return in_order(self._parsed(lambda row: Fact.model_validate(dict(row)), rows))
 
     def _parsed(self, parse: Callable[[sqlite3.Row], T], rows: Iterable[sqlite3.Row]) -> Iterator[T]:
         try:

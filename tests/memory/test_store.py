@@ -96,6 +96,16 @@ def test_what_was_said_at_one_moment_counts_in_the_order_in_which_it_is_read(pat
         assert [event.source for event in store.history()] == ["Lima", "Oslo", "Oslo", "Rome", "Rome"]
 
 
+def test_facts_of_one_second_come_in_the_order_of_their_moments(path: Path) -> None:
+    observations = [said("User LIKES tea ongoing"), said("User LIKES jazz ongoing")]
+    late = [one.model_copy(update={"at": DAY + timedelta(milliseconds=n)}) for n, one in enumerate(observations)]
+    with Store(path) as store:
+        for number, observation in enumerate(late):
+            store.apply(observation, str(number))
+        assert [fact.object for fact in store.known()] == ["tea", "jazz"]
+        assert as_of(store, DAY.date()).known_then == as_of(store, DAY.date()).known_now == store.known()
+
+
 def test_threads_may_share_it(path: Path) -> None:
     with Store(path) as store, ThreadPoolExecutor(8) as pool:
         observations = [said(f"User LIVES_IN town{n} ongoing", day=n) for n in range(40)]
