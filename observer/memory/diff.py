@@ -34,7 +34,8 @@ def diff(observation: Observation, known: Iterable[Fact], seen_at: datetime | No
     else now. Raises ObserverError for one that was said before what is known of the same.
     """
     timeline, said = Timeline(known), Said.of(observation, seen_at)
-    if late := timeline.later_than(said):
+    topics = said.topics
+    if late := [fact for fact in timeline.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]:
         raise ObserverError(
             f"an exchange of {said.seen_at}: {late[0].as_text()!r} is known from one of {late[0].told_at}; give `diff` "
             "what was said in order of time, or give `remember` all of it"
@@ -72,11 +73,6 @@ class Timeline:
     def facts(self) -> list[Fact]:
         """In the order in which they became known."""
         return in_order(fact for facts in self._facts.values() for fact in facts.values())
-
-    def later_than(self, said: Said) -> list[Fact]:
-        """Facts of its topics of which something was told after it."""
-        topics = said.topics
-        return [fact for fact in self.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]
 
     def tell(self, said: Said) -> list[Operation]:
         """What it changes, and what it says again."""

@@ -260,10 +260,9 @@ class Store:
     def _take_in(self, said: Said) -> list[Operation]:
         topics = self._index(said)
         known = self._facts([f"topic IN ({_marks(topics)})"], topics)
-        timeline = Timeline(known)
-        if timeline.later_than(said):
+        if self._was_more_told_since(said.seen_at, topics):
             return changes(known, self._derive(topics))
-        operations = timeline.tell(said)
+        operations = Timeline(known).tell(said)
         self._record(said, operations)
         self._upsert(operation.fact for operation in operations if operation.is_stored)
         return operations
@@ -273,6 +272,11 @@ class Store:
         topics = sorted(said.topics)
         self._database.executemany("INSERT INTO topics VALUES (?, ?)", [(topic, said.source) for topic in topics])
         return topics
+
+    def _was_more_told_since(self, moment: datetime, topics: Collection[str]) -> bool:
+        """Of any of these topics. Their facts do not show all: what ended before leaves no trace of its later end."""
+        query = f"SELECT 1 FROM topics JOIN sources ON id = source WHERE topic IN ({_marks(topics)}) AND seen_at > ?"
+        return self._database.execute(query, [*topics, moment.isoformat()]).fetchone() is not None
 
     def _derive(self, topics: Collection[str]) -> list[Fact]:
         """Facts and operations of these topics anew, from all that was told of them."""

@@ -249,6 +249,20 @@ def test_what_is_forgotten_is_over_and_can_be_told_anew(path: Path) -> None:
             store.forget("nonsense")
 
 
+@pytest.mark.parametrize("order", [("Porto", "Oslo"), ("Oslo", "Porto")])
+def test_what_is_forgotten_stays_so_whatever_older_is_read_afterwards(path: Path, order: tuple[str, ...]) -> None:
+    """The older home ends the first stay in Porto, so that what was forgotten is the second."""
+    later = {"Oslo": said("User LIVES_IN Oslo ongoing", day=1), "Porto": said("User LIVES_IN Porto ongoing", day=2)}
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        store.forget(store.known("Porto")[0].id)
+        for home in order:
+            store.apply(later[home], home)
+        states = [(f.object, f.state) for f in store.known(is_current=False) if f.predicate == "LIVES_IN"]
+        assert states == [("Porto", "superseded"), ("Oslo", "superseded"), ("Porto", "forgotten")]
+        assert store.known(is_current=False) == remember(store.told())
+
+
 def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
     """Two times of one triple, its history, and what the observations say of it; all else stays."""
     with Store(path) as store:
