@@ -53,9 +53,9 @@ class Store:
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
-        if must_exist and not path.exists():
-            raise ObserverError(f"{path}: no such memory; `observer observe … --memory {path}` makes one")
         with self._faults_explained():
+            if must_exist and not path.exists():
+                raise ObserverError(f"{path}: no such memory; `observer observe … --memory {path}` makes one")
             _create_private(path)
             self._database = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -238,9 +238,12 @@ class Store:
                 raise ObserverError(f"{self.path}: {fix}") from error
             if shutil.disk_usage(self.path.parent).free < PAGE_BYTES:  # also told as "disk I/O error"
                 raise ObserverError(explain_os_error(OSError(errno.ENOSPC, ""), self.path)) from error
-            raise ObserverError(f"{self.path}: {error}; check the file, its folder and the space left") from error
+            what = str(error).partition(" with text ")[0]  # which somebody said
+            raise ObserverError(f"{self.path}: {what}; check the file, its folder and the space left") from error
         except sqlite3.DatabaseError as error:
             raise ObserverError(f"{self.path}: no memory ({error}); name another file") from error
+        except UnicodeError as error:  # of what was asked, or of what SQLite quotes of the file
+            raise ObserverError(f"{self.path}: no text ({error}); check what was asked, and the file") from error
         except OSError as error:
             raise ObserverError(explain_os_error(error, self.path)) from error
 

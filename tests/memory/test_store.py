@@ -216,6 +216,25 @@ def test_a_file_that_is_no_memory_is_refused_untouched(path: Path) -> None:
         Store(path.with_name("missing.sqlite"), must_exist=True)
 
 
+@pytest.mark.parametrize("where", [b"Porto", b"ends TEXT"], ids=["of a fact", "of a table"])
+def test_damaged_text_is_one_line_that_does_not_quote_it(path: Path, where: bytes) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+    path.write_bytes(path.read_bytes().replace(where, where[:-1] + b"\xff"))
+    with pytest.raises(ObserverError, match="decode") as refused, Store(path) as store:
+        store.known()
+    assert not any(quoted in str(refused.value) for quoted in ("Port", "CREATE", "\n"))
+
+
+@pytest.mark.parametrize("arguments", [["FILE", "--about", "\udcff"], ["a" * 300]], ids=["a name", "a path"])
+def test_what_cannot_be_a_name_or_a_path_is_one_line(
+    path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store(path).close()
+    assert main(["memory", "show", *(str(path) if one == "FILE" else one for one in arguments)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_memory_of_another_version_is_one_line(path: Path) -> None:
     with Store(path) as store:
         store._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
