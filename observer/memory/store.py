@@ -109,8 +109,9 @@ class Store:
                 self._insert(said)
                 self._take_in(said)
                 (fact,) = self._facts(["id = ?"], [fact_id])
-        if delete:  # out of the log too, where others have read what was there before
+        if delete:  # out of the copies too that moving records left, and out of the log that others have read
             with self._faults_explained():
+                self._database.execute("VACUUM")
                 (is_read, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_read:
                 told = f"deleted, but {self.path}-wal keeps it while another program reads; end that program"

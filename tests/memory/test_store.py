@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sqlite3
 import stat
 import subprocess
@@ -301,6 +302,21 @@ def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
         assert "siemens" not in store.attributes()
         assert [b"Siemens" in file.read_bytes() for file in path.parent.iterdir()] == [False] * 3
         assert store.apply(JOB, "1") == [] and store.known("Siemens") == []
+
+
+def test_what_is_deleted_leaves_no_copy_behind(path: Path) -> None:
+    """Where SQLite shares records out between pages, the old places keep them; here it does so to one that goes."""
+    draw = random.Random(125)
+    with Store(path) as store:
+        for number in range(40):
+            job, state = draw.choice(["Siemens", "Bosch"]), draw.choice(["ongoing", "completed", "future"])
+            store.apply(said(f"User WORKS_AT {job} {state}", day=draw.randrange(9)), str(number))
+        store.forget(store.known("Siemens", is_current=False)[0].id, delete=True)
+        assert [b"siemens" in file.read_bytes().lower() for file in path.parent.iterdir()] == [False] * 3
+        facts, history = store.known(is_current=False), store.history()
+        assert facts == remember(store.told())
+    with Store(path) as store:
+        assert (store.known(is_current=False), store.history()) == (facts, history)
 
 
 def test_the_command_forgets(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
