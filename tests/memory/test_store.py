@@ -65,7 +65,7 @@ def test_it_holds_exactly_what_diff_says(path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_it_comes_to_the_same_in_whatever_order_it_reads(data: st.DataObject) -> None:
-    """Facts, history, and what held on a day; and what it reads to compare with is enough."""
+    """Facts, history, and what held on a day, by ones or by threes; and what it reads to compare with is enough."""
     observations = data.draw(st.lists(OBSERVATIONS | PASTS, max_size=6, unique_by=lambda one: one.at))
     in_time = sorted(enumerate(observations), key=lambda pair: str(pair[1].at))
     current: dict[str, Fact] = {}
@@ -74,10 +74,13 @@ def test_it_comes_to_the_same_in_whatever_order_it_reads(data: st.DataObject) ->
         Store(Path(folder) / "read.sqlite") as read,
         Store(Path(folder) / "said.sqlite") as in_order,
     ):
-        for number, observation in data.draw(st.permutations(in_time)):
-            for operation in read.apply(observation, str(number)):
+        unread = [one.model_copy(update={"id": str(number)}) for number, one in data.draw(st.permutations(in_time))]
+        while unread:
+            size = data.draw(st.integers(1, 3))
+            for operation in read.apply_all(unread[:size]):
                 if operation.is_stored:
                     current[operation.fact.id] = operation.fact
+            del unread[:size]
         for number, observation in in_time:
             in_order.apply(observation, str(number))
         facts = remember(map(Said.of, observations))
