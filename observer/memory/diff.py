@@ -79,15 +79,15 @@ class Timeline:
         grounded, ungrounded = _facts_of(said)
         self._changed = {}
         self._stated = {(fact.key, fact.temporal) for fact in grounded}
+        for end in said.ends:
+            current = self._current_of(end.key)
+            if current and current.temporal is end.temporal:
+                self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
         for state, step in steps.items():
             for fact in grounded:
                 if fact.temporal is state:
                     step(fact)
-        for end in said.ends:
-            current = self._current_of(end.key)
-            if current and current.temporal is end.temporal:
-                self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
         return [_operation(was, now) for was, now in self._changed.values()] + left_out
 

@@ -286,6 +286,28 @@ def test_what_is_forgotten_stays_so_whatever_older_is_read_afterwards(path: Path
         assert store.known(is_current=False) == remember(store.told())
 
 
+def test_what_had_given_way_to_a_deleted_fact_leaves_a_plan_of_the_same_exchange(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(said("User LIVES_IN Porto ongoing"), "1")
+        store.apply(said("User LIVES_IN Lisbon ongoing", "User LIVES_IN Porto future", day=1), "2")
+        before = store.known("Porto", is_current=False)
+        assert [fact.state for fact in before] == ["superseded", "future"]
+        store.forget(store.known("Lisbon")[0].id, delete=True)
+        assert store.known(is_current=False) == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_deleted_takes_nothing_else_with_it(data: st.DataObject) -> None:
+    observations = data.draw(st.lists(OBSERVATIONS, min_size=1, max_size=4))
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "memory.sqlite") as store:
+        store.apply_all(one.model_copy(update={"id": str(number)}) for number, one in enumerate(observations))
+        for fact in data.draw(st.permutations(before := store.known(is_current=False)))[:1]:
+            store.forget(fact.id, delete=True)
+            assert store.known(is_current=False) == [other for other in before if other.key != fact.key]
+            assert store.known(is_current=False) == remember(store.told())
+
+
 def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
     """Two times of one triple, its history, and what the observations say of it; all else stays."""
     with Store(path) as store:
