@@ -81,7 +81,7 @@ class Timeline:
         self._stated = {(fact.key, fact.temporal) for fact in grounded}
         for end in said.ends:
             current = self._current_of(end.key)
-            if current and current.temporal is end.temporal:
+            if current and (end.reason is Reason.FORGOTTEN or current.temporal is end.temporal):
                 self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
         for state, step in steps.items():

@@ -121,7 +121,8 @@ class Operation(_Frozen):
 
 class End(_Frozen):
     """The end of what is current of a key, where no relationship tells it: somebody asked to forget it, or what it
-    gave way to has been deleted."""
+    gave way to has been deleted, which ended it only as `temporal`: a home gives way to another, a plan of it does not.
+    """
 
     key: Key
     temporal: Temporal

@@ -286,6 +286,14 @@ def test_what_is_forgotten_stays_so_whatever_older_is_read_afterwards(path: Path
         assert store.known(is_current=False) == remember(store.told())
 
 
+def test_what_is_forgotten_stays_so_where_older_exchanges_show_it_to_be_a_plan(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(said("User DOES yoga ongoing"), "1")
+        store.forget(store.known("yoga")[0].id)
+        store.apply(said("User DOES yoga completed", "User DOES yoga future", day=1), "2")
+        assert [fact.state for fact in store.known("yoga", is_current=False)] == ["completed", "forgotten"]
+
+
 def test_what_had_given_way_to_a_deleted_fact_leaves_a_plan_of_the_same_exchange(path: Path) -> None:
     with Store(path) as store:
         store.apply(said("User LIVES_IN Porto ongoing"), "1")
