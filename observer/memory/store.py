@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -36,6 +37,8 @@ PAGE_BYTES = 1 << 16
 """What SQLite may ask of the disk at once: its index of the log grows by half of it."""
 
 _FACT_COLUMNS = tuple(Fact.model_fields)
+_OF_TOPICS = "topic IN (SELECT value FROM json_each(?))"
+"""One JSON list for any number of topics: SQLite bounds the number of question marks."""
 
 
 class Event(NamedTuple):
@@ -173,8 +176,8 @@ class Store:
         if before:
             conditions, values = ["seen_at < ?"], [in_utc(before).isoformat()]
         if topics is not None:
-            conditions.append(f"id IN (SELECT source FROM topics WHERE topic IN ({_marks(topics)}))")
-            values += topics
+            conditions.append(f"id IN (SELECT source FROM topics WHERE {_OF_TOPICS})")
+            values.append(json.dumps([*topics]))
         query = f"SELECT * FROM sources WHERE {' AND '.join(conditions)} ORDER BY seen_at, rowid"
         with self._faults_explained():
             rows = self._database.execute(query, values).fetchall()
@@ -274,7 +277,7 @@ class Store:
 
     def _take_in(self, new: Sequence[Said]) -> list[Operation]:
         topics = sorted({topic for said in new for topic in said.topics})
-        known = self._facts([f"topic IN ({_marks(topics)})"], topics)
+        known = self._facts([_OF_TOPICS], [json.dumps(topics)])
         is_late = self._was_more_told_since(min(said.seen_at for said in new), topics)
         for said in new:
             self._index(said)
@@ -296,15 +299,15 @@ class Store:
 
     def _was_more_told_since(self, moment: datetime, topics: Collection[str]) -> bool:
         """Of any of these topics. Their facts do not show all: what ended before leaves no trace of its later end."""
-        query = f"SELECT 1 FROM topics JOIN sources ON id = source WHERE topic IN ({_marks(topics)}) AND seen_at > ?"
-        return self._database.execute(query, [*topics, moment.isoformat()]).fetchone() is not None
+        query = f"SELECT 1 FROM topics JOIN sources ON id = source WHERE {_OF_TOPICS} AND seen_at > ?"
+        return self._database.execute(query, [json.dumps([*topics]), moment.isoformat()]).fetchone() is not None
 
     def _derive(self, topics: Collection[str]) -> list[Fact]:
         """Facts and operations of these topics anew, from all that was told of them."""
-        of_topics = f"topic IN ({_marks(topics)})"
-        query = f"DELETE FROM operations WHERE fact_id IN (SELECT id FROM facts WHERE {of_topics})"
-        self._database.execute(query, [*topics])
-        self._database.execute(f"DELETE FROM facts WHERE {of_topics}", [*topics])
+        of_these = [json.dumps([*topics])]
+        query = f"DELETE FROM operations WHERE fact_id IN (SELECT id FROM facts WHERE {_OF_TOPICS})"
+        self._database.execute(query, of_these)
+        self._database.execute(f"DELETE FROM facts WHERE {_OF_TOPICS}", of_these)
         timeline = Timeline()
         for said in self.told(topics=topics):
             self._record(said, timeline.tell(said.about(topics)))

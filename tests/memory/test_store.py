@@ -110,6 +110,20 @@ def test_facts_of_one_second_come_in_the_order_of_their_moments(path: Path) -> N
         assert as_of(store, DAY.date()).known_then == as_of(store, DAY.date()).known_now == store.known()
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["oldest first", "newest first"])
+def test_it_takes_any_number_of_observations_at_once(path: Path, order: int) -> None:
+    """Of more topics than SQLite takes values in one question, and of names at whose NUL it ends a text of JSON."""
+    states = [
+        [said(f"User HAS_PET pet\0{n} {state}", day=day).model_copy(update={"id": f"{n} {state}"}) for n in range(60)]
+        for day, state in enumerate(["ongoing", "completed"])
+    ]
+    with Store(path) as store:
+        store._database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 50)
+        for observations in states[::order]:
+            assert len(store.apply_all(observations)) == 60
+        assert store.known(is_current=False) == remember(map(Said.of, states[0] + states[1]))
+
+
 def test_threads_may_share_it(path: Path) -> None:
     with Store(path) as store, ThreadPoolExecutor(8) as pool:
         observations = [said(f"User LIVES_IN town{n} ongoing", day=n) for n in range(40)]
