@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from observer.errors import ObserverError
-from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of
+from observer.memory.facts import Fact, Key, Operation, OperationKind, Reason, fact_id, fact_of, in_order
 from observer.memory.rules import RECURRING, TIMELESS, topic_of, why_not_both
 from observer.memory.said import Said
 from observer.observation import Observation
@@ -34,7 +34,8 @@ def diff(observation: Observation, known: Iterable[Fact], seen_at: datetime | No
     else now. Raises ObserverError for one that was said before what is known of the same.
     """
     timeline, said = Timeline(known), Said.of(observation, seen_at)
-    if late := timeline.later_than(said):
+    topics = said.topics
+    if late := [fact for fact in timeline.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]:
         raise ObserverError(
             f"an exchange of {said.seen_at}: {late[0].as_text()!r} is known from one of {late[0].told_at}; give `diff` "
             "what was said in order of time, or give `remember` all of it"
@@ -71,28 +72,22 @@ class Timeline:
     @property
     def facts(self) -> list[Fact]:
         """In the order in which they became known."""
-        found = [fact for facts in self._facts.values() for fact in facts.values()]
-        return sorted(found, key=lambda fact: (fact.first_seen, fact.id))
-
-    def later_than(self, said: Said) -> list[Fact]:
-        """Facts of its topics of which something was told after it."""
-        topics = said.topics
-        return [fact for fact in self.facts if fact.told_at > said.seen_at and topic_of(fact.key) in topics]
+        return in_order(fact for facts in self._facts.values() for fact in facts.values())
 
     def tell(self, said: Said) -> list[Operation]:
         """What it changes, and what it says again."""
         grounded, ungrounded = _facts_of(said)
         self._changed = {}
         self._stated = {(fact.key, fact.temporal) for fact in grounded}
+        for end in said.ends:
+            current = self._current_of(end.key)
+            if current and (end.reason is Reason.FORGOTTEN or current.temporal is end.temporal):
+                self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         steps = {Temporal.COMPLETED: self._completed, Temporal.ONGOING: self._ongoing, Temporal.FUTURE: self._future}
         for state, step in steps.items():
             for fact in grounded:
                 if fact.temporal is state:
                     step(fact)
-        for end in said.ends:
-            current = self._current_of(end.key)
-            if current and current.temporal is end.temporal:
-                self._put(_ended(current, said.seen_at, end.reason, end.invalid_at))
         left_out = [Operation(kind=OperationKind.NOOP, reason=Reason.UNGROUNDED, fact=fact) for fact in ungrounded]
         return [_operation(was, now) for was, now in self._changed.values()] + left_out
 

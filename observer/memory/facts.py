@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, Self
@@ -121,7 +121,8 @@ class Operation(_Frozen):
 
 class End(_Frozen):
     """The end of what is current of a key, where no relationship tells it: somebody asked to forget it, or what it
-    gave way to has been deleted."""
+    gave way to has been deleted, which ended it only as `temporal`: a home gives way to another, a plan of it does not.
+    """
 
     key: Key
     temporal: Temporal
@@ -167,6 +168,11 @@ def fact_of(relationship: ObservedRelationship, types: Mapping[str, EntityType],
         stated_by=relationship.stated_by,
         confidence=relationship.confidence,
     )
+
+
+def in_order(facts: Iterable[Fact]) -> list[Fact]:
+    """As they became known."""
+    return sorted(facts, key=lambda fact: (fact.first_seen, fact.id))
 
 
 def fact_id(key: Key, number: int) -> str:

@@ -58,12 +58,15 @@ def why_not_both(new: Fact, old: Fact) -> Reason | None:
 
 
 def topic_of(key: Key) -> str:
-    """What may end one another is of one topic: what is known of a topic follows from what was said of it alone."""
+    """What may end one another is of one topic: what is known of a topic follows from what was said of it alone.
+
+    Without NUL, at which SQLite ends a text of JSON: a store asks for many topics by such a list.
+    """
     subject, predicate, obj = key
     family = next((family for family in _FAMILIES if predicate in family), {predicate})
     one_at_a_time = family & ONE_AT_A_TIME.keys()
     names = [] if one_at_a_time & SYMMETRIC_PREDICATES else [subject] if one_at_a_time else [subject, obj]
-    return " ".join([min(family), *names])
+    return " ".join([min(family), *names]).replace("\0", " ")
 
 
 def _families() -> list[set[str]]:

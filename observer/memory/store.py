@@ -1,6 +1,6 @@
 """A memory in one SQLite file: observations, and the facts and operations that follow from them in order of time.
 
-Each observation is one transaction and counts once. Facts are ended; deleted only by `forget`, when that is asked for.
+Each observation counts once. Facts are ended; deleted only by `forget`, when that is asked for.
 One file remembers for one user.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -23,7 +24,7 @@ from pydantic import BaseModel
 from observer.errors import ObserverError
 from observer.files import explain_os_error
 from observer.memory.diff import Timeline, changes
-from observer.memory.facts import End, Fact, Operation, OperationKind, Reason, in_utc
+from observer.memory.facts import End, Fact, Operation, OperationKind, Reason, in_order, in_utc
 from observer.memory.rules import topic_of
 from observer.memory.said import ENDS, Said
 from observer.memory.schema import APPLICATION_ID, SCHEMA_VERSION, add_tables, pragma, version_of
@@ -36,6 +37,8 @@ PAGE_BYTES = 1 << 16
 """What SQLite may ask of the disk at once: its index of the log grows by half of it."""
 
 _FACT_COLUMNS = tuple(Fact.model_fields)
+_OF_TOPICS = "topic IN (SELECT value FROM json_each(?))"
+"""One JSON list for any number of topics: SQLite bounds the number of question marks."""
 
 
 class Event(NamedTuple):
@@ -53,9 +56,9 @@ class Store:
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
-        if must_exist and not path.exists():
-            raise ObserverError(f"{path}: no such memory; `observer observe … --memory {path}` makes one")
         with self._faults_explained():
+            if must_exist and not path.exists():
+                raise ObserverError(f"{path}: no such memory; `observer observe … --memory {path}` makes one")
             _create_private(path)
             self._database = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -85,7 +88,18 @@ class Store:
         """
         with self._transaction():
             said = Said.of(observation, seen_at, self._own_source(observation, source))
-            return self._take_in(said) if self._insert(said) else []
+            return self._take_in([said]) if self._insert(said) else []
+
+    def apply_all(self, observations: Iterable[Observation]) -> list[Operation]:
+        """As `apply` of each under its own id, all of them or none. What follows is derived once: some dozens at a
+        time are much quicker than one, above all where the newest comes first."""
+        with self._transaction():
+            new: list[Said] = []
+            for observation in observations:
+                said = Said.of(observation, source=self._own_source(observation, str(observation.id)))
+                if self._insert(said):
+                    new.append(said)
+            return self._take_in(new) if new else []
 
     def forget(self, fact_id: str, *, delete: bool = False) -> Fact:
         """End a fact because somebody asks for it, and return it as it is left; one that is over stays as it is.
@@ -107,10 +121,11 @@ class Store:
                 now = max(datetime.now(UTC), fact.told_at)
                 said = Said(Observation(model="forget"), now, f"forgotten-{uuid.uuid4()}", (end,))
                 self._insert(said)
-                self._take_in(said)
+                self._take_in([said])
                 (fact,) = self._facts(["id = ?"], [fact_id])
-        if delete:  # out of the log too, where others have read what was there before
+        if delete:  # out of the copies too that moving records left, and out of the log that others have read
             with self._faults_explained():
+                self._database.execute("VACUUM")
                 (is_read, *_) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_read:
                 told = f"deleted, but {self.path}-wal keeps it while another program reads; end that program"
@@ -161,8 +176,8 @@ class Store:
         if before:
             conditions, values = ["seen_at < ?"], [in_utc(before).isoformat()]
         if topics is not None:
-            conditions.append(f"id IN (SELECT source FROM topics WHERE topic IN ({_marks(topics)}))")
-            values += topics
+            conditions.append(f"id IN (SELECT source FROM topics WHERE {_OF_TOPICS})")
+            values.append(json.dumps([*topics]))
         query = f"SELECT * FROM sources WHERE {' AND '.join(conditions)} ORDER BY seen_at, rowid"
         with self._faults_explained():
             rows = self._database.execute(query, values).fetchall()
@@ -238,9 +253,12 @@ class Store:
                 raise ObserverError(f"{self.path}: {fix}") from error
             if shutil.disk_usage(self.path.parent).free < PAGE_BYTES:  # also told as "disk I/O error"
                 raise ObserverError(explain_os_error(OSError(errno.ENOSPC, ""), self.path)) from error
-            raise ObserverError(f"{self.path}: {error}; check the file, its folder and the space left") from error
+            what = str(error).partition(" with text ")[0]  # which somebody said
+            raise ObserverError(f"{self.path}: {what}; check the file, its folder and the space left") from error
         except sqlite3.DatabaseError as error:
             raise ObserverError(f"{self.path}: no memory ({error}); name another file") from error
+        except UnicodeError as error:  # of what was asked, or of what SQLite quotes of the file
+            raise ObserverError(f"{self.path}: no text ({error}); check what was asked, and the file") from error
         except OSError as error:
             raise ObserverError(explain_os_error(error, self.path)) from error
 
@@ -257,29 +275,39 @@ class Store:
         query = "INSERT OR IGNORE INTO sources VALUES (?, ?, ?, ?, ?)"
         return self._database.execute(query, (*row, _json_of_ends(said))).rowcount == 1
 
-    def _take_in(self, said: Said) -> list[Operation]:
-        topics = self._index(said)
-        known = self._facts([f"topic IN ({_marks(topics)})"], topics)
-        timeline = Timeline(known)
-        if timeline.later_than(said):
+    def _take_in(self, new: Sequence[Said]) -> list[Operation]:
+        topics = sorted({topic for said in new for topic in said.topics})
+        known = self._facts([_OF_TOPICS], [json.dumps(topics)])
+        is_late = self._was_more_told_since(min(said.seen_at for said in new), topics)
+        for said in new:
+            self._index(said)
+        if is_late:
             return changes(known, self._derive(topics))
-        operations = timeline.tell(said)
-        self._record(said, operations)
+        operations: list[Operation] = []
+        timeline = Timeline(known)
+        for said in sorted(new, key=lambda said: said.seen_at):
+            told = timeline.tell(said)
+            self._record(said, told)
+            operations += told
         self._upsert(operation.fact for operation in operations if operation.is_stored)
         return operations
 
-    def _index(self, said: Said) -> list[str]:
+    def _index(self, said: Said) -> None:
         """Its topics, by which it is found again."""
-        topics = sorted(said.topics)
-        self._database.executemany("INSERT INTO topics VALUES (?, ?)", [(topic, said.source) for topic in topics])
-        return topics
+        rows = [(topic, said.source) for topic in sorted(said.topics)]
+        self._database.executemany("INSERT INTO topics VALUES (?, ?)", rows)
+
+    def _was_more_told_since(self, moment: datetime, topics: Collection[str]) -> bool:
+        """Of any of these topics. Their facts do not show all: what ended before leaves no trace of its later end."""
+        query = f"SELECT 1 FROM topics JOIN sources ON id = source WHERE {_OF_TOPICS} AND seen_at > ?"
+        return self._database.execute(query, [json.dumps([*topics]), moment.isoformat()]).fetchone() is not None
 
     def _derive(self, topics: Collection[str]) -> list[Fact]:
         """Facts and operations of these topics anew, from all that was told of them."""
-        of_topics = f"topic IN ({_marks(topics)})"
-        query = f"DELETE FROM operations WHERE fact_id IN (SELECT id FROM facts WHERE {of_topics})"
-        self._database.execute(query, [*topics])
-        self._database.execute(f"DELETE FROM facts WHERE {of_topics}", [*topics])
+        of_these = [json.dumps([*topics])]
+        query = f"DELETE FROM operations WHERE fact_id IN (SELECT id FROM facts WHERE {_OF_TOPICS})"
+        self._database.execute(query, of_these)
+        self._database.execute(f"DELETE FROM facts WHERE {_OF_TOPICS}", of_these)
         timeline = Timeline()
         for said in self.told(topics=topics):
             self._record(said, timeline.tell(said.about(topics)))
@@ -290,10 +318,8 @@ class Store:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         columns = ", ".join(f'"{name}"' for name in _FACT_COLUMNS)
         with self._faults_explained():
-            rows = self._database.execute(
-                f"SELECT {columns} FROM facts{where} ORDER BY first_seen, id", values
-            ).fetchall()
-        return list(self._parsed(lambda row: Fact.model_validate(dict(row)), rows))
+            rows = self._database.execute(f"SELECT {columns} FROM facts{where}", values).fetchall()
+        return in_order(self._parsed(lambda row: Fact.model_validate(dict(row)), rows))
 
     def _parsed(self, parse: Callable[[sqlite3.Row], T], rows: Iterable[sqlite3.Row]) -> Iterator[T]:
         try:

@@ -79,8 +79,8 @@ class Session:
     def _catch_up(self) -> None:
         """Remember what earlier calls wrote: they may have had no --memory, or were killed before the last of it."""
         if self.ledger and self.memory:
-            for observation in self.ledger.observations():
-                self._remember(observation)
+            for observations in batches(self.ledger.observations(), BATCH_ROWS):
+                self._remember(observations)
 
     def _to_do(self, found: Sequence[Row | Unreadable], progress: Progress) -> Iterator[Row]:
         """The rows to ask about; of bad rows, and of those that are done with a fault, tell."""
@@ -105,8 +105,7 @@ class Session:
 
     def _take(self, rows: Sequence[Row], observer: Observer, progress: Progress) -> None:
         observations = ask_batch(observer, self.tally.task, [row.exchange for row in rows])
-        for observation in observations:  # before they are written: a line in the file says that all of it is done
-            self._remember(observation)
+        self._remember(observations)  # before they are written: a line in the file says that all of it is done
         self._write(rows, observations)
         self.tally.n_done += len(rows)
         self.tally.remarks += remarks_on(observations)
@@ -114,10 +113,9 @@ class Session:
             if observation.fault:
                 self.tally.tell(row.place, observation.fault, progress)
 
-    def _remember(self, observation: Observation) -> None:
+    def _remember(self, observations: Sequence[Observation]) -> None:
         if self.memory:
-            for operation in self.memory.apply(observation, str(observation.id)):
-                self.changes[operation.kind] += 1
+            self.changes.update(operation.kind for operation in self.memory.apply_all(observations))
 
     def _write(self, rows: Sequence[Row], observations: Sequence[Observation]) -> None:
         if self.ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sqlite3
 import stat
 import subprocess
@@ -64,7 +65,7 @@ def test_it_holds_exactly_what_diff_says(path: Path) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_it_comes_to_the_same_in_whatever_order_it_reads(data: st.DataObject) -> None:
-    """Facts, history, and what held on a day; and what it reads to compare with is enough."""
+    """Facts, history, and what held on a day, by ones or by threes; and what it reads to compare with is enough."""
     observations = data.draw(st.lists(OBSERVATIONS | PASTS, max_size=6, unique_by=lambda one: one.at))
     in_time = sorted(enumerate(observations), key=lambda pair: str(pair[1].at))
     current: dict[str, Fact] = {}
@@ -73,10 +74,13 @@ def test_it_comes_to_the_same_in_whatever_order_it_reads(data: st.DataObject) ->
         Store(Path(folder) / "read.sqlite") as read,
         Store(Path(folder) / "said.sqlite") as in_order,
     ):
-        for number, observation in data.draw(st.permutations(in_time)):
-            for operation in read.apply(observation, str(number)):
+        unread = [one.model_copy(update={"id": str(number)}) for number, one in data.draw(st.permutations(in_time))]
+        while unread:
+            size = data.draw(st.integers(1, 3))
+            for operation in read.apply_all(unread[:size]):
                 if operation.is_stored:
                     current[operation.fact.id] = operation.fact
+            del unread[:size]
         for number, observation in in_time:
             in_order.apply(observation, str(number))
         facts = remember(map(Said.of, observations))
@@ -94,6 +98,30 @@ def test_what_was_said_at_one_moment_counts_in_the_order_in_which_it_is_read(pat
         store.apply(said("User LIVES_IN Lima ongoing", day=1), "Lima")
         assert [fact.object for fact in store.known()] == ["Rome"]
         assert [event.source for event in store.history()] == ["Lima", "Oslo", "Oslo", "Rome", "Rome"]
+
+
+def test_facts_of_one_second_come_in_the_order_of_their_moments(path: Path) -> None:
+    observations = [said("User LIKES tea ongoing"), said("User LIKES jazz ongoing")]
+    late = [one.model_copy(update={"at": DAY + timedelta(milliseconds=n)}) for n, one in enumerate(observations)]
+    with Store(path) as store:
+        for number, observation in enumerate(late):
+            store.apply(observation, str(number))
+        assert [fact.object for fact in store.known()] == ["tea", "jazz"]
+        assert as_of(store, DAY.date()).known_then == as_of(store, DAY.date()).known_now == store.known()
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["oldest first", "newest first"])
+def test_it_takes_any_number_of_observations_at_once(path: Path, order: int) -> None:
+    """Of more topics than SQLite takes values in one question, and of names at whose NUL it ends a text of JSON."""
+    states = [
+        [said(f"User HAS_PET pet\0{n} {state}", day=day).model_copy(update={"id": f"{n} {state}"}) for n in range(60)]
+        for day, state in enumerate(["ongoing", "completed"])
+    ]
+    with Store(path) as store:
+        store._database.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 50)
+        for observations in states[::order]:
+            assert len(store.apply_all(observations)) == 60
+        assert store.known(is_current=False) == remember(map(Said.of, states[0] + states[1]))
 
 
 def test_threads_may_share_it(path: Path) -> None:
@@ -206,6 +234,25 @@ def test_a_file_that_is_no_memory_is_refused_untouched(path: Path) -> None:
         Store(path.with_name("missing.sqlite"), must_exist=True)
 
 
+@pytest.mark.parametrize("where", [b"Porto", b"ends TEXT"], ids=["of a fact", "of a table"])
+def test_damaged_text_is_one_line_that_does_not_quote_it(path: Path, where: bytes) -> None:
+    with Store(path) as store:
+        store.apply(JOB, "1")
+    path.write_bytes(path.read_bytes().replace(where, where[:-1] + b"\xff"))
+    with pytest.raises(ObserverError, match="decode") as refused, Store(path) as store:
+        store.known()
+    assert not any(quoted in str(refused.value) for quoted in ("Port", "CREATE", "\n"))
+
+
+@pytest.mark.parametrize("arguments", [["FILE", "--about", "\udcff"], ["a" * 300]], ids=["a name", "a path"])
+def test_what_cannot_be_a_name_or_a_path_is_one_line(
+    path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store(path).close()
+    assert main(["memory", "show", *(str(path) if one == "FILE" else one for one in arguments)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_memory_of_another_version_is_one_line(path: Path) -> None:
     with Store(path) as store:
         store._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
@@ -239,6 +286,50 @@ def test_what_is_forgotten_is_over_and_can_be_told_anew(path: Path) -> None:
             store.forget("nonsense")
 
 
+@pytest.mark.parametrize("order", [("Porto", "Oslo"), ("Oslo", "Porto")])
+def test_what_is_forgotten_stays_so_whatever_older_is_read_afterwards(path: Path, order: tuple[str, ...]) -> None:
+    """The older home ends the first stay in Porto, so that what was forgotten is the second."""
+    later = {"Oslo": said("User LIVES_IN Oslo ongoing", day=1), "Porto": said("User LIVES_IN Porto ongoing", day=2)}
+    with Store(path) as store:
+        store.apply(JOB, "1")
+        store.forget(store.known("Porto")[0].id)
+        for home in order:
+            store.apply(later[home], home)
+        states = [(f.object, f.state) for f in store.known(is_current=False) if f.predicate == "LIVES_IN"]
+        assert states == [("Porto", "superseded"), ("Oslo", "superseded"), ("Porto", "forgotten")]
+        assert store.known(is_current=False) == remember(store.told())
+
+
+def test_what_is_forgotten_stays_so_where_older_exchanges_show_it_to_be_a_plan(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(said("User DOES yoga ongoing"), "1")
+        store.forget(store.known("yoga")[0].id)
+        store.apply(said("User DOES yoga completed", "User DOES yoga future", day=1), "2")
+        assert [fact.state for fact in store.known("yoga", is_current=False)] == ["completed", "forgotten"]
+
+
+def test_what_had_given_way_to_a_deleted_fact_leaves_a_plan_of_the_same_exchange(path: Path) -> None:
+    with Store(path) as store:
+        store.apply(said("User LIVES_IN Porto ongoing"), "1")
+        store.apply(said("User LIVES_IN Lisbon ongoing", "User LIVES_IN Porto future", day=1), "2")
+        before = store.known("Porto", is_current=False)
+        assert [fact.state for fact in before] == ["superseded", "future"]
+        store.forget(store.known("Lisbon")[0].id, delete=True)
+        assert store.known(is_current=False) == before
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_deleted_takes_nothing_else_with_it(data: st.DataObject) -> None:
+    observations = data.draw(st.lists(OBSERVATIONS, min_size=1, max_size=4))
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "memory.sqlite") as store:
+        store.apply_all(one.model_copy(update={"id": str(number)}) for number, one in enumerate(observations))
+        for fact in data.draw(st.permutations(before := store.known(is_current=False)))[:1]:
+            store.forget(fact.id, delete=True)
+            assert store.known(is_current=False) == [other for other in before if other.key != fact.key]
+            assert store.known(is_current=False) == remember(store.told())
+
+
 def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
     """Two times of one triple, its history, and what the observations say of it; all else stays."""
     with Store(path) as store:
@@ -258,6 +349,21 @@ def test_what_is_deleted_leaves_no_byte_behind(path: Path) -> None:
         assert "siemens" not in store.attributes()
         assert [b"Siemens" in file.read_bytes() for file in path.parent.iterdir()] == [False] * 3
         assert store.apply(JOB, "1") == [] and store.known("Siemens") == []
+
+
+def test_what_is_deleted_leaves_no_copy_behind(path: Path) -> None:
+    """Where SQLite shares records out between pages, the old places keep them; here it does so to one that goes."""
+    draw = random.Random(125)
+    with Store(path) as store:
+        for number in range(40):
+            job, state = draw.choice(["Siemens", "Bosch"]), draw.choice(["ongoing", "completed", "future"])
+            store.apply(said(f"User WORKS_AT {job} {state}", day=draw.randrange(9)), str(number))
+        store.forget(store.known("Siemens", is_current=False)[0].id, delete=True)
+        assert [b"siemens" in file.read_bytes().lower() for file in path.parent.iterdir()] == [False] * 3
+        facts, history = store.known(is_current=False), store.history()
+        assert facts == remember(store.told())
+    with Store(path) as store:
+        assert (store.known(is_current=False), store.history()) == (facts, history)
 
 
 def test_the_command_forgets(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
