@@ -10,21 +10,42 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from llama_cpp import llama_supports_gpu_offload
 
 from observer.engine.llama_model import LlamaModel
 from observer.schema import USER, Entity, EntityType, Extraction, Predicate, Relationship, Temporal
 
-_MOST = 12
+_MOST = 15
 """Tokens drafted at once."""
-_LEAST = 0.5
-"""Drafting stops where the whole draft is right with a lower probability: a token costs a call its multiplications."""
+_LEAST = 0.05
+"""A draft that is whole right with a lower probability is not made longer."""
+_CALL = (
+    ((1, 128), (1.0, 2.0)) if llama_supports_gpu_offload() else ((1, 2, 4, 8, 16, 32), (1.0, 2.4, 3.5, 4.0, 4.7, 9.4))
+)
+"""Tokens of a decode call, and what it takes in calls of one token. On a CPU as measured (docs/benchmarks/engine.md); a
+GPU reads the weights for one token as for a hundred, which was not measured."""
 _LEARNED_ANSWERS = 512
 """More would take memory and tell little new."""
 _STRUCTURE, _COPIED = 6, 4
 """Tokens of context: before what every answer has, and within what is copied."""
 _START = -1
+
+
+def call_cost(n_tokens: int) -> float:
+    """What a decode call takes, in calls of one token; beyond the last place measured it grows with its tokens."""
+    places, costs = _CALL
+    if n_tokens > places[-1]:
+        return costs[-1] * n_tokens / places[-1]
+    return float(np.interp(n_tokens, places, costs))
+
+
+def free(_n_tokens: int) -> float:
+    """The price of drafted tokens where none is named."""
+    return 0.0
 
 
 class Followers:
@@ -113,19 +134,26 @@ class Drafts:
         self._recent = []
         self._n_taken = 0
 
-    def draft(self, n_most: int) -> list[int]:
-        """Tokens that may come next, at most `n_most`."""
-        place, recent, probability = self._place, self._recent[:], 1.0
+    def draft(self, n_most: int, price: Callable[[int], float] = free) -> list[int]:
+        """Tokens that may come next, at most `n_most`: as many as save most.
+
+        One that is right saves a token of a later call; `price(n)` is what n of them cost, in such tokens.
+        """
+        place, recent, probability, expected = self._place, self._recent[:], 1.0, 0.0
         self._guess = []
+        savings = [0.0]
         while len(self._guess) < _MOST:
             token, share = self._next(place, recent)
             probability *= share
             if probability < _LEAST:
                 break
             self._guess.append(token)
+            expected += probability
+            savings.append(expected - price(len(self._guess)))
             place = self._habits.step(place, token)
             recent.append(token)
-        drafted = self._guess[: min(n_most, self._n_allowed)]
+        savings = savings[: min(n_most, self._n_allowed) + 1]
+        drafted = self._guess[: savings.index(max(savings))]
         self._habits.n_drafted += len(drafted)
         return drafted
 

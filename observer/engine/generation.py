@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from llama_cpp import llama_supports_gpu_offload
 
 from observer.engine.copying import Sources
-from observer.engine.drafts import Drafts, Habits
+from observer.engine.drafts import Drafts, Habits, call_cost
 from observer.engine.grammar import Grammar
 from observer.engine.llama_context import BATCH_OUTPUTS, BatchToken, LlamaContext, Logits
 from observer.engine.llama_model import LlamaModel, n_common
@@ -99,11 +99,13 @@ class Generation:
         batch = _Batch()
         n_written = sum(not row.is_to_be_graded for row in self._active)
         n_free = max(0, min(self._n_cells - self._n_used, _MOST_WRITTEN - n_written))
+        n_tokens = sum(len(row.text) - row.n_held for row in self._active)
         for row in self._active:
             if row.is_to_be_graded:
                 self._add_graded(row, batch)
             else:
-                n_free -= self._add_written(row, batch, n_free)
+                n_drafted = self._add_written(row, batch, n_free, _price(n_tokens, n_written))
+                n_free, n_tokens = n_free - n_drafted, n_tokens + n_drafted
         return batch
 
     @property
@@ -153,10 +155,10 @@ class Generation:
                 batch.tokens.append(BatchToken(token, len(text) + offset, (sequences[number],), True))
         batch.scores[row.index] = np.zeros(len(self._label_tokens))
 
-    def _add_written(self, row: Row, batch: _Batch, n_free: int) -> int:
+    def _add_written(self, row: Row, batch: _Batch, n_free: int, price: Callable[[int], float]) -> int:
         """The text and a draft of what follows it, for logits from its last token on; how long the draft is."""
         n_most = max(0, min(n_free, row.room - len(row.tokens) - 1))
-        draft = row.forced[:n_most] or (row.drafts.draft(n_most) if row.drafts else [])
+        draft = row.forced[:n_most] or (row.drafts.draft(n_most, price) if row.drafts else [])
         tokens = _tokens([*row.text, *draft], row.n_held, (row.sequences[0],), 1 + len(draft))
         first = len(batch.tokens) + len(tokens) - 1 - len(draft)
         batch.to_write |= {first + n: (row, token) for n, token in enumerate([*draft, None])}
@@ -245,6 +247,11 @@ class Generation:
         else:  # other examples before the exchange
             row.n_held = row.to_write.n_shared
             self._context.share(row.to_write.instruction, row.sequences[0], row.n_held)
+
+
+def _price(n_tokens: int, n_rows: int) -> Callable[[int], float]:
+    """What drafted tokens cost in a call of `n_tokens` others, in tokens of a call that writes one for each row."""
+    return lambda n: (call_cost(n_tokens + n) - call_cost(n_tokens)) * n_rows / call_cost(n_rows)
 
 
 def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...], n_wanted: int = 1) -> list[BatchToken]:

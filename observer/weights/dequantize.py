@@ -98,7 +98,7 @@ def _convert(file: Path, base: str, folder: Path) -> None:
         tokenizer.save_pretrained(str(temporary))
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
         names = {"architectures": [architecture.class_name], "model_type": architecture.model_type}
-        # Without its version transformers takes any vocabulary of over 100,000 tokens for an old Mistral's, and warns of it.
+        # Without its version transformers takes a vocabulary of over 100,000 tokens for an old Mistral's, and warns.
         names |= {"dtype": _DTYPES[kind], "transformers_version": version("transformers")}
         write_json(temporary / "config.json", names | config_values(shape) | ids | {"hidden_act": "silu"})
         _check_ids(file, tokenizer)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from observer.data.dataset import read_split
-from observer.engine.drafts import Drafts, Habits
+from observer.engine.drafts import Drafts, Habits, call_cost
 from observer.engine.engine import Completion, Engine
 from observer.engine.llama_model import n_common
 from observer.paths import PROJECT_ROOT
@@ -76,6 +76,21 @@ def test_a_first_answer_begins_with_a_draft_of_what_the_grammar_asks_for(engine:
     drafts = Drafts(habits, engine.model.tokenize("USER: I moved to Zandrovia"))
     beginning = engine.model.detokenize(drafts.draft(99))
     assert beginning.startswith('{"entities":[{"name":"')
+
+
+def test_a_draft_has_the_length_that_saves_most(engine: Engine) -> None:
+    drafts = Drafts(Habits(engine.model), engine.model.tokenize("USER: I moved to Zandrovia"))
+    n_free = len(drafts.draft(99))
+    assert n_free > 4
+    assert drafts.draft(99, lambda n: 2.0 * n) == []  # none saves more than one token
+    assert len(drafts.draft(99, lambda n: 0.0 if n < 4 else 99.0)) == 3
+    assert len(drafts.draft(99, lambda n: 2.5)) == n_free  # what a call costs that decodes any at all
+    assert drafts.draft(2, lambda n: 2.5) == []
+
+
+def test_a_call_costs_more_the_more_tokens_it_decodes() -> None:
+    costs = [call_cost(n) for n in range(1, 200)]
+    assert costs[0] == 1 and costs == sorted(costs)
 
 
 def test_a_name_that_began_as_one_in_the_exchange_is_drafted_to_its_end(engine: Engine) -> None:
