@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = command_line("eval/evaluate.py", arguments)
     reports = []
     for model, folder, lesson in zip(args.model, folders, lessons, strict=True):
-        report = evaluate(
-            model, rows, lesson.rows, split=split, folder=folder, command=command, n_threads=args.threads
-        )
+        report = evaluate(model, rows, lesson.rows, split=split, folder=folder, command=command, n_threads=args.threads)
         report = replace(report, baseline_files=lesson.names)
         print(f"wrote {' and '.join(map(str, write_report(report, folder)))}", file=sys.stderr)
         reports.append(report)

@@ -206,7 +206,7 @@ def _type_names(axes: Axes, points: Sequence[SizePoint]) -> None:
     for point in points:
         named.setdefault(point.type_name, point.size_bytes / 1e6)
     names = sorted(named, key=lambda name: named[name])
-    n_shared = os.path.commonprefix(names).rfind("-") + 1
+    n_shared = os.path.commonprefix(names).rfind("-") + 1  # noqa: RUF071  (letters, not folders, are what is meant)
     to_share = axes.transData + axes.transAxes.inverted()
     shares = [float(to_share.transform((named[name], axes.get_ylim()[0]))[0]) for name in names]
     for name, share, place in zip(names, shares, spread_labels(shares, _LABEL_GAP), strict=True):
