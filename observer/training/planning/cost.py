@@ -22,7 +22,7 @@ KEPT_BYTES = {"float32": 4.3, "bfloat16": 4.0, "float16": 4.0}
 Measured on the CPU as resident memory, between models of 2 and 6 blocks of Qwen3-0.6B's shape in bfloat16 and on the
 nano base in float32, with adapters on all linear layers."""
 HEAP_GROWTH = {"cpu": 1.5, "cuda": 1.0}
-"""What activations take after some hundred steps, over what they take in the first ones: batches of ever other sizes leave
+"""What activations take after some hundred steps, over what they take in the first ones: batches of many sizes leave
 holes in the C library's heap. Measured: 1.4 in float32, 1.7 in bfloat16 on SmolLM2-135M, 1.5 on a Qwen2.5 of 1.5B."""
 RUNTIME_BYTES = {"cpu": 900e6, "cuda": 0.0}
 """What the libraries take before any tensor. On CUDA tensors alone are counted: a context takes its memory before the
