@@ -43,11 +43,6 @@ def call_cost(n_tokens: int) -> float:
     return float(np.interp(n_tokens, places, costs))
 
 
-def free(_n_tokens: int) -> float:
-    """The price of drafted tokens where none is named."""
-    return 0.0
-
-
 class Followers:
     """Which tokens followed which up to `longest` tokens."""
 
@@ -134,7 +129,7 @@ class Drafts:
         self._recent = []
         self._n_taken = 0
 
-    def draft(self, n_most: int, price: Callable[[int], float] = free) -> list[int]:
+    def draft(self, n_most: int, price: Callable[[int], float]) -> list[int]:
         """Tokens that may come next, at most `n_most`: as many as save most.
 
         One that is right saves a token of a later call; `price(n)` is what n of them cost, in such tokens.

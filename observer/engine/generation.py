@@ -99,7 +99,7 @@ class Generation:
         batch = _Batch()
         n_written = sum(not row.is_to_be_graded for row in self._active)
         n_free = max(0, min(self._n_cells - self._n_used, _MOST_WRITTEN - n_written))
-        n_tokens = sum(len(row.text) - row.n_held for row in self._active)
+        n_tokens = sum(row.n_left for row in self._active)
         for row in self._active:
             if row.is_to_be_graded:
                 self._add_graded(row, batch)
@@ -251,7 +251,8 @@ class Generation:
 
 def _price(n_tokens: int, n_rows: int) -> Callable[[int], float]:
     """What drafted tokens cost in a call of `n_tokens` others, in tokens of a call that writes one for each row."""
-    return lambda n: (call_cost(n_tokens + n) - call_cost(n_tokens)) * n_rows / call_cost(n_rows)
+    without, a_token = call_cost(n_tokens), call_cost(n_rows) / n_rows
+    return lambda n: (call_cost(n_tokens + n) - without) / a_token
 
 
 def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...], n_wanted: int = 1) -> list[BatchToken]:

@@ -66,6 +66,11 @@ class Row:
         return [*self.prompt.tokens, *self.tokens]
 
     @property
+    def n_left(self) -> int:
+        """Tokens of its text that the cache does not hold yet."""
+        return len(self.prompt.tokens) + len(self.tokens) - self.n_held
+
+    @property
     def n_own(self) -> int:
         """Cells that are this row's alone once its text is decoded."""
         return self.prompt.n_own + len(self.tokens)

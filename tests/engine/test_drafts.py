@@ -17,6 +17,11 @@ from observer.prompts import Task, exchange_of
 N_NEW = 160
 
 
+def free(_n_tokens: int) -> float:
+    """A price at which every draft is made."""
+    return 0.0
+
+
 @pytest.fixture(scope="module")
 def engine(nano_gguf: Path) -> Iterator[Engine]:
     with Engine(nano_gguf, n_seq=8, n_threads=1, max_new_tokens=N_NEW) as engine:
@@ -74,13 +79,13 @@ def test_a_draft_never_passes_the_room_that_is_left(nano_gguf: Path, exchanges: 
 def test_a_first_answer_begins_with_a_draft_of_what_the_grammar_asks_for(engine: Engine) -> None:
     habits = Habits(engine.model)
     drafts = Drafts(habits, engine.model.tokenize("USER: I moved to Zandrovia"))
-    beginning = engine.model.detokenize(drafts.draft(99))
+    beginning = engine.model.detokenize(drafts.draft(99, free))
     assert beginning.startswith('{"entities":[{"name":"')
 
 
 def test_a_draft_has_the_length_that_saves_most(engine: Engine) -> None:
     drafts = Drafts(Habits(engine.model), engine.model.tokenize("USER: I moved to Zandrovia"))
-    n_free = len(drafts.draft(99))
+    n_free = len(drafts.draft(99, free))
     assert n_free > 4
     assert drafts.draft(99, lambda n: 2.0 * n) == []  # none saves more than one token
     assert len(drafts.draft(99, lambda n: 0.0 if n < 4 else 99.0)) == 3
@@ -100,7 +105,7 @@ def test_a_name_that_began_as_one_in_the_exchange_is_drafted_to_its_end(engine: 
     drafts = Drafts(Habits(engine.model), exchange)
     drafts.take(engine.model.tokenize('{"entities":[{"name":"') + name[: shared + 1], 0)
     assert len(name) > shared + 1
-    assert drafts.draft(99)[: len(name) - shared - 1] == name[shared + 1 :]
+    assert drafts.draft(99, free)[: len(name) - shared - 1] == name[shared + 1 :]
 
 
 def test_a_row_whose_drafts_are_refused_goes_back_to_one_token_and_comes_again(engine: Engine) -> None:
@@ -112,7 +117,7 @@ def test_a_row_whose_drafts_are_refused_goes_back_to_one_token_and_comes_again(e
     def length_after(letter: int) -> int:
         written.append(letter)
         drafts.take(written, 0)
-        return len(drafts.draft(99))
+        return len(drafts.draft(99, free))
 
     refused = [length_after(letter) for letter in letters[:14:2]]
     assert refused[0] > 1 and refused[-1] == 0
