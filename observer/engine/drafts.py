@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from llama_cpp import llama_supports_gpu_offload
 from observer.engine.llama_model import LlamaModel
 from observer.schema import USER, Entity, EntityType, Extraction, Predicate, Relationship, Temporal
 
-_MOST = 15
+MOST_DRAFTED = 15
 """Tokens drafted at once."""
 _LEAST = 0.05
 """A draft that is whole right with a lower probability is not made longer."""
@@ -28,6 +28,8 @@ _CALL = (
 )
 """Tokens of a decode call, and what it takes in calls of one token. On a CPU as measured (docs/benchmarks/engine.md); a
 GPU reads the weights for one token as for a hundred, which was not measured."""
+_PASSED_CELL = 0.0 if llama_supports_gpu_offload() else 0.25e-3
+"""What a token takes for every one before it, in the same unit."""
 _LEARNED_ANSWERS = 512
 """More would take memory and tell little new."""
 _STRUCTURE, _COPIED = 6, 4
@@ -41,6 +43,31 @@ def call_cost(n_tokens: int) -> float:
     if n_tokens > places[-1]:
         return costs[-1] * n_tokens / places[-1]
     return float(np.interp(n_tokens, places, costs))
+
+
+def price(n_drafted: int, n_rows: int, n_held: float) -> float:
+    """What so many drafted tokens a row cost, in tokens of a call that writes one for each row, which have `n_held`
+    before theirs.
+    """
+    attention = _PASSED_CELL * n_held
+    n, one = n_drafted * n_rows, call_cost(n_rows)
+    return (call_cost(n_rows + n) - one + n * attention) / (one / n_rows + attention)
+
+
+def can_pay(prices: Sequence[float], n_rows: int) -> bool:
+    """Whether drafts of some length save more than they cost where all of them are right."""
+    return any(n * n_rows > cost for n, cost in enumerate(prices))
+
+
+def best_length(expected: Sequence[Sequence[float]], prices: Sequence[float]) -> int:
+    """How many tokens to draft for each row: as many as save most.
+
+    `expected` are for each row the tokens likely to be right of 0, 1, 2, … drafted, each of which saves one of a later
+    call; `prices` what so many cost, in the same unit.
+    """
+    n_most = min(len(prices), max(map(len, expected)))
+    savings = [sum(right[min(n, len(right) - 1)] for right in expected) - prices[n] for n in range(n_most)]
+    return savings.index(max(savings))
 
 
 class Followers:
@@ -122,33 +149,31 @@ class Drafts:
         self._copied = Followers(_COPIED)
         self._place = _Place()
         self._recent: list[int] = []
-        self._n_allowed = _MOST
+        self._n_allowed = MOST_DRAFTED
         self._guess: list[int] = []
         for token in exchange:
             self._follow(token)
         self._recent = []
         self._n_taken = 0
 
-    def draft(self, n_most: int, price: Callable[[int], float]) -> list[int]:
-        """Tokens that may come next, at most `n_most`: as many as save most.
-
-        One that is right saves a token of a later call; `price(n)` is what n of them cost, in such tokens.
-        """
-        place, recent, probability, expected = self._place, self._recent[:], 1.0, 0.0
+    def expected(self) -> list[float]:
+        """Guess what comes next; of the first 0, 1, 2, … tokens of the guess, how many are likely right."""
+        place, recent, probability, expected = self._place, self._recent[:], 1.0, [0.0]
         self._guess = []
-        savings = [0.0]
-        while len(self._guess) < _MOST:
+        while len(self._guess) < MOST_DRAFTED:
             token, share = self._next(place, recent)
             probability *= share
             if probability < _LEAST:
                 break
             self._guess.append(token)
-            expected += probability
-            savings.append(expected - price(len(self._guess)))
+            expected.append(expected[-1] + probability)
             place = self._habits.step(place, token)
             recent.append(token)
-        savings = savings[: min(n_most, self._n_allowed) + 1]
-        drafted = self._guess[: savings.index(max(savings))]
+        return expected[: self._n_allowed + 1]
+
+    def draft(self, n_tokens: int) -> list[int]:
+        """So many tokens of the guess, or all that are likely enough."""
+        drafted = self._guess[: min(n_tokens, self._n_allowed)]
         self._habits.n_drafted += len(drafted)
         return drafted
 
@@ -159,7 +184,8 @@ class Drafts:
         self._n_taken = len(answer)
         if self._guess and written:
             is_right = self._guess[0] == written[0]
-            self._n_allowed = min(_MOST, 2 * self._n_allowed + 1) if is_right else self._n_allowed // 2
+            self._n_allowed = min(MOST_DRAFTED, 2 * self._n_allowed + 1) if is_right else self._n_allowed // 2
+        self._guess = []
         for token in written:
             self._follow(token)
             self._place = self._habits.step(self._place, token)

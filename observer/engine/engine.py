@@ -6,16 +6,17 @@ greedy; the same calls in the same order on the same machine give the same answe
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from observer.engine.contexts import ReadingContext, WritingContext
 from observer.engine.drafts import Habits
 from observer.engine.generation import Generation
 from observer.engine.grammar import Grammar
-from observer.engine.instructed_context import InstructedContext
 from observer.engine.llama_model import LlamaModel, n_common, usable_cores
 from observer.engine.rows import Prompt, Row, completion_of
 from observer.errors import ObserverError, RowsError
@@ -23,8 +24,9 @@ from observer.observation import EXPECTED_ANSWER, MAX_NEW_TOKENS, Completion, Gr
 from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, render_exchange, render_prompt
 from observer.schema import Label, extraction_grammar
 
+_SHORT = 1024
 MAX_SEQUENCES = 256
-"""llama.cpp's own limit in one context. A row that is graded takes one for every label, beside the instructions'."""
+"""llama.cpp's own limit in one context. A row takes one for every label and one to write, beside the instructions'."""
 
 
 class Engine:
@@ -59,8 +61,9 @@ class Engine:
         self._label_tokens = {label: self.model.tokenize(label + IM_END) for label in Label}
         self._instructions = {task: self._instruction_tokens(task) for task in Task}
         self._distinct = list(dict.fromkeys(self._instructions.values()))
-        self._n_seq = max(1, min(n_seq, (MAX_SEQUENCES - len(self._distinct)) // len(Label)))
-        self._context = InstructedContext(self.model, self._distinct, self._n_seq * len(Label), self.n_threads)
+        self._n_seq = max(1, min(n_seq, (MAX_SEQUENCES - len(self._distinct)) // (len(Label) + 1)))
+        self._reader = ReadingContext(self.model, self._distinct, self._n_seq, len(Label) + 1, self.n_threads)
+        self._writer = WritingContext(self.model, self.n_threads)
         self._grammar: Grammar | None = None
         self._drafts = drafts
 
@@ -72,7 +75,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the memory; the engine cannot be used afterwards."""
-        for part in (self._grammar, self._context, self.model):
+        for part in (self._grammar, self._reader, self._writer, self.model):
             if part is not None:
                 part.close()
         self._grammar = None
@@ -138,28 +141,27 @@ class Engine:
     def _run(self, rows: Sequence[Row], grammar: Grammar | None, progress: Progress, *, logprobs: bool) -> None:
         """Answer the rows. Long ones go first: the last ones to end are short."""
         n_label_tokens = sum(map(len, self._label_tokens.values()))
-        usual = sorted((row.n_own + row.n_expected + n_label_tokens for row in rows), reverse=True)[: self._n_seq]
-        prompts = [(row, prompt) for row in rows for prompt in (row.to_grade, row.to_write) if prompt]
-        longest = max((prompt.n_own + max(row.room, n_label_tokens) for row, prompt in prompts), default=0)
-        sequences = self._context.sequences
-        generation = Generation(
-            self.model,
-            self._context.ready(sum(usual), longest),
-            deque(sorted(rows, key=lambda row: (-len(row.prompt.tokens), row.index))),
-            slots=[sequences[start : start + len(Label)] for start in range(0, len(sequences), len(Label))],
-            n_cells=self._context.n_cells,
-            label_tokens=self._label_tokens,
-            grammar=grammar,
-            habits=self.habits if grammar and self._drafts else None,
-            wants_logprobs=logprobs,
-            keep_above=self._keep_above,
-        )
+        to_read = sorted((row.n_to_read(n_label_tokens) for row in rows), reverse=True)[: self._n_seq]
+        reader = self._reader.ready(sum(to_read), max(to_read, default=0))
         n_done = 0
         try:
-            for ended in generation.run():
-                for _ in ended:
-                    n_done += 1
-                    progress(n_done, len(rows))
+            for n_cells, alike in _by_length(rows):
+                n_rows = min(self._n_seq, len(alike), reader.n_writing(n_cells))
+                generation = Generation(
+                    self.model,
+                    reader,
+                    self._writer.ready(n_rows, n_cells),
+                    deque(alike),
+                    label_tokens=self._label_tokens,
+                    grammar=grammar,
+                    habits=self.habits if grammar and self._drafts else None,
+                    wants_logprobs=logprobs,
+                    keep_above=self._keep_above,
+                )
+                for ended in generation.run():
+                    for _ in ended:
+                        n_done += 1
+                        progress(n_done, len(rows))
         finally:
             for row in rows:
                 row.close()
@@ -212,6 +214,16 @@ class Engine:
         """What the prompts of a task begin with: tokens, since a string prefix may end within one."""
         one, other = (self._tokenize_prompt(task, render_exchange(text, "")) for text in ("a", "b"))
         return tuple(one[: n_common(one, other)])
+
+
+def _by_length(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:
+    """The longest rows first, those of about the same length together, with the cells that the longest of them writes
+    in: one long row would leave room for few others.
+    """
+    ordered = sorted(rows, key=lambda row: (-row.n_to_write, -row.n_to_read(0), row.index))
+    for _, alike in itertools.groupby(ordered, key=lambda row: max(row.n_to_write, _SHORT).bit_length()):
+        found = list(alike)
+        yield found[0].n_to_write, found
 
 
 def _check_can_answer(model: LlamaModel) -> None:

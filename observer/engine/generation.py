@@ -1,34 +1,31 @@
-"""Greedy answers of many rows at once: sequences are decoded together, refilled as they end, and kept within the cache.
+"""Greedy answers of many rows at once: rows are read, write on together, and make place for others as they end.
 
 A row that is to be graded and to write is read once: its labels are scored as branches of its text, then its cells are
-cut back to what both prompts begin with. Which prompts, and in which context, is `engine`'s.
+cut back to what both prompts begin with. A row that writes has a cache of its own, into which what was read is copied:
+a token then passes over the cells of its row alone. Which prompts, and in which contexts, is `engine`'s.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_supports_gpu_offload
 
+from observer.engine.contexts import ReadingContext, WritingContext
 from observer.engine.copying import Sources
-from observer.engine.drafts import Drafts, Habits, call_cost
+from observer.engine.drafts import MOST_DRAFTED, Drafts, Habits, best_length, can_pay, price
 from observer.engine.grammar import Grammar
-from observer.engine.llama_context import BATCH_OUTPUTS, BatchToken, LlamaContext, Logits
+from observer.engine.llama_context import BATCH_OUTPUTS, BatchToken, Logits
 from observer.engine.llama_model import LlamaModel, n_common
 from observer.engine.repeats import without_repeats
 from observer.engine.rows import Row
 from observer.errors import ObserverError
-from observer.observation import grade_of
+from observer.observation import Grade, grade_of
 from observer.schema import Label
-
-_MOST_WRITTEN = BATCH_OUTPUTS if llama_supports_gpu_offload() else 63
-"""Tokens of rows that write in one call. On a CPU, flash attention takes 64 or more in tiles, and computes what it then
-masks of the cells of other rows; on a GPU a token more costs little until a call cannot return its logits any more."""
 
 
 @dataclass
@@ -45,30 +42,28 @@ class _Batch:
 
 
 class Generation:
-    """The rows of one call, taken from `waiting` as `slots` of sequences and the `n_cells` that they share are free.
+    """The rows of one call, in their order.
 
-    A row that is graded needs a slot with a sequence for every label of `label_tokens`. With `habits` several tokens
-    are written in a step: those of a draft up to the first that the row would not have written by itself.
+    They are read in `reader`, a few at a time, each in a slot with a sequence for every label of `label_tokens` and one
+    for what it writes, and written in `writer`, each in a sequence of its own. With `habits` several tokens are written
+    in a step: those of a draft up to the first that the row would not have written by itself.
     """
 
     def __init__(
         self,
         model: LlamaModel,
-        context: LlamaContext,
+        reader: ReadingContext,
+        writer: WritingContext,
         waiting: deque[Row],
         *,
-        slots: Sequence[Sequence[int]],
-        n_cells: int,
         label_tokens: Mapping[Label, Sequence[int]],
         grammar: Grammar | None,
         habits: Habits | None,
         wants_logprobs: bool,
         keep_above: float | None,
     ) -> None:
-        self._model, self._context = model, context
+        self._model, self._reader, self._writer = model, reader, writer
         self._waiting = waiting
-        self._free = deque(slots)
-        self._n_cells = n_cells
         self._label_tokens = label_tokens
         self._n_label_tokens = sum(map(len, label_tokens.values()))
         self._grammar, self._habits = grammar, habits
@@ -78,93 +73,144 @@ class Generation:
     def run(self) -> Generator[list[Row]]:
         """Yield, step by step, the rows that ended with it."""
         while self._active or self._waiting:
-            batch = self._next_batch()
-            for places, logits in self._context.decode_together(batch.tokens):
-                self._score(batch, places, logits)
-                self._write(batch, places, logits)
-            ended = [row for row in self._active if self._settle(row, batch)]
+            rows = self._next_rows()
+            ended = self._read(rows) if rows else self._write_on()
             for row in ended:
-                self._release(row)
                 row.close()
                 if self._habits and row.has_ended and not row.repeated:
                     self._habits.learn(row.tokens)
             yield ended
 
-    def _next_batch(self) -> _Batch:
-        """What is left to decode of every active row's text, and of those that start."""
-        while len(self._active) > 1 and self._n_used + len(self._active) > self._n_cells:
-            self._suspend(self._active[-1])
-        while self._free and self._waiting and self._fits(self._waiting[0]):
-            self._start(self._waiting.popleft())
-        batch = _Batch()
-        n_written = sum(not row.is_to_be_graded for row in self._active)
-        n_free = max(0, min(self._n_cells - self._n_used, _MOST_WRITTEN - n_written))
-        n_tokens = sum(row.n_left for row in self._active)
-        for row in self._active:
-            if row.is_to_be_graded:
-                self._add_graded(row, batch)
-            else:
-                n_drafted = self._add_written(row, batch, n_free, _price(n_tokens, n_written))
-                n_free, n_tokens = n_free - n_drafted, n_tokens + n_drafted
-        return batch
+    def _next_rows(self) -> list[Row]:
+        """Those that are read next: as many as there are cells to read them, and places to write their answers."""
+        rows: list[Row] = []
+        n_cells = n_writing = 0
+        while self._waiting and len(rows) < len(self._reader.slots):
+            row = self._waiting[0]
+            n_cells += row.n_to_read(self._n_label_tokens)
+            n_writing += row.is_to_be_written
+            if n_writing > self._writer.n_rows - len(self._active) or (rows and n_cells > self._reader.n_cells):
+                break
+            rows.append(self._waiting.popleft())
+        return rows
 
-    @property
-    def _n_used(self) -> int:
-        """Cells of the active rows once the texts that they have now are decoded."""
-        return sum(row.n_own + (self._n_label_tokens if row.is_to_be_graded else 0) for row in self._active)
+    def _read(self, rows: Sequence[Row]) -> list[Row]:
+        """Grade the rows and let those that write begin; the others have ended."""
+        context, batch = self._reader.context, _Batch()
+        slots = list(zip(rows, self._reader.slots, strict=False))
+        for row, slot in slots:
+            self._add_read(row, slot, batch)
+        for places, logits in context.decode_together(batch.tokens):
+            self._score(batch, places, logits)
+        for row, slot in slots:
+            if row.to_grade:
+                row.grade = self._grade(batch.scores[row.index])
+            if row.is_to_be_written:
+                self._start(row, slot[-1])
+            self._reader.release(slot)
+        return [row for row in rows if not row.is_to_be_written]
 
-    def _fits(self, row: Row) -> bool:
-        return not self._active or self._n_used + row.n_own + row.n_expected + self._n_label_tokens <= self._n_cells
+    def _add_read(self, row: Row, slot: Sequence[int], batch: _Batch) -> None:
+        """What both prompts begin with once, in all sequences of the slot; then what only one of them has.
 
-    def _start(self, row: Row) -> None:
-        """Give the row sequences with its cached instruction."""
-        row.sequences = self._free.popleft()
-        for sequence in row.sequences if row.is_to_be_graded else row.sequences[:1]:
-            self._context.share(row.prompt.instruction, sequence, row.prompt.n_shared)
-        row.n_held = row.prompt.n_shared
-        if self._grammar and row.to_write and row.grammar is None:
+        The last token of the one to write is left for its first step.
+        """
+        *graded, written = slot
+        for prompt, sequences in ((row.to_grade, graded), (row.to_write, [written])):
+            if prompt:
+                for sequence in sequences:
+                    self._reader.context.share(prompt.instruction, sequence, prompt.n_shared)
+        if row.to_grade:
+            start = row.to_grade.n_shared
+            batch.tokens += _tokens(row.to_grade.tokens[: row.n_both], start, tuple(slot), 0)
+            batch.tokens += _tokens(row.to_grade.tokens, row.n_both or start, tuple(graded))
+            self._add_labels(row, graded, batch)
+        if row.to_write:
+            batch.tokens += _tokens(row.text[:-1], row.n_both or row.to_write.n_shared, (written,), 0)
+
+    def _add_labels(self, row: Row, sequences: Sequence[int], batch: _Batch) -> None:
+        """Each label as a branch, in one of the sequences, of the prompt whose last token was added."""
+        position = batch.tokens[-1].position
+        end_of_prompt = batch.to_score.setdefault(len(batch.tokens) - 1, [])
+        for number, label in enumerate(self._label_tokens.values()):
+            end_of_prompt.append((row, number, label[0]))
+            for offset, (token, following) in enumerate(itertools.pairwise(label), 1):
+                batch.to_score[len(batch.tokens)] = [(row, number, following)]
+                batch.tokens.append(BatchToken(token, position + offset, (sequences[number],), True))
+        batch.scores[row.index] = np.zeros(len(self._label_tokens))
+
+    def _grade(self, scores: npt.NDArray[np.float64]) -> Grade:
+        if not np.isfinite(scores).all():
+            raise ObserverError(damaged(self._model))
+        shares = np.exp(scores - scores.max())
+        return grade_of(dict(zip(Label, (shares / shares.sum()).tolist(), strict=True)), self._keep_above)
+
+    def _start(self, row: Row, source: int) -> None:
+        """Copy what was read of the row to where it writes."""
+        place = self._free_places(self._writer.n_rows)[0]
+        self._reader.context.copy(source, self._writer.context, place)
+        row.sequence, row.n_held = place, len(row.text) - 1
+        if self._grammar and row.grammar is None:
             row.grammar = self._grammar.start(Sources.of(row.exchange))
             row.drafts = self._drafts(row)
         self._active.append(row)
+
+    def _free_places(self, n_rows: int) -> list[int]:
+        """Of the writer's first `n_rows`."""
+        return sorted({*range(n_rows)} - {row.sequence for row in self._active})
 
     def _drafts(self, row: Row) -> Drafts | None:
         prompt = row.to_write
         return Drafts(self._habits, prompt.tokens[prompt.n_shared :]) if self._habits and prompt else None
 
-    def _suspend(self, row: Row) -> None:
-        """Take the row's cells; it waits in front, and its text is decoded anew when there is room."""
-        self._release(row)
-        self._waiting.appendleft(row)
+    def _write_on(self) -> list[Row]:
+        """A step of every row that writes; those that ended with it."""
+        batch = _Batch()
+        self._close_ranks()
+        n_drafted = self._n_drafted()
+        for row in self._active:
+            self._add_written(row, n_drafted, batch)
+        for places, logits in self._writer.context.decode_together(batch.tokens):
+            self._write(batch, places, logits)
+        ended = [row for row in self._active if self._settle(row, batch)]
+        self._active = [row for row in self._active if row not in ended]
+        return ended
 
-    def _release(self, row: Row) -> None:
-        for sequence in row.sequences:
-            self._context.release(sequence)
-        self._free.append(row.sequences)
-        self._active.remove(row)
-        row.sequences = ()
+    def _close_ranks(self) -> None:
+        """Let the rows that write have the first places: only those that follow one another are decoded together."""
+        context, n_rows = self._writer.context, len(self._active)
+        outside = [row for row in self._active if row.sequence >= n_rows]
+        for row, place in zip(outside, self._free_places(n_rows), strict=True):
+            context.copy(row.sequence, context, place)
+            context.clear(row.sequence)
+            row.sequence = place
+        self._active.sort(key=lambda row: row.sequence)
 
-    def _add_graded(self, row: Row, batch: _Batch) -> None:
-        """The prompt once, in all sequences, then each label as a branch of it in one."""
-        text, sequences = row.text, tuple(row.sequences)
-        batch.tokens += _tokens(text, row.n_held, sequences)
-        end_of_prompt = batch.to_score.setdefault(len(batch.tokens) - 1, [])
-        for number, label in enumerate(self._label_tokens.values()):
-            end_of_prompt.append((row, number, label[0]))
-            for offset, (token, following) in enumerate(itertools.pairwise(label)):
-                batch.to_score[len(batch.tokens)] = [(row, number, following)]
-                batch.tokens.append(BatchToken(token, len(text) + offset, (sequences[number],), True))
-        batch.scores[row.index] = np.zeros(len(self._label_tokens))
+    def _n_drafted(self) -> int:
+        """Tokens drafted for each row: only rows that have as many are decoded together."""
+        n_rows = len(self._active)
+        n_held = sum(row.n_held for row in self._active) / n_rows
+        prices = [price(n, n_rows, n_held) for n in range(min(MOST_DRAFTED, BATCH_OUTPUTS // n_rows - 1) + 1)]
+        if not can_pay(prices, n_rows):
+            return 0
+        return best_length([self._expected(row) for row in self._active], prices)
 
-    def _add_written(self, row: Row, batch: _Batch, n_free: int, price: Callable[[int], float]) -> int:
-        """The text and a draft of what follows it, for logits from its last token on; how long the draft is."""
-        n_most = max(0, min(n_free, row.room - len(row.tokens) - 1))
-        draft = row.forced[:n_most] or (row.drafts.draft(n_most, price) if row.drafts else [])
-        tokens = _tokens([*row.text, *draft], row.n_held, (row.sequences[0],), 1 + len(draft))
+    @staticmethod
+    def _expected(row: Row) -> list[float]:
+        if row.forced:
+            return [float(n) for n in range(len(row.forced) + 1)]
+        return row.drafts.expected() if row.drafts else [0.0]
+
+    def _add_written(self, row: Row, n_drafted: int, batch: _Batch) -> None:
+        """The text and a draft of what follows it, for logits from its last token on."""
+        n_most = max(0, min(n_drafted, row.room - len(row.tokens) - 1))
+        draft = row.forced[:n_most] or (row.drafts.draft(n_most) if row.drafts else [])
+        draft += [row.text[-1]] * (n_most - len(draft))
+        tokens = _tokens([*row.text, *draft], row.n_held, (row.sequence,), 1 + len(draft))
         first = len(batch.tokens) + len(tokens) - 1 - len(draft)
         batch.to_write |= {first + n: (row, token) for n, token in enumerate([*draft, None])}
         batch.tokens += tokens
         batch.n_accepted[row.index], batch.n_held[row.index] = 0, len(row.text) + len(draft)
-        return len(draft)
 
     def _score(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
         """Add up the labels' log-probabilities."""
@@ -220,39 +266,13 @@ class Generation:
         row.drafts = self._drafts(row)
 
     def _settle(self, row: Row, batch: _Batch) -> bool:
-        """Take note of what the cache holds of the row now; True when the row needs nothing more."""
-        if row.is_to_be_graded:
-            self._take_grade(row, batch.scores[row.index])
-            return row.to_write is None or row.grade is None or row.grade.label is Label.DISCARD
+        """Take note of what the cache holds of the row now; True when its answer has ended."""
         if row.drafts:
             row.drafts.take(row.tokens, batch.n_accepted[row.index])
         row.n_held = len(row.text) - 1
         if batch.n_held[row.index] > row.n_held:
-            self._context.cut(row.sequences[0], row.n_held)
+            self._writer.context.cut(row.sequence, row.n_held)
         return row.has_ended or len(row.tokens) == row.room
-
-    def _take_grade(self, row: Row, scores: npt.NDArray[np.float64]) -> None:
-        if not np.isfinite(scores).all():
-            raise ObserverError(damaged(self._model))
-        graded = row.prompt
-        shares = np.exp(scores - scores.max())
-        row.grade = grade_of(dict(zip(Label, (shares / shares.sum()).tolist(), strict=True)), self._keep_above)
-        for sequence in row.sequences[1:]:
-            self._context.release(sequence)
-        if row.to_write is None:
-            return
-        row.n_held = n_common(graded.tokens, row.to_write.tokens)
-        if row.to_write.instruction == graded.instruction:
-            self._context.cut(row.sequences[0], row.n_held)
-        else:  # other examples before the exchange
-            row.n_held = row.to_write.n_shared
-            self._context.share(row.to_write.instruction, row.sequences[0], row.n_held)
-
-
-def _price(n_tokens: int, n_rows: int) -> Callable[[int], float]:
-    """What drafted tokens cost in a call of `n_tokens` others, in tokens of a call that writes one for each row."""
-    without, a_token = call_cost(n_tokens), call_cost(n_rows) / n_rows
-    return lambda n: (call_cost(n_tokens + n) - without) / a_token
 
 
 def _tokens(text: Sequence[int], start: int, sequences: tuple[int, ...], n_wanted: int = 1) -> list[BatchToken]:

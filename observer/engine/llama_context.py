@@ -32,7 +32,7 @@ class BatchToken(NamedTuple):
 
 
 class LlamaContext:
-    """A KV cache of `n_ctx` cells that up to `n_seq_max` sequences share.
+    """A KV cache of `n_ctx` cells: up to `n_seq_max` sequences share it or, if not `shared`, have equal parts of it.
 
     `flash_attn` leaves the cells of other sequences out instead of masking what was computed from them, which makes
     many sequences faster; on a CPU it adds the values up in float16 in passes of fewer than 64 tokens.
@@ -46,13 +46,14 @@ class LlamaContext:
         n_seq_max: int,
         n_threads: int,
         flash_attn: bool = False,
+        shared: bool = True,
     ) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = _BATCH_TOKENS
         params.n_seq_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        params.kv_unified = True
+        params.kv_unified = shared
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
@@ -64,6 +65,7 @@ class LlamaContext:
             )
         self._model = model
         self._memory: Any = llama_cpp.llama_get_memory(self.handle)
+        self._n_parts = 1 if shared else n_seq_max
         self._batch = _Batch(n_seq_max)
         self._shared: dict[int, tuple[int, int]] = {}  # sequence -> whose first tokens it holds, and how many
 
@@ -112,6 +114,28 @@ class LlamaContext:
     def cut(self, sequence: int, n_tokens: int) -> None:
         """Forget what the sequence holds after its first `n_tokens`, at least as many as it shares."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_tokens, -1)
+
+    def copy(self, sequence: int, target: LlamaContext, other: int) -> None:
+        """Let the sequence `other` of `target`, which may be this context, hold what `sequence` holds here alone.
+
+        A state begins with a magic number, its sequence and the number of parts of the cache, then for each part how
+        many cells of it follow and what is in them (`llama_kv_cache::state_write`). It is taken only by a cache with as
+        many parts, so those that `target` has more are added, empty: the one with cells goes where `other` is.
+        """
+        assert self._n_parts in (1, target._n_parts)
+        n_bytes = self.n_bytes(sequence)
+        state = np.zeros(n_bytes + 4 * (target._n_parts - self._n_parts), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        llama_cpp.llama_state_seq_get_data(self.handle, pointer, n_bytes, sequence)  # type: ignore[arg-type]
+        n_parts = state[8:12].view(np.uint32)
+        assert n_parts == self._n_parts, "llama.cpp's format is another one"
+        n_parts[:] = target._n_parts
+        if not llama_cpp.llama_state_seq_set_data(target.handle, pointer, len(state), other):  # type: ignore[arg-type]
+            raise RuntimeError(f"llama_state_seq_set_data: {'; '.join(last_errors())}")
+
+    def n_bytes(self, sequence: int) -> int:
+        """What the keys and values of a sequence take."""
+        return llama_cpp.llama_state_seq_get_size(self.handle, sequence)  # type: ignore[arg-type]
 
     def clear(self, sequence: int) -> None:
         self._shared.pop(sequence, None)

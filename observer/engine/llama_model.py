@@ -91,6 +91,11 @@ class LlamaModel:
         """Whether some of its layers keep a running state instead of a cache, as in Mamba."""
         return llama_cpp.llama_model_is_recurrent(self.handle) or llama_cpp.llama_model_is_hybrid(self.handle)
 
+    @property
+    def has_window(self) -> bool:
+        """Whether some of its layers look back no further than a number of tokens."""
+        return llama_cpp.llama_model_n_swa(self.handle) > 0
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids; control tokens in the text are parsed, so the text must have been through `prompts.clean`."""
         data = text.encode("utf-8")

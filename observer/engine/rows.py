@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from observer.engine.drafts import Drafts
 from observer.engine.grammar import Grammar
-from observer.engine.llama_model import LlamaModel
-from observer.observation import EXPECTED_ANSWER, Completion, Grade
+from observer.engine.llama_model import LlamaModel, n_common
+from observer.observation import Completion, Grade
+from observer.schema import Label
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Row:
 
     `exchange` is the text that both are about, and what the answer's names are copied from.
     `forced` are the next tokens of its answer, whatever the model says, where `repeated` made its list end.
-    While it is at work it has `sequences` of the cache, and the first of them holds `n_held` tokens of its text.
+    While it is at work `sequence` of a cache is its own and holds `n_held` tokens of its text.
     """
 
     index: int
@@ -43,42 +45,40 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     grammar: Grammar | None = None
     drafts: Drafts | None = None
-    sequences: Sequence[int] = ()
+    sequence: int = -1
     n_held: int = 0
     has_ended: bool = False
     repeated: bool = False
     forced: list[int] = field(default_factory=list)
 
     @property
-    def is_to_be_graded(self) -> bool:
-        return self.to_grade is not None and self.grade is None
-
-    @property
-    def prompt(self) -> Prompt:
-        """Of what comes next."""
-        prompt = self.to_grade if self.is_to_be_graded else self.to_write
-        assert prompt is not None
-        return prompt
-
-    @property
     def text(self) -> list[int]:
-        """The prompt and the answer so far."""
-        return [*self.prompt.tokens, *self.tokens]
+        """The prompt to write after, and the answer so far."""
+        assert self.to_write is not None
+        return [*self.to_write.tokens, *self.tokens]
 
     @property
-    def n_left(self) -> int:
-        """Tokens of its text that the cache does not hold yet."""
-        return len(self.prompt.tokens) + len(self.tokens) - self.n_held
+    def is_to_be_written(self) -> bool:
+        """Whether it has an answer to write, as far as is known."""
+        return self.to_write is not None and (self.grade is None or self.grade.label is not Label.DISCARD)
+
+    @cached_property
+    def n_both(self) -> int:
+        """Tokens that both prompts begin with."""
+        if self.to_grade is None or self.to_write is None or self.to_grade.instruction != self.to_write.instruction:
+            return 0
+        return n_common(self.to_grade.tokens, self.to_write.tokens)
+
+    def n_to_read(self, n_label_tokens: int) -> int:
+        """Cells that are this row's alone while it is read: those of its prompts and of the labels."""
+        n_graded = self.to_grade.n_own + n_label_tokens if self.to_grade else 0
+        n_shared = max(self.n_both, self.to_write.n_shared) if self.to_write else 0
+        return n_graded + (len(self.to_write.tokens) - n_shared if self.to_write else 0)
 
     @property
-    def n_own(self) -> int:
-        """Cells that are this row's alone once its text is decoded."""
-        return self.prompt.n_own + len(self.tokens)
-
-    @property
-    def n_expected(self) -> int:
-        """Cells that a usual answer takes beyond those; a longer one may have to wait for others to end."""
-        return min(self.room - len(self.tokens), EXPECTED_ANSWER)
+    def n_to_write(self) -> int:
+        """Cells of its longest answer and the prompt of it; none for a row that is only graded."""
+        return len(self.to_write.tokens) + self.room if self.to_write else 0
 
     def close(self) -> None:
         if self.grammar:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from observer.data.dataset import read_split
-from observer.engine.drafts import Drafts, Habits, call_cost
+from observer.engine.drafts import Drafts, Habits, best_length, call_cost, can_pay, price
 from observer.engine.engine import Completion, Engine
 from observer.engine.llama_model import n_common
 from observer.paths import PROJECT_ROOT
@@ -17,9 +17,10 @@ from observer.prompts import Task, exchange_of
 N_NEW = 160
 
 
-def free(_n_tokens: int) -> float:
-    """A price at which every draft is made."""
-    return 0.0
+def draft(drafts: Drafts) -> list[int]:
+    """All that it guesses."""
+    drafts.expected()
+    return drafts.draft(99)
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +80,34 @@ def test_a_draft_never_passes_the_room_that_is_left(nano_gguf: Path, exchanges: 
 def test_a_first_answer_begins_with_a_draft_of_what_the_grammar_asks_for(engine: Engine) -> None:
     habits = Habits(engine.model)
     drafts = Drafts(habits, engine.model.tokenize("USER: I moved to Zandrovia"))
-    beginning = engine.model.detokenize(drafts.draft(99, free))
+    beginning = engine.model.detokenize(draft(drafts))
     assert beginning.startswith('{"entities":[{"name":"')
 
 
-def test_a_draft_has_the_length_that_saves_most(engine: Engine) -> None:
-    drafts = Drafts(Habits(engine.model), engine.model.tokenize("USER: I moved to Zandrovia"))
-    n_free = len(drafts.draft(99, free))
-    assert n_free > 4
-    assert drafts.draft(99, lambda n: 2.0 * n) == []  # none saves more than one token
-    assert len(drafts.draft(99, lambda n: 0.0 if n < 4 else 99.0)) == 3
-    assert len(drafts.draft(99, lambda n: 2.5)) == n_free  # what a call costs that decodes any at all
-    assert drafts.draft(2, lambda n: 2.5) == []
+@pytest.mark.parametrize(
+    ("expected", "prices", "n"),
+    [
+        ([[0.0, 0.9, 1.7, 2.3]], [0.0, 0.0, 0.0, 0.0], 3),
+        ([[0.0, 0.9, 1.7, 2.3]], [0.0, 0.5, 1.0, 1.8], 2),  # 0.4, 0.7, 0.5
+        ([[0.0, 0.9, 1.7, 2.3]], [0.0, 1.5, 1.5, 1.5], 3),  # -0.6, 0.2, 0.8: what any at all cost
+        ([[0.0, 0.9, 1.7, 2.3], [0.0]], [0.0, 1.0, 2.0, 3.0], 0),  # the row without a guess pays as well
+        ([[0.0, 0.9, 1.7], [0.0, 0.6]], [0.0, 1.0, 2.0], 1),  # 0.5, 0.3
+        ([[0.0]], [0.0, 0.1], 0),
+    ],
+)
+def test_drafts_have_the_length_that_saves_most(expected: list[list[float]], prices: list[float], n: int) -> None:
+    assert best_length(expected, prices) == n
+
+
+def test_drafts_that_cost_what_they_save_at_most_are_not_made() -> None:
+    assert can_pay([0.0, 3.0, 3.5], n_rows=2)
+    assert not can_pay([0.0, 2.0, 4.0], n_rows=2)
+
+
+def test_a_drafted_token_passes_over_the_cells_of_its_row_too() -> None:
+    assert price(0, 4, 100) == 0
+    assert price(8, 1, 0) == pytest.approx(call_cost(9) - 1)
+    assert price(8, 1, 0) < price(8, 1, 4000) < 8
 
 
 def test_a_call_costs_more_the_more_tokens_it_decodes() -> None:
@@ -105,7 +122,7 @@ def test_a_name_that_began_as_one_in_the_exchange_is_drafted_to_its_end(engine: 
     drafts = Drafts(Habits(engine.model), exchange)
     drafts.take(engine.model.tokenize('{"entities":[{"name":"') + name[: shared + 1], 0)
     assert len(name) > shared + 1
-    assert drafts.draft(99, free)[: len(name) - shared - 1] == name[shared + 1 :]
+    assert draft(drafts)[: len(name) - shared - 1] == name[shared + 1 :]
 
 
 def test_a_row_whose_drafts_are_refused_goes_back_to_one_token_and_comes_again(engine: Engine) -> None:
@@ -117,7 +134,7 @@ def test_a_row_whose_drafts_are_refused_goes_back_to_one_token_and_comes_again(e
     def length_after(letter: int) -> int:
         written.append(letter)
         drafts.take(written, 0)
-        return len(drafts.draft(99, free))
+        return len(draft(drafts))
 
     refused = [length_after(letter) for letter in letters[:14:2]]
     assert refused[0] > 1 and refused[-1] == 0

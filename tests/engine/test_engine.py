@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -184,19 +185,34 @@ def test_an_interrupted_call_leaves_nothing_behind(engine: Engine) -> None:
     assert engine.extract(EXCHANGES) == expected
 
 
-def test_rows_that_outgrow_the_cache_wait_and_are_answered_all_the_same(tiny_gguf: Path) -> None:
-    """Eight answers of 300 tokens do not fit at once into what rows are expected to need; one alone does."""
-    exchanges, n_new = EXCHANGES[:8], 300
-    with Engine(tiny_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=n_new) as together:
-        answers = together.generate(Task.EXTRACT, exchanges)
-        n_cells = together._context.n_cells
-        n_together = together.model.n_decoded
-    with Engine(tiny_gguf, n_seq=1, n_threads=1, max_new_tokens=n_new) as alone:
-        assert answers == alone.generate(Task.EXTRACT, exchanges)
-        n_alone = alone.model.n_decoded
-    assert all(answer.n_tokens == n_new and answer.truncated for answer in answers)
-    assert n_cells < 8 * n_new
-    assert n_together > n_alone  # what waited was decoded anew
+def test_where_memory_is_short_fewer_rows_write_at_once(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchanges = [*EXCHANGES[:6], render_exchange("word " * 720, "")]
+    with Engine(tiny_gguf, n_seq=N_SEQ, n_threads=1, max_new_tokens=SHORT) as engine:
+        expected = engine.extract(exchanges)
+        n_at_once = engine._writer.n_rows
+        engine._writer.close()
+        for n_bytes in (engine._reader.context.n_bytes(0) * 6, 1):
+            monkeypatch.setattr("observer.engine.contexts._MOST_BYTES", n_bytes)
+            assert engine.extract(exchanges) == expected
+            assert engine._writer.n_rows < n_at_once
+    assert engine._writer.n_rows == 1
+
+
+def test_what_was_read_in_one_context_is_gone_on_with_in_another(engine: Engine) -> None:
+    """From a cache that sequences share to others, then within one that has a part for each."""
+    tokens = engine.model.tokenize(EXCHANGES[0])
+    contexts = [LlamaContext(engine.model, n_ctx=1024, n_seq_max=n, n_threads=1, shared=n != 4) for n in (3, 2, 4)]
+    contexts[0].hold(1, tokens[:-1])
+    last = BatchToken(tokens[-1], len(tokens) - 1, (1,), True)
+    places = [(contexts[0], 1), (contexts[1], 0), (contexts[2], 2), (contexts[2], 0)]
+    for (source, sequence), (target, other) in itertools.pairwise(places):
+        source.copy(sequence, target, other)
+    ((_, expected),) = [(n, logits.copy()) for n, logits in contexts[0].decode([last])]
+    for context, sequence in places[1:]:
+        ((_, found),) = list(context.decode([last._replace(sequences=(sequence,))]))
+        assert found == pytest.approx(expected, abs=1e-4)
+    for context in contexts:
+        context.close()
 
 
 def test_a_row_that_is_graded_and_written_to_its_bound_has_the_cells_of_the_longer_prompt(tiny_gguf: Path) -> None:
