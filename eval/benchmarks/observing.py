@@ -1,12 +1,13 @@
-"""`observe_many` beside a loop of `observe`, or beside reading each turn twice, on the same turns.
+"""`observe_many` beside a loop of `observe`, or beside the engine of an earlier commit, on the same turns.
 
     python -m eval.benchmarks.observing outputs/nano/gguf/nano-q8_0.gguf --turns 1000
-    python -m eval.benchmarks.observing FILE.gguf --beside twice --tokens 300 --turns 40 --part 20
+    git worktree add ../earlier COMMIT
+    python -m eval.benchmarks.observing FILE.gguf --beside ../earlier --tokens 300 --turns 100 --part 50
     python -m eval.benchmarks.observing --random-shape 0.6b --vocab FOLDER --type f16 --turns 40 --part 20
 
-`twice` grades all turns, then extracts from those worth it, a token at a time: what observing took before a reading
-served both answers and an extraction was drafted. With --random-shape the weights are random but for a head that
-recites one valid extraction: the speed of that shape, where no trained weights can be reached.
+An earlier engine is asked today's prompts: it grades all turns, then extracts from those worth it. With --random-shape
+the weights are random but for a head that recites one valid extraction: the speed of that shape, where no trained
+weights can be reached.
 
 Turns are the shipped raw rows of both tasks, evenly spread. They are cut into parts; every part goes through both ways
 before the next, since a shared machine changes its pace within minutes; a part of 250 already fills the batches.
@@ -16,7 +17,10 @@ Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +28,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
@@ -34,14 +39,18 @@ from observer.client import Observer
 from observer.console.progress import show_progress
 from observer.console.run import run_cli
 from observer.engine.engine import Engine
+from observer.engine.llama_model import usable_cores
 from observer.errors import ObserverError
 from observer.files import read_jsonl
-from observer.observation import Exchange, Observation, Turn
+from observer.observation import Completion, Exchange, Grade, Observation, Turn
 from observer.paths import EXTRACTION_JSONL, GRADING_JSONL
+from observer.prompts import CUES, SYSTEM_PROMPT
+from observer.runs.manifest import git_commit
 from observer.schema import Label, parse_row
 from observer.turns.after_model import observation
 from observer.turns.before_model import prepare
 
+PROMPTS = {"system": SYSTEM_PROMPT, "cues": {str(task): cue for task, cue in CUES.items()}}
 Way = Callable[[Sequence[Exchange]], list[Observation]]
 
 
@@ -62,11 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
     with ExitStack() as stack:
         observer = stack.enter_context(Observer(model, n_threads=args.threads))
+        if args.tokens:
+            with Engine(best_gguf(Path(model))) as engine:
+                turns = lengthen(turns, args.tokens, engine)
         beside: Way = lambda part: [observer.observe(turn) for turn in part]  # noqa: E731
-        if args.tokens or args.beside == "twice":  # a model of a server has no engine of ours
-            engine = stack.enter_context(Engine(best_gguf(Path(model)), n_threads=args.threads, drafts=False))
-            turns = lengthen(turns, args.tokens, engine) if args.tokens else turns
-            beside = partial(read_twice, engine) if args.beside == "twice" else beside
+        commit = None
+        if args.beside:
+            earlier = stack.enter_context(EarlierEngine(args.beside, best_gguf(Path(model)), args.threads))
+            beside, commit = partial(read_earlier, earlier, observer.name), earlier.commit
         for way in (observer.observe_many, beside):
             way(turns[:2])  # the first answers open contexts and read the weights
         parts = measure(observer.observe_many, beside, turns, args.part)
@@ -76,12 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.tokens:
         data += f", each with as many of the others before it as {args.tokens:,} tokens have room for"
     facts = facts_of(args.command, n_threads=args.threads) | {"data": data}
-    what = {"loop": "a loop of observe", "twice": "reading twice"}[args.beside]
-    stem = f"observing-{name}{'-twice' * (args.beside == 'twice')}{f'-{args.tokens}' if args.tokens else ''}"
+    what = f"the engine of commit {commit}" if commit else "a loop of observe"
+    stem = f"observing-{name}{f'-{commit}' if commit else ''}{f'-{args.tokens}' if args.tokens else ''}"
+    word = "earlier" if commit else "loop"
     write_benchmark(
         args.out / stem, f"observe_many beside {what}, {name}", facts,
-        [*note, in_words(parts, args.beside), to_table(parts, args.beside)],
-        {"parts": [asdict(part) for part in parts]}, {"ratio": ratio(parts)},
+        [*note, in_words(parts, word), to_table(parts, word)], {"parts": [asdict(part) for part in parts]},
+        {"ratio": ratio(parts)},
     )  # fmt: skip
     return 0
 
@@ -115,15 +128,51 @@ def lengthen(turns: Sequence[Exchange], n_tokens: int, engine: Engine) -> list[E
     return longer
 
 
-def read_twice(engine: Engine, turns: Sequence[Exchange]) -> list[Observation]:
-    """`observe_many` as it would be if a reading served one answer."""
+class EarlierEngine:
+    """`earlier_engine` in a process of its own. Raises ObserverError when it ends."""
+
+    def __init__(self, checkout: Path, model: Path, n_threads: int | None) -> None:
+        if (commit := git_commit(checkout)) is None:
+            raise ObserverError(f"--beside {checkout}: no checkout; `git worktree add {checkout} COMMIT` makes one")
+        self.commit = commit
+        command = [sys.executable, str(Path(__file__).resolve().with_name("earlier_engine.py"))]
+        self._process = subprocess.Popen(
+            command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self._send({"model": str(model.resolve()), "n_threads": n_threads or usable_cores()} | PROMPTS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, exchanges: Sequence[str]) -> list[tuple[Label, str | None, bool]]:
+        self._send(exchanges)
+        assert self._process.stdout
+        if not (line := self._process.stdout.readline()):
+            raise ObserverError("--beside: the engine of that checkout ended; its message stands above")
+        return [(Label(label), text, truncated) for label, text, truncated in json.loads(line)]
+
+    def _send(self, value: object) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # `ask` tells
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+
+
+def read_earlier(engine: EarlierEngine, name: str, turns: Sequence[Exchange]) -> list[Observation]:
+    """What `observe_many` would say with an earlier engine."""
     prepared = [prepare(turn) for turn in turns]
-    grades = engine.grade([one.prompt for one in prepared])
-    kept = [number for number, grade in enumerate(grades) if grade.label != Label.DISCARD]
-    completions = dict(zip(kept, engine.extract([prepared[number].prompt for number in kept]), strict=True))
     return [
-        observation(one, engine.name, grade=grade, completion=completions.get(number))
-        for number, (one, grade) in enumerate(zip(prepared, grades, strict=True))
+        observation(
+            one,
+            name,
+            grade=Grade(label, dict.fromkeys(Label, 1 / len(Label))),
+            completion=None if text is None else Completion(text, (), truncated),
+        )
+        for one, (label, text, truncated) in zip(prepared, engine.ask([one.prompt for one in prepared]), strict=True)
     ]
 
 
@@ -187,7 +236,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     models = "FILE.gguf, a run's folder, hf:FOLDER or ollama:NAME"
     add_model_options(parser, "q8_0").add_argument("model", nargs="?", metavar="MODEL", help=models)
-    add("--beside", choices=["loop", "twice"], default="loop", help="default: %(default)s")
+    add("--beside", type=Path, metavar="CHECKOUT", help="of an earlier commit, as `git worktree` makes; else a loop")
     add("--tokens", type=int, metavar="N", help="turns of nearly N tokens: others of them go before each")
     add("--turns", type=int, default=1000, metavar="N", help="default: %(default)s")
     add("--part", type=int, default=250, metavar="N", help="turns a part (default: %(default)s)")

@@ -97,10 +97,10 @@ def environment() -> dict[str, Any]:
     return {"python": sys.version.split()[0], "packages": versions, "git_commit": git_commit()}
 
 
-def git_commit() -> str | None:
+def git_commit(checkout: Path = PROJECT_ROOT) -> str | None:
     """The checkout's commit, with `+` behind it when the tree has changes; None outside a checkout."""
     try:
-        command = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

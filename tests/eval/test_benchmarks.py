@@ -9,12 +9,23 @@ import pytest
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import Record, Records, last_words, take_turns, write_benchmark
-from eval.benchmarks.observing import Part, choose_turns, in_words, is_same, lengthen, read_twice, to_table
+from eval.benchmarks.observing import (
+    EarlierEngine,
+    Part,
+    choose_turns,
+    in_words,
+    is_same,
+    lengthen,
+    read_earlier,
+    to_table,
+)
 from eval.benchmarks.reciting_base import note_on
 from eval.metrics.spread import Spread, ratios
 from observer.client import Observer
 from observer.engine.engine import Engine
 from observer.errors import ObserverError
+from observer.paths import PROJECT_ROOT
+from observer.runs.manifest import git_commit
 from observer.turns.before_model import prepare
 
 
@@ -74,14 +85,25 @@ def test_the_ratio_is_that_of_all_seconds_with_the_range_of_the_parts() -> None:
     assert cells == ["1", "10", "6.0", "2.0", "3.00", "1.7", "5.0", "10"]
 
 
-def test_turns_are_lengthened_by_others_and_reading_them_twice_observes_the_same(nano_gguf: Path) -> None:
+def test_turns_are_lengthened_by_others(nano_gguf: Path) -> None:
     short = choose_turns(12)
-    with Engine(nano_gguf, n_threads=1, drafts=False) as engine, Observer(nano_gguf, n_threads=1) as observer:
+    with Engine(nano_gguf, n_threads=1) as engine:
         longer = lengthen(short, 300, engine)
         assert longer and all(150 < engine.n_tokens(prepare(turn).prompt) <= 300 for turn in longer)
-        assert {turn.user_message for turn in longer} <= {turn.user_message for turn in short}
-        pairs = zip(read_twice(engine, longer), observer.observe_many(longer), strict=True)
-        assert sum(is_same(one, other) for one, other in pairs) >= len(longer) - 2, "sums differ in their last bits"
+    assert {turn.user_message for turn in longer} <= {turn.user_message for turn in short}
+
+
+@pytest.mark.skipif(git_commit() is None, reason="the project is no git checkout here")
+def test_the_engine_of_a_checkout_observes_the_same(nano_gguf: Path, tmp_path: Path) -> None:
+    turns = choose_turns(12)
+    with EarlierEngine(PROJECT_ROOT, nano_gguf, 1) as earlier, Observer(nano_gguf, n_threads=1) as observer:
+        assert earlier.commit
+        pairs = zip(read_earlier(earlier, observer.name, turns), observer.observe_many(turns), strict=True)
+        assert sum(is_same(one, other) for one, other in pairs) >= len(turns) - 2, "sums differ in their last bits"
+    with pytest.raises(ObserverError, match=r"--beside .*: no checkout; `git worktree add"):
+        EarlierEngine(tmp_path, nano_gguf, 1)
+    with EarlierEngine(PROJECT_ROOT, tmp_path, 1) as broken, pytest.raises(ObserverError, match=r"engine .* ended"):
+        broken.ask(["USER: hello"])
 
 
 def test_a_report_says_what_kind_of_model_it_was() -> None:
