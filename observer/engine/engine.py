@@ -25,6 +25,7 @@ from observer.prompts import IM_END, IM_START, NO_EXAMPLES, Examples, Task, rend
 from observer.schema import Label, extraction_grammar
 
 _SHORT = 1024
+"""Cells of a row that is not worth a context for rows of its length."""
 MAX_SEQUENCES = 256
 """llama.cpp's own limit in one context. A row takes one for every label and one to write, beside the instructions'."""
 
@@ -217,11 +218,11 @@ class Engine:
 
 
 def _by_length(rows: Sequence[Row]) -> Iterator[tuple[int, list[Row]]]:
-    """The longest rows first, those of about the same length together, with the cells that the longest of them writes
-    in: one long row would leave room for few others.
+    """The longest rows first, each with those of up to half its length, and the cells that the longest of them needs:
+    beside one long row there would be memory for few others.
     """
     ordered = sorted(rows, key=lambda row: (-row.n_to_write, -row.n_to_read(0), row.index))
-    for _, alike in itertools.groupby(ordered, key=lambda row: max(row.n_to_write, _SHORT).bit_length()):
+    for _, alike in itertools.groupby(ordered, key=lambda row: (row.n_to_write // _SHORT).bit_length()):
         found = list(alike)
         yield found[0].n_to_write, found
 

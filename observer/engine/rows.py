@@ -26,7 +26,7 @@ class Prompt:
         return len(self.tokens) - self.n_shared
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """A row is graded by its prompt `to_grade`, then writes at most `room` tokens after `to_write`; either may be None.
 
