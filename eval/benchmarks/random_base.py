@@ -61,7 +61,7 @@ def parse_shape(text: str) -> ModelShape:
         if key not in names or not value.isdigit():
             faults.append(f"--random-shape {text}: {part!r} is not KEY=NUMBER; keys: {', '.join(names)}")
         else:
-            changes[key] = int(value)
+            changes[key] = bool(int(value)) if key == "is_tied" else int(value)
     raise_all(faults)
     return replace(sizes[size], **changes)
 

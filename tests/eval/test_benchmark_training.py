@@ -81,6 +81,7 @@ def test_a_shape_is_a_size_with_changes_and_its_faults_come_together() -> None:
     shape = parse_shape("0.6B:block_count=2,vocab_size=4096")
     assert (shape.block_count, shape.vocab_size, shape.embedding_length) == (2, 4096, 1024)
     assert parse_shape("4b").block_count == 36
+    assert parse_shape("0.6b:is_tied=0").is_tied is False  # transformers takes no 0 for it
     with pytest.raises(ObserverError, match=r"unknown size '0.7b'[\s\S]*'depth=3' is not KEY=NUMBER"):
         parse_shape("0.7b:depth=3")
 
