@@ -32,7 +32,7 @@ from typing import Self
 
 from eval.answers.origin import facts_of
 from eval.benchmarks.harness import parse_benchmark, write_benchmark
-from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
+from eval.benchmarks.reciting_base import NAME, add_model_options, note_on, reciting_gguf
 from eval.reports.tables import table
 from observer.backends.opening import best_gguf
 from observer.client import Observer
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; raises ObserverError."""
     args = parse_arguments(arguments)
     turns = choose_turns(args.turns)
+    if args.random_shape:
+        said = Turn(role="user", content=NAME)
+        turns = [turn.model_copy(update={"context": [said, *turn.context]}) for turn in turns]
     model = args.model or str(reciting_gguf(args.random_shape, args.type, vocab=args.vocab))
     with ExitStack() as stack:
         observer = stack.enter_context(Observer(model, n_threads=args.threads))

@@ -25,10 +25,9 @@ from observer.export.quantize.quantize import quantize
 from observer.prompts import IM_END
 from observer.weights.gguf_types import UNQUANTIZED
 
-ANSWER = (
-    '{"entities":[{"name":"Qx7 Zk3 Wv9 Jp5 Xg2 Vb8 Kd4 Hy6 Fq1 Mn0 Tz Rw Uj Bc Lh Ds Pf","type":"Place"}],'
-    '"relationships":[]}'
-)
+NAME = "Qx7 Zk3 Wv9 Jp5 Xg2 Vb8 Kd4 Hy6 Fq1 Mn0 Tz Rw Uj Bc Lh Ds Pf"
+"""It is to stand in what such a model reads: an engine that copies names would refuse it otherwise, token by token."""
+ANSWER = f'{{"entities":[{{"name":"{NAME}","type":"Place"}}],"relationships":[]}}'
 """Within the grammar, and made of pieces that need not repeat: 56 tokens of Qwen's vocabulary."""
 
 RECITING = "reciting"

@@ -27,12 +27,12 @@ from eval.benchmarks.engine.engines import SERVER, TITLES, ChatCompletion, Conte
 from eval.benchmarks.engine.report import ModelSize, floors, sections, standings, summary
 from eval.benchmarks.engine.server import LlamaServer
 from eval.benchmarks.harness import Record, Records, failures, parse_benchmark, say, take_turns, write_benchmark
-from eval.benchmarks.reciting_base import add_model_options, note_on, reciting_gguf
+from eval.benchmarks.reciting_base import NAME, add_model_options, note_on, reciting_gguf
 from observer.console.run import run_cli
 from observer.engine.llama_context import BatchToken, LlamaContext
 from observer.engine.llama_model import LlamaModel, usable_cores
 from observer.errors import ObserverError
-from observer.prompts import IM_END, Task, exchange_of
+from observer.prompts import IM_END, Task, exchange_of, render_turn
 from observer.runs.manifest import fingerprint
 from observer.schema import Label
 from observer.weights.gguf_header import read_header
@@ -49,7 +49,7 @@ _MATRIX_REPEATS = 20
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     model = args.model or reciting_gguf(args.random_shape, args.type, vocab=args.vocab, work=args.work)
-    rows = choose_rows(args.split, args.rows)
+    rows = choose_rows(args.split, args.rows, earlier=NAME if args.random_shape else "")
     limits = limits_of(model, args)
     names = chosen_names(args)
     code = code_hash(*(f"eval/benchmarks/engine/{name}.py" for name in ("engines", "report", "server")))
@@ -68,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if found and not failed else 1
 
 
-def choose_rows(split: str, n_rows: int | None) -> Rows:
-    """Rendered exchanges of `n_rows` rows of each task, evenly spread over the split."""
+def choose_rows(split: str, n_rows: int | None, earlier: str = "") -> Rows:
+    """Rendered exchanges of `n_rows` rows of each task, evenly spread over the split, after a message said before."""
     chosen = take(rows_of_split(split), n_rows)
-    rows: Rows = {task: [exchange_of(row) for row in of_task(chosen, task)] for task in Task}
+    before = f"{render_turn('user', earlier)}\n" if earlier else ""
+    rows: Rows = {task: [before + exchange_of(row) for row in of_task(chosen, task)] for task in Task}
     if not any(rows.values()):
         raise ObserverError(f"--split {split}: no rows; name a split that has some")
     return rows
