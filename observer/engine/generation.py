@@ -1,8 +1,8 @@
 """Greedy answers of many rows at once: rows are read, write on together, and make place for others as they end.
 
-A row that is to be graded and to write is read once: its labels are scored as branches of its text, then its cells are
-cut back to what both prompts begin with. A row that writes has a cache of its own, into which what was read is copied:
-a token then passes over the cells of its row alone. Which prompts, and in which contexts, is `engine`'s.
+A row that is to be graded and to write is read once: its labels, and what only the prompt to write after has, are
+branches of its text. A row that writes has a cache of its own, into which what was read is copied: a token then passes
+over the cells of its row alone. Which prompts, and in which contexts, is `engine`'s.
 """
 
 from __future__ import annotations
