@@ -344,6 +344,7 @@ def test_the_switches_stand_in_one_place() -> None:
 NO_COMMANDS = {
     "observer/ollama/modelfile.py",
     "observer/export/quantize/quantize.py",
+    "eval/benchmarks/earlier_engine.py",
     "eval/benchmarks/gpu_check/parts.py",
     "eval/benchmarks/training/child.py",
     "data/make_nano_base.py",
