@@ -22,21 +22,10 @@ _MOST_BYTES = 1 << 30
 """What the rows that write may take of memory, unless one alone needs more."""
 
 
-class ReadingContext:
-    """Instructions that prompts begin with, decoded once, and `slots` of sequences for as many rows.
+class _Context:
+    """Opened when it is first needed, and anew when it must be larger."""
 
-    Instruction `n` is held by sequence `n`. Opened when it is first needed, and anew when it must be larger.
-    """
-
-    def __init__(
-        self, model: LlamaModel, instructions: Sequence[Sequence[int]], n_rows: int, n_branches: int, n_threads: int
-    ) -> None:
-        self._model, self._instructions, self._n_threads = model, instructions, n_threads
-        own = range(len(instructions), len(instructions) + n_rows * n_branches)
-        self.slots = [own[first : first + n_branches] for first in range(0, len(own), n_branches)]
-        self._n_sequences = own.stop
-        self._context: LlamaContext | None = None
-        self.n_cells = 0
+    _context: LlamaContext | None = None
 
     @property
     def context(self) -> LlamaContext:
@@ -47,7 +36,23 @@ class ReadingContext:
     def close(self) -> None:
         if self._context is not None:
             self._context.close()
-        self._context, self.n_cells = None, 0
+        self._context = None
+
+
+class ReadingContext(_Context):
+    """Instructions that prompts begin with, decoded once, and `slots` of sequences for as many rows.
+
+    Instruction `n` is held by sequence `n`.
+    """
+
+    def __init__(
+        self, model: LlamaModel, instructions: Sequence[Sequence[int]], n_rows: int, n_branches: int, n_threads: int
+    ) -> None:
+        self._model, self._instructions, self._n_threads = model, instructions, n_threads
+        own = range(len(instructions), len(instructions) + n_rows * n_branches)
+        self.slots = [own[first : first + n_branches] for first in range(0, len(own), n_branches)]
+        self._n_sequences = own.stop
+        self.n_cells = 0
 
     def ready(self, n_cells: int, n_longest: int) -> Self:
         """With nothing of an earlier call beside the instructions.
@@ -82,8 +87,8 @@ class ReadingContext:
         self.n_cells = n_ctx - n_instructions
 
 
-class WritingContext:
-    """A cache of its own for each of `n_rows` rows. Opened when it is first needed, and anew when it must be larger.
+class WritingContext(_Context):
+    """A cache of its own for each of `n_rows` rows.
 
     Those of a model with a sliding window share one: what is copied is then two caches' state, of which each goes only
     to one with as many parts.
@@ -91,20 +96,8 @@ class WritingContext:
 
     def __init__(self, model: LlamaModel, n_threads: int) -> None:
         self._model, self._n_threads = model, n_threads
-        self._context: LlamaContext | None = None
         self._n_open = self._n_cells = 0
         self.n_rows = 0
-
-    @property
-    def context(self) -> LlamaContext:
-        """As `ready` left it."""
-        assert self._context is not None
-        return self._context
-
-    def close(self) -> None:
-        if self._context is not None:
-            self._context.close()
-        self._context = None
 
     def ready(self, n_rows: int, n_cells: int) -> Self:
         """For so many rows, none for a call that writes nothing, each of at most `n_cells` tokens."""
