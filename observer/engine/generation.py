@@ -149,7 +149,7 @@ class Generation:
         """Copy what was read of the row to where it writes."""
         place = self._free_places(self._writer.n_rows)[0]
         self._reader.context.copy(source, self._writer.context, place)
-        row.sequence, row.n_held = place, len(row.text) - 1
+        row.sequence, row.n_held = place, row.n_text - 1
         if self._grammar and row.grammar is None:
             row.grammar = self._grammar.start(Sources.of(row.exchange))
             row.drafts = self._drafts(row)
@@ -203,14 +203,14 @@ class Generation:
 
     def _add_written(self, row: Row, n_drafted: int, batch: _Batch) -> None:
         """The text and a draft of what follows it, for logits from its last token on."""
-        n_most = max(0, min(n_drafted, row.room - len(row.tokens) - 1))
+        text, n_most = row.text, max(0, min(n_drafted, row.room - len(row.tokens) - 1))
         draft = row.forced[:n_most] or (row.drafts.draft(n_most) if row.drafts else [])
-        draft += [row.text[-1]] * (n_most - len(draft))
-        tokens = _tokens([*row.text, *draft], row.n_held, (row.sequence,), 1 + len(draft))
+        draft += text[-1:] * (n_most - len(draft))
+        tokens = _tokens([*text, *draft], row.n_held, (row.sequence,), 1 + len(draft))
         first = len(batch.tokens) + len(tokens) - 1 - len(draft)
         batch.to_write |= {first + n: (row, token) for n, token in enumerate([*draft, None])}
         batch.tokens += tokens
-        batch.n_accepted[row.index], batch.n_held[row.index] = 0, len(row.text) + len(draft)
+        batch.n_accepted[row.index], batch.n_held[row.index] = 0, len(text) + len(draft)
 
     def _score(self, batch: _Batch, places: Sequence[int], logits: Logits) -> None:
         """Add up the labels' log-probabilities."""
@@ -269,7 +269,7 @@ class Generation:
         """Take note of what the cache holds of the row now; True when its answer has ended."""
         if row.drafts:
             row.drafts.take(row.tokens, batch.n_accepted[row.index])
-        row.n_held = len(row.text) - 1
+        row.n_held = row.n_text - 1
         if batch.n_held[row.index] > row.n_held:
             self._writer.context.cut(row.sequence, row.n_held)
         return row.has_ended or len(row.tokens) == row.room

@@ -58,6 +58,11 @@ class Row:
         return [*self.to_write.tokens, *self.tokens]
 
     @property
+    def n_text(self) -> int:
+        assert self.to_write is not None
+        return len(self.to_write.tokens) + len(self.tokens)
+
+    @property
     def is_to_be_written(self) -> bool:
         """Whether it has an answer to write, as far as is known."""
         return self.to_write is not None and (self.grade is None or self.grade.label is not Label.DISCARD)
