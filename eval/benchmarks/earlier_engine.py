@@ -1,8 +1,8 @@
 """The engine of another checkout of this repository, asked today's prompts; `observing --beside CHECKOUT` starts it.
 
-Run by its path with the checkout as working directory, so that `observer` is the one there. Reads JSON lines: first the
-model, its threads and the words of the prompts, then lists of rendered exchanges, each of which it answers with a line
-of [label, text, whether it was cut], without text where nothing is extracted.
+Run by its path with the checkout as working directory, so that `observer` is the one there. Its argument, in JSON, has
+the model, its threads and the words of the prompts. A line of input is a list of rendered exchanges, that of the answer
+one of [label, text, whether it was cut] each, without text where nothing is extracted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ N_CTX = 2048
 
 
 def main() -> None:
-    asked = json.loads(sys.stdin.readline())
+    """Answer until the input ends."""
+    asked = json.loads(sys.argv[1])
     system = {"role": "system", "content": asked["system"]}
     prompts.prompt_messages = lambda task, exchange, _examples=(): [
         system,

@@ -7,6 +7,7 @@ Contestants take turns, A B C A B C, since a shared machine changes its pace wit
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -89,6 +90,56 @@ def stop(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class Child:
+    """A process of ours that answers each line of its input with a line of JSON.
+
+    What it says beside that goes to `log`, or where ours goes. `ask` raises ObserverError when it ends instead.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path | None = None,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.log = log
+        with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                cwd=folder,
+                env=environment,
+            )
+
+    def ask(self, line: str) -> Any:
+        """Its answer to a line."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            ended = f"ended with exit code {self.process.wait()}"
+            raise ObserverError(last_words(self.log, ended) if self.log else ended)
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End its input, at which it leaves; kill it where it does not."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # of what it did not read
+            self.process.stdin.close()
+        stop(self.process)
+        self.process.stdout.close()
 
 
 def last_words(log: Path, otherwise: str) -> str:

@@ -17,10 +17,8 @@ Writes docs/benchmarks/observing-NAME.md; the last line of stdout is JSON.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +29,7 @@ from pathlib import Path
 from typing import Self
 
 from eval.answers.origin import facts_of
-from eval.benchmarks.harness import parse_benchmark, write_benchmark
+from eval.benchmarks.harness import Child, parse_benchmark, write_benchmark
 from eval.benchmarks.reciting_base import NAME, add_model_options, note_on, reciting_gguf
 from eval.reports.tables import table
 from observer.backends.opening import best_gguf
@@ -138,31 +136,23 @@ class EarlierEngine:
         if (commit := git_commit(checkout)) is None:
             raise ObserverError(f"--beside {checkout}: no checkout; `git worktree add {checkout} COMMIT` makes one")
         self.commit = commit
-        command = [sys.executable, str(Path(__file__).resolve().with_name("earlier_engine.py"))]
-        self._process = subprocess.Popen(
-            command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._send({"model": str(model.resolve()), "n_threads": n_threads or usable_cores()} | PROMPTS)
+        script = Path(__file__).resolve().with_name("earlier_engine.py")
+        asked = {"model": str(model.resolve()), "n_threads": n_threads or usable_cores()} | PROMPTS
+        self._child = Child([str(script), json.dumps(asked)], folder=checkout)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._child.close()
 
     def ask(self, exchanges: Sequence[str]) -> list[tuple[Label, str | None, bool]]:
-        self._send(exchanges)
-        assert self._process.stdout
-        if not (line := self._process.stdout.readline()):
-            raise ObserverError("--beside: the engine of that checkout ended; its message stands above")
-        return [(Label(label), text, truncated) for label, text, truncated in json.loads(line)]
-
-    def _send(self, value: object) -> None:
-        assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # `ask` tells
-            self._process.stdin.write(json.dumps(value) + "\n")
-            self._process.stdin.flush()
+        """Of each its label, and the answer of the extraction with whether it was cut."""
+        try:
+            answers = self._child.ask(json.dumps(exchanges))
+        except ObserverError as error:
+            raise ObserverError("--beside: the engine of that checkout ended; its message stands above") from error
+        return [(Label(label), text, truncated) for label, text, truncated in answers]
 
 
 def read_earlier(engine: EarlierEngine, name: str, turns: Sequence[Exchange]) -> list[Observation]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.benchmarks.harness import Record, Records, last_words, say, stop, take_turns
+from eval.benchmarks.harness import Child, Record, Records, say, take_turns
 from eval.benchmarks.training.trainers import Entrant, entry_config
 from observer.config import Config
-from observer.errors import ObserverError
 from observer.files import write_text
 from observer.paths import python_path
 
@@ -36,45 +32,13 @@ class Bench:
     device: str
 
 
-class Child:
-    """A running contestant; `ask` waits for its answer. Raises ObserverError with its last words when it dies."""
-
-    def __init__(self, bench: Bench, entrant: Entrant) -> None:
-        config = bench.folder / f"{entrant.label}.yaml"
-        write_text(config, entry_config(bench.config, entrant, bench.folder).to_yaml())
-        self.log = bench.folder / f"{entrant.label}.log"
-        command = [sys.executable, "-m", "eval.benchmarks.training.child"]
-        command += [str(config), entrant.kind, str(bench.warm_up_steps)]
-        environment = os.environ | {"PYTHONPATH": python_path()}
-        with self.log.open("w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                env=environment,
-            )
-
-    def ask(self, command: str) -> Record:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(f"{command}\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise ObserverError(last_words(self.log, f"ended with exit code {self.process.wait()}"))
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End its input, at which it leaves; kill it where it does not."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        stop(self.process)
-        self.process.stdout.close()
+def start_child(bench: Bench, entrant: Entrant) -> Child:
+    """A running contestant."""
+    config = bench.folder / f"{entrant.label}.yaml"
+    write_text(config, entry_config(bench.config, entrant, bench.folder).to_yaml())
+    command = ["-m", "eval.benchmarks.training.child", str(config), entrant.kind, str(bench.warm_up_steps)]
+    environment = os.environ | {"PYTHONPATH": python_path()}
+    return Child(command, log=bench.folder / f"{entrant.label}.log", environment=environment)
 
 
 def run_rounds(bench: Bench) -> list[Record]:
@@ -87,7 +51,7 @@ def run_rounds(bench: Bench) -> list[Record]:
         def take(label: str, number: int) -> Record:
             if label not in children:
                 say(f"{label}: starting")
-                children[label] = stack.enter_context(closing(Child(bench, entrants[label])))
+                children[label] = stack.enter_context(closing(start_child(bench, entrants[label])))
                 start = children[label].ask("start")
                 if not records.has("start", label):
                     records.keep("start", label, **start)
